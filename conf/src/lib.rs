@@ -1,0 +1,42 @@
+//! The contract between controller and proxy.
+//!
+//! Purpose: one vocabulary for what the controller decided and what the proxy serves, with the way it stands
+//! on disk. Inputs: values built by the controller. Outputs: files that the proxy reads, and the reports that
+//! the proxy writes back. Nothing here knows Kubernetes, Pingora or the network.
+//!
+//! The world is a [`State`]: [`Gateway`]s with their listeners, [`Route`]s keyed by gateway and listener,
+//! [`Pool`]s with weighted references, [`Policy`] objects, and [`Backend`]s with their endpoints. Every object
+//! is named after its origin (`httproute/default/shop`), and refers to others by name only.
+
+mod backend;
+mod duration;
+mod gateway;
+mod names;
+mod policy;
+mod pool;
+mod report;
+mod route;
+mod state;
+pub mod store;
+
+pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
+pub use duration::{DurationError, GatewayDuration};
+pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
+pub use names::{
+    BackendName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName, PoolName,
+    RouteName,
+};
+pub use policy::{
+    BackOff, CircuitBreaker, Dns, LoadBalancer, LookupFamily, PassiveHealthCheck, Percent, PercentError,
+    Policy, Retry, RetryBudget, RetryTrigger, TcpKeepalive, Timeouts,
+};
+pub use pool::{Pool, PoolRef, Priority, RefTarget, Weight};
+pub use report::{
+    Acknowledgement, EndpointHealth, EndpointReport, Health, PoolReport, PoolState, Refusal, Reports, Switch,
+    SwitchKind,
+};
+pub use route::{
+    Action, Attachment, HeaderMatch, HeaderValue, HttpFilter, HttpMatch, HttpMethod, PathMatch, PathRewrite,
+    QueryMatch, Redirect, Route, RouteKind, Rule, RuleTimeouts, StringMatch, UrlRewrite,
+};
+pub use state::{DanglingReference, State};

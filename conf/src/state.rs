@@ -1,0 +1,84 @@
+//! The consistent world at one version.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{
+    Action, Backend, BackendName, Gateway, GatewayName, Policy, PolicyName, Pool, PoolName, RefTarget,
+};
+use crate::{Route, RouteName};
+
+/// Everything that the proxy serves, at one version. Objects are shared: two versions hold the same [`Arc`]
+/// where nothing changed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Grows with each change that is written.
+    pub version: u64,
+    /// Gateways by name.
+    pub gateways: BTreeMap<GatewayName, Arc<Gateway>>,
+    /// Routes by name.
+    pub routes: BTreeMap<RouteName, Arc<Route>>,
+    /// Pools by name.
+    pub pools: BTreeMap<PoolName, Arc<Pool>>,
+    /// Policies by name.
+    pub policies: BTreeMap<PolicyName, Arc<Policy>>,
+    /// Backends by name.
+    pub backends: BTreeMap<BackendName, Arc<Backend>>,
+}
+
+/// A reference to something that is not in the state. A state with one is never served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{from} refers to {to}, which is not in the state")]
+pub struct DanglingReference {
+    /// The object that refers.
+    pub from: String,
+    /// The object that is missing.
+    pub to: String,
+}
+
+impl State {
+    /// Checks that every reference resolves.
+    ///
+    /// # Errors
+    /// The first [`DanglingReference`] found.
+    pub fn validate_references(&self) -> Result<(), DanglingReference> {
+        let dangling =
+            |from: &str, to: &str| Err(DanglingReference { from: from.to_owned(), to: to.to_owned() });
+        for route in self.routes.values() {
+            for attachment in &route.attachments {
+                let listener = self
+                    .gateways
+                    .get(&attachment.gateway)
+                    .and_then(|gateway| gateway.listeners.iter().find(|l| l.name == attachment.listener));
+                if listener.is_none() {
+                    return dangling(
+                        route.name.as_str(),
+                        &format!("{} listener {}", attachment.gateway, attachment.listener),
+                    );
+                }
+            }
+            for rule in &route.rules {
+                if let Action::Forward(pool) = &rule.action
+                    && !self.pools.contains_key(pool)
+                {
+                    return dangling(route.name.as_str(), pool.as_str());
+                }
+            }
+        }
+        for pool in self.pools.values() {
+            if let Some(policy) = &pool.policy
+                && !self.policies.contains_key(policy)
+            {
+                return dangling(pool.name.as_str(), policy.as_str());
+            }
+            for reference in &pool.refs {
+                if let RefTarget::Backend(backend) = &reference.target
+                    && !self.backends.contains_key(backend)
+                {
+                    return dangling(pool.name.as_str(), backend.as_str());
+                }
+            }
+        }
+        Ok(())
+    }
+}
