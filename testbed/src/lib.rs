@@ -1,0 +1,25 @@
+//! Things to test a gateway against, on real loopback sockets.
+//!
+//! Purpose: backends that die, hang and lie on command; a port that swallows connections; an HTTP/1.1 client
+//! that sends exactly the bytes it is told; a DNS server whose answers change at run time. Inputs: commands of a
+//! test, the demo or a drill. Outputs: traffic, and counts of what was seen. Everything runs as tokio tasks of
+//! the current runtime, binds loopback addresses only when asked for none, and ends when its handle is dropped.
+
+mod backend;
+mod behaviour;
+mod blackhole;
+mod client;
+mod connection;
+mod dns;
+mod dns_wire;
+mod echo;
+mod observed;
+mod stream;
+mod wire;
+
+pub use backend::{Backend, OnAccept};
+pub use behaviour::{Answer, Behaviour, Content, Ending};
+pub use blackhole::Blackhole;
+pub use client::{Client, ClientError, End, Interim, Request, Response, get};
+pub use dns::{DnsAnswer, DnsServer};
+pub use observed::{Observed, RequestRecord};
