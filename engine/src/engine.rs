@@ -1,0 +1,153 @@
+//! The registry of endpoints and pools, and what time alone moves on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use understudy_conf::{PoolName, PoolReport};
+
+use crate::event::{Event, Hub};
+use crate::pool::Pool;
+use crate::record::{Endpoint, Record, ScopeKey};
+use crate::{Identity, Instant, MemberSpec, PoolSpec, report};
+
+/// Every endpoint that some pool refers to, with what is known of it. It outlives reloads: an endpoint dies
+/// with its last reference.
+pub struct Engine {
+    endpoints: Mutex<HashMap<Identity, Weak<Endpoint>>>,
+    pools: Mutex<HashMap<PoolName, Weak<Pool>>>,
+    hub: Arc<Hub>,
+}
+
+/// A connection to make, to see whether an endpoint on trial answers.
+#[derive(Debug)]
+pub struct Probe {
+    /// The endpoint to connect to.
+    pub endpoint: Arc<Endpoint>,
+    /// How long to wait for it.
+    pub timeout: Duration,
+    records: Vec<Arc<Record>>,
+}
+
+/// What is to be done at a moment.
+#[derive(Debug)]
+pub struct Tick {
+    /// Probes to run now; each is to be answered with [`Engine::probed`].
+    pub probes: Vec<Probe>,
+    /// When to call [`Engine::tick`] again, unless woken before.
+    pub next: Instant,
+}
+
+impl Engine {
+    /// An engine without pools. `wake` is called whenever [`Self::tick`] should be called soon; it must not block.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { endpoints: Mutex::default(), pools: Mutex::default(), hub: Hub::new(wake) })
+    }
+
+    /// Builds a pool, or gives back the one that stands if nothing changed. Health, counters and what users were
+    /// told go on from the pool of the same name.
+    pub fn build_pool(&self, spec: PoolSpec, now: Instant) -> Arc<Pool> {
+        let previous = self.pools.lock().get(&spec.name).and_then(Weak::upgrade);
+        if let Some(previous) = previous.as_ref().filter(|previous| *previous.spec() == spec) {
+            return previous.clone();
+        }
+        let name = spec.name.clone();
+        let key = ScopeKey::from(&spec.scope);
+        let record_of = |member: &MemberSpec| self.record_of(member, &key, now);
+        let pool = Pool::build(spec, record_of, previous.as_deref(), self.hub.clone(), now);
+        let mut pools = self.pools.lock();
+        pools.insert(name, Arc::downgrade(&pool));
+        pools.retain(|_, known| known.strong_count() > 0);
+        pool
+    }
+
+    /// The record of an endpoint in a scope, and whether it is new.
+    fn record_of(&self, member: &MemberSpec, key: &ScopeKey, now: Instant) -> (Arc<Record>, bool) {
+        let mut endpoints = self.endpoints.lock();
+        let known = endpoints.get(&member.identity).and_then(Weak::upgrade);
+        let endpoint = known.unwrap_or_else(|| {
+            let endpoint = Endpoint::new(member.identity.clone());
+            endpoints.insert(member.identity.clone(), Arc::downgrade(&endpoint));
+            endpoint
+        });
+        if let Some(record) = endpoint.records().into_iter().find(|record| record.key() == key) {
+            return (record, false);
+        }
+        let record = Record::new(endpoint.clone(), key.clone(), self.hub.clone(), now);
+        endpoint.attach(&record);
+        (record, true)
+    }
+
+    /// Forgets endpoints that no pool refers to any longer. To be called after a change of the state.
+    pub fn forget_unused(&self) {
+        self.endpoints.lock().retain(|_, endpoint| endpoint.strong_count() > 0);
+        self.pools.lock().retain(|_, pool| pool.strong_count() > 0);
+    }
+
+    /// How many endpoints are known.
+    #[must_use]
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoints.lock().values().filter(|endpoint| endpoint.strong_count() > 0).count()
+    }
+
+    /// Moves on what time moves on, and says which probes to run.
+    pub fn tick(&self, now: Instant) -> Tick {
+        let mut next = Instant::NEVER;
+        let mut due: Vec<Arc<Record>> = Vec::new();
+        for record in self.hub.watched().into_iter().filter_map(|record| record.upgrade()) {
+            match record.due(now) {
+                Ok(()) => due.push(record.clone()),
+                Err(deadline) => next = next.min(deadline),
+            }
+            if record.stays_watched() {
+                self.hub.watch(Arc::downgrade(&record));
+            }
+        }
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        for pool in pools.into_iter().filter(|pool| pool.is_stale(now)) {
+            pool.refresh(now);
+        }
+        Tick { probes: one_per_endpoint(due), next }
+    }
+
+    /// A probe ended: connected, or not.
+    pub fn probed(&self, probe: &Probe, connected: bool, now: Instant) {
+        for record in &probe.records {
+            record.probed(connected, now);
+        }
+        self.hub.wake();
+    }
+
+    /// Takes what happened since the last call, oldest first.
+    #[must_use]
+    pub fn drain_events(&self) -> Vec<Event> {
+        self.hub.drain()
+    }
+
+    /// What every pool sees, sorted by name.
+    #[must_use]
+    pub fn reports(&self, now: Instant) -> Vec<PoolReport> {
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        let mut reports: Vec<PoolReport> = pools.iter().map(|pool| report::pool(pool, now)).collect();
+        reports.sort_by(|a, b| a.pool.cmp(&b.pool));
+        reports
+    }
+}
+
+/// One connection shows all scopes of an endpoint whether it answers.
+fn one_per_endpoint(due: Vec<Arc<Record>>) -> Vec<Probe> {
+    let mut probes: Vec<Probe> = Vec::new();
+    let mut index: HashMap<*const Endpoint, usize> = HashMap::new();
+    for record in due {
+        let endpoint = record.endpoint().clone();
+        let timeout = record.connect_timeout();
+        let slot = *index.entry(Arc::as_ptr(&endpoint)).or_insert_with(|| {
+            probes.push(Probe { endpoint, timeout, records: Vec::new() });
+            probes.len() - 1
+        });
+        probes[slot].timeout = probes[slot].timeout.max(timeout);
+        probes[slot].records.push(record);
+    }
+    probes
+}

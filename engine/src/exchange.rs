@@ -1,0 +1,320 @@
+//! One request on its way through the attempts.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fastrand::Rng;
+use understudy_conf::{GatewayDuration, Priority};
+
+use crate::choose::{self, Further};
+use crate::pool::{Member, Pool};
+use crate::retry::{self, Facts, Failure, GiveUp, Ground, Next, Used};
+use crate::{Cause, Instant, Outcome};
+
+/// What matters of a request for the choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestTraits {
+    /// Idempotent and without a body: it can be replayed elsewhere whatever happens.
+    pub replayable: bool,
+}
+
+/// Why there is no endpoint for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoEndpoint {
+    /// The reference that was drawn is invalid, and the rule has no fallback: 500 (Gateway API).
+    #[error("the backend reference is invalid")]
+    Invalid,
+    /// The reference that was drawn has no endpoint, and the rule has no fallback: 503.
+    #[error("the backend has no endpoint")]
+    Empty,
+    /// No endpoint can serve: 503 (rule P9).
+    #[error("no healthy upstream")]
+    Unhealthy,
+}
+
+/// The endpoint of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Index into [`Pool::members`].
+    pub member: usize,
+    /// The attempt is a trial of a returning endpoint.
+    pub trial: bool,
+}
+
+struct Attempt {
+    choice: Choice,
+    /// Its outcome is known.
+    settled: bool,
+    /// It counts as a retry under way.
+    retry: bool,
+}
+
+/// One request: choose → attempt → outcome → next. Dropping it in the middle charges nobody.
+pub struct Exchange {
+    pool: Arc<Pool>,
+    attempt: Option<Attempt>,
+    attempts: u32,
+    /// Members tried before the current attempt, and how the next one may be chosen.
+    tried: Vec<usize>,
+    per_priority: Vec<(Priority, u32)>,
+    used: Used,
+    pending: Option<Ground>,
+    /// Chosen again, since only its pooled connection was dead.
+    same_again: Option<usize>,
+    last_seen: Instant,
+}
+
+impl Exchange {
+    /// Begins a request.
+    #[must_use]
+    pub fn begin(pool: Arc<Pool>, now: Instant) -> Self {
+        pool.shared().active.fetch_add(1, Ordering::Relaxed);
+        Self {
+            pool,
+            attempt: None,
+            attempts: 0,
+            tried: Vec::new(),
+            per_priority: Vec::new(),
+            used: Used::default(),
+            pending: None,
+            same_again: None,
+            last_seen: now,
+        }
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Attempts so far.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Attempts after the first one, whatever their ground.
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        self.attempts.saturating_sub(1)
+    }
+
+    /// The current attempt's endpoint.
+    #[must_use]
+    pub fn current(&self) -> Option<(&Member, Choice)> {
+        let attempt = self.attempt.as_ref()?;
+        Some((&self.pool.members()[attempt.choice.member], attempt.choice))
+    }
+
+    /// Chooses the endpoint of the next attempt.
+    ///
+    /// # Errors
+    /// [`NoEndpoint`] if nothing can serve.
+    pub fn choose(
+        &mut self,
+        request: RequestTraits,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Result<Choice, NoEndpoint> {
+        self.end_attempt(now);
+        let ground = self.pending.take();
+        let view = self.pool.current(now);
+        let choice = if let Some(member) = self.same_again.take() {
+            Choice { member, trial: false }
+        } else if self.tried.is_empty() {
+            match choose::trial(&self.pool, &view, request, now) {
+                Some(member) => Choice { member, trial: true },
+                None => Choice { member: choose::first(&self.pool, &view, rng)?, trial: false },
+            }
+        } else {
+            let exhausted = self.exhausted_priorities();
+            let further =
+                Further { tried: &self.tried, exhausted: &exhausted, again: ground == Some(Ground::Policy) };
+            let member = choose::further(&self.pool, &view, &further, rng).ok_or(NoEndpoint::Unhealthy)?;
+            Choice { member, trial: false }
+        };
+        drop(view);
+        let retry = self.attempts > 0;
+        if retry {
+            self.pool.shared().retries.fetch_add(1, Ordering::Relaxed);
+        }
+        self.pool.members()[choice.member].record.begin();
+        self.attempts += 1;
+        self.attempt = Some(Attempt { choice, settled: false, retry });
+        Ok(choice)
+    }
+
+    /// Whether some endpoint could take a further attempt.
+    fn can_choose(&self, again: bool, now: Instant, rng: &mut Rng) -> bool {
+        let exhausted = self.exhausted_priorities();
+        let further = Further { tried: &self.tried, exhausted: &exhausted, again };
+        choose::further(&self.pool, &self.pool.current(now), &further, rng).is_some()
+    }
+
+    fn exhausted_priorities(&self) -> Vec<Priority> {
+        let limit = self.pool.spec().retry.as_ref().and_then(|retry| retry.num_attempts_per_priority);
+        let Some(limit) = limit.filter(|limit| *limit > 0) else { return Vec::new() };
+        let reached: Vec<Priority> = self
+            .per_priority
+            .iter()
+            .filter(|(_, count)| *count >= limit)
+            .map(|(priority, _)| *priority)
+            .collect();
+        // R11: none left starts over.
+        if reached.len() >= self.pool.priorities().len() { Vec::new() } else { reached }
+    }
+
+    /// A connection came about (rule O4).
+    pub fn connected(&self) {
+        if let Some((member, _)) = self.current() {
+            member.record.record_connected();
+        }
+    }
+
+    /// The answer's headers arrived. A failing status counts at once; success is counted by [`Self::finished`].
+    /// Returns the failure where the status is one.
+    pub fn headers(&mut self, status: u16, now: Instant) -> Option<Cause> {
+        let cause = Failure::Status(status).cause()?;
+        self.settle(Some(Outcome::Failure(cause)), now);
+        Some(cause)
+    }
+
+    /// The whole answer arrived, or flowed healthily for an interval: success, unless a failure was counted.
+    pub fn finished(&mut self, now: Instant) {
+        self.settle(Some(Outcome::Success), now);
+    }
+
+    /// Length of healthy flow after which a stream counts as success.
+    #[must_use]
+    pub fn flow_interval(&self) -> Option<GatewayDuration> {
+        self.pool.spec().scope.passive.as_ref().map(|passive| passive.interval)
+    }
+
+    /// The attempt failed: counts it and decides what is next.
+    pub fn failed(&mut self, failure: Failure, facts: Facts, now: Instant, rng: &mut Rng) -> Next {
+        let Some(Attempt { choice, .. }) = self.attempt.as_ref() else {
+            return Next::GiveUp(GiveUp::NotRetriable);
+        };
+        let choice = *choice;
+        if let Some(cause) = failure.cause() {
+            self.settle(Some(Outcome::Failure(cause)), now);
+        }
+        let grounds =
+            retry::grounds(failure, facts, choice.trial, self.pool.spec().retry.as_ref(), self.used);
+        let grounds = match grounds {
+            Ok(grounds) => grounds,
+            Err(give_up) => return Next::GiveUp(give_up),
+        };
+        if self.retries_overflow() {
+            return Next::GiveUp(GiveUp::Overflow);
+        }
+        if failure == Failure::StalePooled && grounds.contains(&Ground::Safe) {
+            self.used.safe += 1;
+            self.same_again = Some(choice.member);
+            self.pending = Some(Ground::Safe);
+            return Next::Retry { after: Duration::ZERO };
+        }
+        self.note_tried(choice.member);
+        for ground in grounds {
+            if !self.can_choose(ground == Ground::Policy, now, rng) {
+                continue;
+            }
+            self.pending = Some(ground);
+            match ground {
+                Ground::Safe => self.used.safe += 1,
+                Ground::Trial => {}
+                Ground::Policy => {
+                    self.used.policy += 1;
+                    let back_off =
+                        self.pool.spec().retry.as_ref().map(|retry| retry.back_off).unwrap_or_default();
+                    return Next::Retry { after: retry::back_off(back_off, self.used.policy, rng) };
+                }
+            }
+            return Next::Retry { after: Duration::ZERO };
+        }
+        Next::GiveUp(GiveUp::Exhausted)
+    }
+
+    fn note_tried(&mut self, member: usize) {
+        if !self.tried.contains(&member) {
+            self.tried.push(member);
+        }
+        let priority = self.pool.members()[member].priority;
+        match self.per_priority.iter_mut().find(|(known, _)| *known == priority) {
+            Some((_, count)) => *count += 1,
+            None => self.per_priority.push((priority, 1)),
+        }
+    }
+
+    /// Rule R8.
+    fn retries_overflow(&self) -> bool {
+        let breaker = &self.pool.spec().circuit_breaker;
+        let shared = self.pool.shared();
+        let limit = breaker.retry_budget.map_or(breaker.max_parallel_retries as usize, |budget| {
+            let active = shared.active.load(Ordering::Relaxed);
+            let share = active * budget.numerator as usize / budget.denominator.max(1) as usize;
+            share.max(budget.min_retry_concurrency as usize)
+        });
+        // This request's own retry, if it is one, makes room for the next.
+        let own = usize::from(self.attempt.as_ref().is_some_and(|attempt| attempt.retry));
+        shared.retries.load(Ordering::Relaxed).saturating_sub(own) >= limit
+    }
+
+    /// Records the outcome of the current attempt once, and ends it.
+    fn settle(&mut self, outcome: Option<Outcome>, now: Instant) {
+        self.last_seen = now;
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.settled) else {
+            return self.settle_late(outcome, now);
+        };
+        attempt.settled = true;
+        let choice = attempt.choice;
+        let record = &self.pool.members()[choice.member].record;
+        if let Some(outcome) = outcome {
+            record.record(outcome, now);
+            if let Outcome::Failure(Cause::Connect(failure)) = outcome {
+                // Connect and TLS failures are shared by everything that reaches the endpoint.
+                for other in record.endpoint().records() {
+                    if !Arc::ptr_eq(&other, record)
+                        && other.shares_connect_failure(failure, record.connect_timeout())
+                    {
+                        other.observe(Cause::Connect(failure), now);
+                    }
+                }
+            }
+        }
+        if choice.trial {
+            record.end_trial(outcome, now);
+        }
+    }
+
+    /// An answer that dies after it counted as success (a stream that had flowed) still counts as a failure.
+    fn settle_late(&mut self, outcome: Option<Outcome>, now: Instant) {
+        if let (Some(attempt), Some(failure @ Outcome::Failure(Cause::Body))) =
+            (self.attempt.as_ref(), outcome)
+        {
+            self.pool.members()[attempt.choice.member].record.record(failure, now);
+        }
+    }
+
+    /// The endpoint is free of this request.
+    fn end_attempt(&mut self, now: Instant) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let record = &self.pool.members()[attempt.choice.member].record;
+        if attempt.choice.trial && !attempt.settled {
+            record.end_trial(None, now);
+        }
+        record.endpoint().end();
+        if attempt.retry {
+            self.pool.shared().retries.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.end_attempt(self.last_seen);
+        self.pool.shared().active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,235 @@
+//! A pool at work: its members, its view of their health, its counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use understudy_conf::{PoolName, PoolState, Priority};
+
+use crate::event::{Event, EventKind, Hub};
+use crate::spec::PoolSpec;
+use crate::view::View;
+use crate::{Instant, MemberSpec, Record};
+
+/// One endpoint in one pool.
+#[derive(Debug)]
+pub struct Member {
+    /// What the pool was told of it.
+    pub spec: MemberSpec,
+    /// What is known of it.
+    pub record: Arc<Record>,
+    /// Index of its reference in the pool.
+    pub reference: usize,
+    /// Its rank.
+    pub priority: Priority,
+}
+
+/// One reference of a pool at work; its specification has the same index in [`PoolSpec::refs`].
+#[derive(Debug)]
+pub(crate) struct Reference {
+    /// Indices of its members.
+    pub(crate) members: std::ops::Range<usize>,
+    /// Whose turn it is (rule L1).
+    pub(crate) turn: AtomicUsize,
+}
+
+/// What outlives a rebuild of the pool: its name, its counters, and what it told users last.
+#[derive(Debug)]
+pub(crate) struct PoolShared {
+    name: PoolName,
+    dirty: AtomicBool,
+    /// Requests under way.
+    pub(crate) active: AtomicUsize,
+    /// Retries under way.
+    pub(crate) retries: AtomicUsize,
+    serving: Mutex<Serving>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    /// What was last told: whether the primary pool serves.
+    primary: bool,
+    since: Instant,
+}
+
+impl PoolShared {
+    pub(crate) fn name(&self) -> &PoolName {
+        &self.name
+    }
+
+    pub(crate) fn mark_dirty(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+}
+
+/// The pools of one rule at work.
+pub struct Pool {
+    spec: PoolSpec,
+    members: Vec<Member>,
+    refs: Vec<Reference>,
+    priorities: Vec<Priority>,
+    shared: Arc<PoolShared>,
+    view: ArcSwap<View>,
+    view_until: AtomicU64,
+    refreshing: Mutex<()>,
+    hub: Arc<Hub>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("name", &self.spec.name)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Builds the pool of records; `previous` is the same pool before a change.
+    pub(crate) fn build(
+        spec: PoolSpec,
+        mut record_of: impl FnMut(&MemberSpec) -> (Arc<Record>, bool),
+        previous: Option<&Self>,
+        hub: Arc<Hub>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let shared = previous.map_or_else(
+            || {
+                Arc::new(PoolShared {
+                    name: spec.name.clone(),
+                    dirty: AtomicBool::new(false),
+                    active: AtomicUsize::new(0),
+                    retries: AtomicUsize::new(0),
+                    serving: Mutex::new(Serving { primary: true, since: now }),
+                })
+            },
+            |previous| previous.shared.clone(),
+        );
+        let mut priorities: Vec<Priority> = spec
+            .refs
+            .iter()
+            .filter(|reference| reference.weight > 0)
+            .map(|reference| reference.priority)
+            .collect();
+        priorities.sort_unstable();
+        priorities.dedup();
+        let (mut members, mut refs) = (Vec::new(), Vec::new());
+        for (index, reference) in spec.refs.iter().enumerate() {
+            let start = members.len();
+            let had_healthy = previous.is_none_or(|previous| previous.has_healthy(reference.priority, now));
+            for member in &reference.members {
+                let (record, is_new) = record_of(member);
+                record.set_detection(spec.scope.passive.as_ref());
+                if is_new && !had_healthy {
+                    record.join_on_trial(now);
+                }
+                record.attach_pool(&shared);
+                let spec = member.clone();
+                members.push(Member { spec, record, reference: index, priority: reference.priority });
+            }
+            refs.push(Reference { members: start..members.len(), turn: AtomicUsize::new(0) });
+        }
+        let pool = Arc::new(Self {
+            spec,
+            members,
+            refs,
+            priorities,
+            shared,
+            view: ArcSwap::from_pointee(View::default()),
+            view_until: AtomicU64::new(0),
+            refreshing: Mutex::default(),
+            hub,
+        });
+        pool.refresh(now);
+        pool
+    }
+
+    /// The pool's name.
+    #[must_use]
+    pub fn name(&self) -> &PoolName {
+        &self.spec.name
+    }
+
+    /// What the pool was built of.
+    #[must_use]
+    pub fn spec(&self) -> &PoolSpec {
+        &self.spec
+    }
+
+    /// Its endpoints; a [`crate::Choice`] is an index into them.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(crate) fn refs(&self) -> &[Reference] {
+        &self.refs
+    }
+
+    /// The priorities that have a reference with weight, ascending.
+    pub(crate) fn priorities(&self) -> &[Priority] {
+        &self.priorities
+    }
+
+    pub(crate) fn shared(&self) -> &PoolShared {
+        &self.shared
+    }
+
+    /// Whether the view must be built anew.
+    pub(crate) fn is_stale(&self, now: Instant) -> bool {
+        self.shared.dirty.load(Ordering::Acquire)
+            || now.as_micros() >= self.view_until.load(Ordering::Relaxed)
+    }
+
+    fn has_healthy(&self, priority: Priority, now: Instant) -> bool {
+        let view = self.current(now);
+        self.members
+            .iter()
+            .zip(&view.members)
+            .any(|(member, seen)| member.priority == priority && seen.usable)
+    }
+
+    /// The view at `now`. Built anew only after a change; otherwise this costs two loads.
+    pub(crate) fn current(&self, now: Instant) -> arc_swap::Guard<Arc<View>> {
+        if self.is_stale(now) {
+            self.refresh(now);
+        }
+        self.view.load()
+    }
+
+    /// Builds the view anew and tells of a switch.
+    pub(crate) fn refresh(&self, now: Instant) {
+        let _one_at_a_time = self.refreshing.lock();
+        // Before the records are read: what changes from here on marks it again.
+        self.shared.dirty.store(false, Ordering::Release);
+        let view = View::build(self, now);
+        self.view_until.store(view.until.as_micros(), Ordering::Relaxed);
+        self.announce(&view, now);
+        self.view.store(Arc::new(view));
+    }
+
+    fn announce(&self, view: &View, now: Instant) {
+        let primary = match view.state {
+            PoolState::Primary | PoolState::Split => true,
+            PoolState::Fallback => false,
+            PoolState::Panic | PoolState::Down => return,
+        };
+        let mut serving = self.shared.serving.lock();
+        if serving.primary == primary {
+            return;
+        }
+        let lasted = now.since(serving.since);
+        *serving = Serving { primary, since: now };
+        let cause = view.reason.clone();
+        self.hub.push(Event {
+            at: now,
+            pool: Some(self.spec.name.clone()),
+            kind: if primary {
+                EventKind::Failback { cause, lasted }
+            } else {
+                EventKind::Failover { cause, lasted }
+            },
+        });
+    }
+}

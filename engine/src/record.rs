@@ -1,0 +1,488 @@
+//! What is known of one endpoint in one scope: the state machine from healthy to ejected, on trial and back.
+//!
+//! ```text
+//! healthy ── detector fires ─► ejected ── time is over ─► probing ── connected ─► trial ── successes ─► ramping ─► healthy
+//!    ▲                            ▲                          │ failed: again after an interval │                    │
+//!    └── joined on trial, connected ─────────────────────────┘        └── trial request failed ┴── detector fires ──┘
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use understudy_conf::PassiveHealthCheck;
+
+use crate::event::{Event, EventKind, Hub};
+use crate::evidence::{self, Counters};
+use crate::pool::PoolShared;
+use crate::{Cause, ConnectFailure, Identity, Instant, Outcome, Scope};
+
+/// Longest ejection, unless the base is longer (rule O20).
+const MAX_EJECTION: Duration = Duration::from_secs(300);
+/// Shares of a returning endpoint in percent, one interval each; after the last one it is healthy.
+const RAMP: [u8; 3] = [10, 25, 50];
+
+/// What is shared by all that reach an endpoint, whatever their policy.
+#[derive(Debug)]
+pub struct Endpoint {
+    identity: Identity,
+    active: AtomicUsize,
+    records: Mutex<Vec<Weak<Record>>>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(identity: Identity) -> Arc<Self> {
+        Arc::new(Self { identity, active: AtomicUsize::new(0), records: Mutex::default() })
+    }
+
+    /// What makes the endpoint itself.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Requests under way, over all pools.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn begin(&self) {
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        self.records.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn attach(&self, record: &Arc<Record>) {
+        let mut records = self.records.lock();
+        records.retain(|known| known.strong_count() > 0);
+        records.push(Arc::downgrade(record));
+    }
+}
+
+/// Under which evidence of one endpoint is kept together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ScopeKey {
+    policy: Option<understudy_conf::PolicyName>,
+    timeouts: understudy_conf::Timeouts,
+    per_try: Option<understudy_conf::GatewayDuration>,
+}
+
+impl From<&Scope> for ScopeKey {
+    fn from(scope: &Scope) -> Self {
+        Self {
+            policy: scope.policy.clone(),
+            timeouts: scope.timeouts.clone(),
+            per_try: scope.per_try_timeout,
+        }
+    }
+}
+
+/// Where an endpoint stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Takes its share.
+    Healthy,
+    /// Takes nothing until then.
+    Ejected {
+        /// When the ejection time is over.
+        until: Instant,
+    },
+    /// On trial: the proxy connects to it until it answers.
+    Probing {
+        /// When to connect next.
+        next: Instant,
+    },
+    /// On trial: it answered, and real requests go to it one at a time.
+    Trial {
+        /// Since when.
+        since: Instant,
+        /// Successful requests so far.
+        successes: u32,
+    },
+    /// It has proved itself; its share grows.
+    Ramping {
+        /// Since when.
+        since: Instant,
+    },
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    counters: Counters,
+    detection: Option<PassiveHealthCheck>,
+    /// n of the ejection time: base × n.
+    multiplier: u32,
+    /// Since when nothing failed; n shrinks by one for each interval of that with a success at its end.
+    proven_since: Instant,
+    /// When the endpoint was last taken out of service; `None` where it joined on trial.
+    ejected_at: Option<Instant>,
+    /// A probe is under way.
+    probing: bool,
+    last_cause: Option<Cause>,
+}
+
+/// What is known of one endpoint in one scope.
+pub struct Record {
+    endpoint: Arc<Endpoint>,
+    key: ScopeKey,
+    inner: Mutex<Inner>,
+    /// False while nothing but successes happened: then a success costs one load.
+    marked: AtomicBool,
+    /// A trial request is under way.
+    trial: AtomicBool,
+    /// Whether the hub has it on its list.
+    watched: AtomicBool,
+    me: Weak<Self>,
+    pools: Mutex<Vec<Weak<PoolShared>>>,
+    hub: Arc<Hub>,
+    requests: AtomicU64,
+    failures: AtomicU64,
+    ejections: AtomicU64,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record")
+            .field("endpoint", &self.endpoint.identity)
+            .field("inner", &self.inner)
+            .finish()
+    }
+}
+
+/// A copy of what a pool needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) phase: Phase,
+    pub(crate) ejected_at: Option<Instant>,
+    /// Share of its normal traffic in percent.
+    pub(crate) share: u8,
+    /// When this changes by itself.
+    pub(crate) until: Instant,
+    pub(crate) last_cause: Option<Cause>,
+}
+
+impl Record {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, key: ScopeKey, hub: Arc<Hub>, now: Instant) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            endpoint,
+            key,
+            inner: Mutex::new(Inner {
+                phase: Phase::Healthy,
+                counters: Counters::default(),
+                detection: None,
+                multiplier: 0,
+                proven_since: now,
+                ejected_at: None,
+                probing: false,
+                last_cause: None,
+            }),
+            marked: AtomicBool::new(false),
+            trial: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            me: me.clone(),
+            pools: Mutex::default(),
+            hub,
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
+        })
+    }
+
+    /// The endpoint that it is about.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Requests that the endpoint got in this scope.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that failed in this scope.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// How often it was ejected.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Ordering::Relaxed)
+    }
+
+    /// The scope's connect timeout.
+    #[must_use]
+    pub fn connect_timeout(&self) -> Duration {
+        self.key.timeouts.connect.into()
+    }
+
+    pub(crate) fn key(&self) -> &ScopeKey {
+        &self.key
+    }
+
+    pub(crate) fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.endpoint.begin();
+    }
+
+    /// The policy may have changed since the record was made. Without detection nothing is ejected any longer.
+    pub(crate) fn set_detection(&self, detection: Option<&PassiveHealthCheck>) {
+        let mut inner = self.inner.lock();
+        if inner.detection.as_ref() == detection {
+            return;
+        }
+        inner.detection = detection.cloned();
+        if inner.detection.is_none() && inner.phase != Phase::Healthy {
+            inner.phase = Phase::Healthy;
+            inner.ejected_at = None;
+            drop(inner);
+            self.changed();
+        }
+    }
+
+    pub(crate) fn attach_pool(&self, pool: &Arc<PoolShared>) {
+        let mut pools = self.pools.lock();
+        pools.retain(|known| known.strong_count() > 0);
+        pools.push(Arc::downgrade(pool));
+    }
+
+    /// Puts a new endpoint on trial by connect: it joined a pool that had no healthy member.
+    pub(crate) fn join_on_trial(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        if inner.detection.is_some() && inner.phase == Phase::Healthy {
+            inner.phase = Phase::Probing { next: now };
+            inner.ejected_at = None;
+            self.marked.store(true, Ordering::Relaxed);
+            drop(inner);
+            self.changed();
+        }
+    }
+
+    /// Counts an outcome of a real request, whichever pool sent it.
+    pub(crate) fn record(&self, outcome: Outcome, now: Instant) {
+        if outcome == Outcome::Success {
+            if self.marked.load(Ordering::Relaxed) {
+                self.record_success(now);
+            }
+            return;
+        }
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if let Outcome::Failure(cause) = outcome {
+            self.observe(cause, now);
+        }
+    }
+
+    /// Counts a failure without counting a request: also for what others saw of the endpoint.
+    pub(crate) fn observe(&self, cause: Cause, now: Instant) {
+        let mut inner = self.inner.lock();
+        self.marked.store(true, Ordering::Relaxed);
+        inner.last_cause = Some(cause);
+        inner.proven_since = now;
+        let Some(detection) = inner.detection.clone() else { return };
+        let ejected = !matches!(inner.phase, Phase::Healthy | Phase::Ramping { .. });
+        let fired = inner.counters.record(Outcome::Failure(cause), &detection, ejected);
+        if fired && !ejected {
+            self.eject(&mut inner, &detection, cause, now);
+            drop(inner);
+            self.changed();
+        }
+    }
+
+    fn record_success(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        let Some(detection) = inner.detection.clone() else { return };
+        inner.counters.record(Outcome::Success, &detection, false);
+        if let Phase::Ramping { .. } | Phase::Healthy = inner.phase
+            && inner.multiplier > 0
+            && now.since(inner.proven_since) >= Duration::from(detection.interval)
+        {
+            // O23, replaced: n shrinks after proven success, not by time alone.
+            inner.multiplier -= 1;
+            inner.proven_since = now;
+        }
+        let clean = inner.phase == Phase::Healthy && inner.multiplier == 0 && inner.counters.is_zero();
+        self.marked.store(!clean, Ordering::Relaxed);
+    }
+
+    /// Rule O4: a connection came about.
+    pub(crate) fn record_connected(&self) {
+        if self.marked.load(Ordering::Relaxed) {
+            self.inner.lock().counters.record_connected();
+        }
+    }
+
+    /// Whether this failure to connect would have happened to this scope's requests too.
+    pub(crate) fn shares_connect_failure(&self, failure: ConnectFailure, connect_timeout: Duration) -> bool {
+        failure != ConnectFailure::TimedOut || self.connect_timeout() <= connect_timeout
+    }
+
+    fn eject(&self, inner: &mut Inner, detection: &PassiveHealthCheck, cause: Cause, now: Instant) {
+        let base = Duration::from(detection.base_ejection_time);
+        let longest = MAX_EJECTION.max(base);
+        if base * inner.multiplier < longest + base {
+            inner.multiplier += 1; // O20
+        }
+        let duration = (base * inner.multiplier).min(longest);
+        inner.phase = Phase::Ejected { until: now.after(duration) };
+        inner.ejected_at = Some(now);
+        inner.probing = false;
+        self.ejections.fetch_add(1, Ordering::Relaxed);
+        self.hub.push(Event {
+            at: now,
+            pool: self.pool_name(),
+            kind: EventKind::Ejection { endpoint: self.endpoint.identity.address.clone(), cause, duration },
+        });
+    }
+
+    fn pool_name(&self) -> Option<understudy_conf::PoolName> {
+        self.pools.lock().iter().find_map(Weak::upgrade).map(|pool| pool.name().clone())
+    }
+
+    /// The pools must look again, and the driver too.
+    fn changed(&self) {
+        for pool in self.pools.lock().iter().filter_map(Weak::upgrade) {
+            pool.mark_dirty();
+        }
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            self.hub.watch(self.me.clone());
+        }
+        self.hub.wake();
+    }
+
+    /// Says whether time still moves the record on. If not, it is off the list until its next change.
+    pub(crate) fn stays_watched(&self) -> bool {
+        self.watched.store(false, Ordering::Release);
+        let needed = self.inner.lock().phase != Phase::Healthy;
+        // A change in between has put it back already.
+        needed && !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// Moves on what time alone moves on, and says where the endpoint stands.
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        let mut inner = self.inner.lock();
+        let interval = inner.detection.as_ref().map_or(Duration::ZERO, |detection| detection.interval.into());
+        if let Phase::Ejected { until } = inner.phase
+            && now >= until
+        {
+            inner.phase = Phase::Probing { next: until };
+            inner.probing = false;
+        }
+        let (mut share, mut until) = (100, Instant::NEVER);
+        match inner.phase {
+            Phase::Ejected { until: end } => until = end,
+            Phase::Ramping { since } => match ramp_step(since, interval, now) {
+                Some((step_share, end)) => (share, until) = (step_share, end),
+                None => {
+                    inner.phase = Phase::Healthy;
+                    inner.ejected_at = None;
+                }
+            },
+            Phase::Healthy | Phase::Probing { .. } | Phase::Trial { .. } => {}
+        }
+        Standing {
+            phase: inner.phase,
+            ejected_at: inner.ejected_at,
+            share,
+            until,
+            last_cause: inner.last_cause,
+        }
+    }
+
+    /// If a probe is due, marks it as under way. `Ok` with a probe to run; `Err` with the next deadline.
+    pub(crate) fn due(&self, now: Instant) -> Result<(), Instant> {
+        let standing = self.standing(now);
+        let mut inner = self.inner.lock();
+        match inner.phase {
+            Phase::Probing { next } if !inner.probing && now >= next => {
+                inner.probing = true;
+                Ok(())
+            }
+            Phase::Probing { next } if !inner.probing => Err(next),
+            Phase::Probing { .. } => Err(Instant::NEVER),
+            _ => Err(standing.until),
+        }
+    }
+
+    /// A probe ended. Returns true if the endpoint moved on.
+    pub(crate) fn probed(&self, connected: bool, now: Instant) -> bool {
+        let mut inner = self.inner.lock();
+        inner.probing = false;
+        let Phase::Probing { .. } = inner.phase else { return false };
+        let interval = inner.detection.as_ref().map_or(Duration::ZERO, |detection| detection.interval.into());
+        if !connected {
+            // Failed probes change nothing and cost no client anything.
+            inner.phase = Phase::Probing { next: now.after(interval) };
+            return false;
+        }
+        inner.counters = Counters::default();
+        if inner.ejected_at.is_some() {
+            inner.phase = Phase::Trial { since: now, successes: 0 };
+        } else {
+            inner.phase = Phase::Healthy;
+        }
+        drop(inner);
+        self.changed();
+        true
+    }
+
+    /// Takes the one place for a trial request.
+    pub(crate) fn begin_trial(&self) -> bool {
+        self.trial.compare_exchange(false, true, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// A trial request ended. `None`: nobody knows how (the client went away).
+    pub(crate) fn end_trial(&self, outcome: Option<Outcome>, now: Instant) {
+        self.trial.store(false, Ordering::Relaxed);
+        let (Some(outcome), mut inner) = (outcome, self.inner.lock()) else { return };
+        let (Phase::Trial { since, successes }, Some(detection)) = (inner.phase, inner.detection.clone())
+        else {
+            return;
+        };
+        match outcome {
+            Outcome::Failure(cause) if evidence::counts(outcome, &detection) => {
+                inner.last_cause = Some(cause);
+                self.eject(&mut inner, &detection, cause, now);
+            }
+            _ if successes + 1 < evidence::successes_needed(&detection) => {
+                inner.phase = Phase::Trial { since, successes: successes + 1 };
+                return;
+            }
+            _ => {
+                inner.phase = Phase::Ramping { since: now };
+                inner.counters = Counters::default();
+                inner.proven_since = now;
+                let away = now.since(inner.ejected_at.unwrap_or(now));
+                self.hub.push(Event {
+                    at: now,
+                    pool: self.pool_name(),
+                    kind: EventKind::Return { endpoint: self.endpoint.identity.address.clone(), away },
+                });
+            }
+        }
+        drop(inner);
+        self.changed();
+    }
+}
+
+/// The share at `now` and when it ends; `None` when the ramp is over.
+fn ramp_step(since: Instant, interval: Duration, now: Instant) -> Option<(u8, Instant)> {
+    let mut end = since;
+    for share in RAMP {
+        end = end.after(interval);
+        if now < end {
+            return Some((share, end));
+        }
+    }
+    None
+}

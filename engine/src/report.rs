@@ -1,0 +1,69 @@
+//! What a pool tells of itself.
+
+use understudy_conf::{EndpointHealth, EndpointReport, Health, PoolReport};
+
+use crate::Instant;
+use crate::pool::Pool;
+use crate::record::Phase;
+use crate::view::{MemberView, rank};
+
+pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {
+    let view = pool.current(now);
+    let endpoints = pool
+        .members()
+        .iter()
+        .zip(&view.members)
+        .map(|(member, seen)| {
+            let record = &member.record;
+            let identity = record.endpoint().identity();
+            EndpointReport {
+                backend: pool.spec().refs[member.reference].origin.to_string(),
+                address: identity.address.to_string(),
+                hostname: member.spec.hostname.as_deref().map(str::to_owned),
+                priority: member.priority,
+                health: health(seen, now),
+                active: record.endpoint().active() as u64,
+                requests: record.requests(),
+                failures: record.failures(),
+                ejections: record.ejections(),
+                last_error: seen.last_cause.map(|cause| cause.to_string()),
+            }
+        })
+        .collect();
+    PoolReport {
+        pool: pool.name().clone(),
+        state: view.state,
+        reason: view.reason.clone(),
+        load: pool.priorities().iter().copied().zip(view.load.iter().copied()).collect(),
+        endpoints,
+    }
+}
+
+fn health(seen: &MemberView, now: Instant) -> EndpointHealth {
+    let (mut remaining_ms, mut share) = (None, None);
+    let state = match seen.phase {
+        Phase::Healthy => Health::Healthy,
+        Phase::Ejected { until } => {
+            remaining_ms = u64::try_from(until.since(now).as_millis()).ok();
+            Health::Ejected
+        }
+        Phase::Probing { .. } => Health::Probing,
+        Phase::Trial { .. } => Health::Trial,
+        Phase::Ramping { .. } => {
+            share = Some(seen.share);
+            Health::Ramping
+        }
+    };
+    EndpointHealth { state, remaining_ms, share, obeyed: !seen.usable || rank(seen) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Address;
+
+    #[test]
+    fn addresses_are_written_as_users_know_them() {
+        assert_eq!(Address::Socket(([10, 0, 0, 1], 3000).into()).to_string(), "10.0.0.1:3000");
+        assert_eq!(Address::Unix(std::path::Path::new("/run/a.sock").into()).to_string(), "unix:/run/a.sock");
+    }
+}
