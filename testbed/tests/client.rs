@@ -1,5 +1,7 @@
 //! The client reports exactly what came back.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not recognised as tests.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use understudy_testbed::{Client, ClientError, Request};

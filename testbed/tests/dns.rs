@@ -1,5 +1,7 @@
 //! The DNS server's answers, seen over UDP.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not recognised as tests.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
