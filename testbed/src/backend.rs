@@ -1,6 +1,5 @@
 //! A backend: a listener that can die and come back on its address, and what its connections share.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,14 +9,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::behaviour::Behaviour;
-use crate::connection::Connection;
 use crate::observed::Observed;
-use crate::stream::Stream;
+use crate::shared::{OnAccept, Shared, Stop};
 
 /// How long [`Backend::close_gracefully`] waits for requests under way.
 const GRACE: Duration = Duration::from_secs(5);
@@ -32,20 +29,6 @@ pub struct Backend<A = SocketAddr> {
     shared: Arc<Shared>,
     listener: Mutex<Option<JoinHandle<()>>>,
     _reservation: Option<Socket>,
-}
-
-/// What is done with a connection before any byte is read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnAccept {
-    /// Its requests are served.
-    #[default]
-    Serve,
-    /// It is reset at once.
-    Reset,
-    /// It is closed at once.
-    Close,
-    /// It stays open, and nothing is ever read from it.
-    Ignore,
 }
 
 impl Backend<SocketAddr> {
@@ -160,7 +143,7 @@ impl<A> Backend<A> {
     /// Its name: `.pod` and `x-backend` of its answers.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.shared.name
+        self.shared.name()
     }
 
     /// Sets what it does with requests from now on that are not in the script.
@@ -273,118 +256,6 @@ impl<A> Drop for Backend<A> {
         }
         self.shared.stop_connections(Stop::Kill);
     }
-}
-
-/// How urgently connections shall end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stop {
-    /// Not at all.
-    Run,
-    /// After the request under way.
-    Drain,
-    /// At once.
-    Kill,
-}
-
-/// A connection's view of [`Stop`].
-#[derive(Debug, Clone)]
-pub(crate) struct StopSignal(watch::Receiver<Stop>);
-
-impl StopSignal {
-    /// Waits until the stop is at least that urgent.
-    pub(crate) async fn at_least(&mut self, stop: Stop) {
-        // Without a sender the backend is gone, and its connections go too.
-        let _ = self.0.wait_for(|now| *now >= stop).await;
-    }
-
-    /// Whether the stop is at least that urgent.
-    pub(crate) fn is_at_least(&self, stop: Stop) -> bool {
-        *self.0.borrow() >= stop
-    }
-}
-
-/// What a backend and its connections share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    name: String,
-    told: Mutex<Told>,
-    observed: watch::Sender<Observed>,
-    stop: Mutex<watch::Sender<Stop>>,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    behaviour: Behaviour,
-    script: VecDeque<Behaviour>,
-    generation: Option<String>,
-    on_accept: OnAccept,
-}
-
-impl Shared {
-    fn new(name: String) -> Self {
-        Self {
-            name,
-            told: Mutex::default(),
-            observed: watch::Sender::new(Observed::default()),
-            stop: Mutex::new(watch::Sender::new(Stop::Run)),
-        }
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn generation(&self) -> Option<String> {
-        self.told.lock().generation.clone()
-    }
-
-    pub(crate) fn next_behaviour(&self) -> Behaviour {
-        let mut told = self.told.lock();
-        told.script.pop_front().unwrap_or_else(|| told.behaviour.clone())
-    }
-
-    pub(crate) fn observe(&self, change: impl FnOnce(&mut Observed)) {
-        self.observed.send_modify(change);
-    }
-
-    /// Tells the connections that stand to stop; those that come later get a new signal.
-    fn stop_connections(&self, stop: Stop) -> watch::Sender<Stop> {
-        let old = std::mem::replace(&mut *self.stop.lock(), watch::Sender::new(Stop::Run));
-        old.send_replace(stop);
-        old
-    }
-
-    fn accept(self: &Arc<Self>, stream: Stream) {
-        let mut number = 0;
-        self.observe(|seen| {
-            seen.connections += 1;
-            seen.open += 1;
-            number = seen.connections;
-        });
-        let shared = self.clone();
-        let on_accept = self.told.lock().on_accept;
-        let stop = StopSignal(self.stop.lock().subscribe());
-        tokio::spawn(async move {
-            let mut held = stop.clone();
-            match on_accept {
-                OnAccept::Serve => Connection::new(stream, number).serve(&shared, stop).await,
-                OnAccept::Reset => reset(stream),
-                OnAccept::Close => drop(stream),
-                OnAccept::Ignore => {
-                    held.at_least(Stop::Drain).await;
-                    reset(stream);
-                }
-            }
-            shared.observe(|seen| seen.open -= 1);
-            // Only now may who waits for the end of all connections go on.
-            drop(held);
-        });
-    }
-}
-
-fn reset(stream: Stream) {
-    stream.reset_on_close();
-    drop(stream);
 }
 
 /// Binds the address without listening, which keeps its port from others.

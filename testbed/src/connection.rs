@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
-use crate::backend::{Shared, Stop, StopSignal};
 use crate::behaviour::{Answer, Behaviour, Content, Ending};
 use crate::echo;
+use crate::shared::{Shared, Stop, StopSignal};
 use crate::stream::Stream;
 use crate::wire::{Body, Framing, RequestHead, Wire, has_token};
 
