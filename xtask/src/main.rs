@@ -1,2 +1,66 @@
-//! Placeholder.
-fn main() {}
+//! The project's chores: `cargo xtask test` decides whether the tree is good, `cargo xtask bench` measures it.
+//!
+//! Inputs: the working tree and the tools of a Rust developer. Outputs: a report on stdout, and an exit code.
+
+#![allow(clippy::print_stdout, reason = "a chore reports to the terminal")]
+
+mod bench;
+mod commands;
+mod counts;
+mod deny;
+mod direction;
+mod docs;
+mod files;
+mod paths;
+mod release;
+mod run;
+mod stages;
+mod test;
+mod tools;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Checks everything that continuous integration checks.
+    Test {
+        /// Only what takes less than two minutes: formatting, lints, unit tests, documents.
+        #[arg(long)]
+        fast: bool,
+        /// Only these stages, by the names in the closing table.
+        #[arg(long, value_name = "STAGE", value_delimiter = ',', conflicts_with = "fast")]
+        only: Vec<String>,
+    },
+    /// Builds the release and measures CPU per request against a bare Pingora proxy.
+    Bench {
+        /// Passed on to `understudy-loadtest bench`, after `--`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().chore {
+        Chore::Test { fast, only } => test::run_all(fast, only),
+        Chore::Bench { args } => bench::run(&args).map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Where things are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+/// The root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    // This crate's folder stands in the root.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The cargo that runs this chore.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    // Set by `cargo run` for this crate; other crates' build scripts must not see it.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What `cargo metadata` says about the workspace's own packages.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
+    let text = run::output(cargo().args(["metadata", "--no-deps", "--format-version", "1", "--locked"]))?;
+    serde_json::from_str(&text).context("cargo metadata gave no JSON")
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let folder = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?;
+    Ok(PathBuf::from(folder))
+}
+
+/// The folder for tools that this project installs for itself. It outlives clones of the repository.
+pub(crate) fn tools() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(cache) if !cache.is_empty() => PathBuf::from(cache),
+        _ => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?)
+            .join(".cache"),
+    };
+    Ok(cache.join("understudy").join("tools"))
+}

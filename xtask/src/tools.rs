@@ -1,0 +1,66 @@
+//! What a fresh machine lacks: installed where that is possible, named with its one-line install where not.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::stages::Done;
+use crate::{paths, run};
+
+const INSTALL_LIMIT: Duration = Duration::from_secs(20 * 60);
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// Checks that cargo has the components that the stages call.
+pub(crate) fn check_components() -> Result<Done> {
+    for component in ["fmt", "clippy"] {
+        let (there, _) = run::attempted(paths::cargo().args([component, "--version"]), INSTALL_LIMIT)?;
+        if !there {
+            bail!("cargo has no {component}; install it with: rustup component add rustfmt clippy");
+        }
+    }
+    Ok(Done::Passed)
+}
+
+/// A cargo-deny that can be run: the one on the PATH, or one that is built once into the tools' folder.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    if run::exists("cargo-deny") {
+        return Ok(PathBuf::from("cargo-deny"));
+    }
+    let folder = paths::tools()?.join(format!("cargo-deny-{CARGO_DENY_VERSION}"));
+    let program = folder.join("bin").join("cargo-deny");
+    if program.is_file() {
+        return Ok(program);
+    }
+    println!("    cargo-deny is missing; building {CARGO_DENY_VERSION} once (a few minutes)");
+    let mut install = paths::cargo();
+    install
+        .args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY_VERSION, "--root"])
+        .arg(&folder);
+    if let Err(error) = run::logged(&mut install, INSTALL_LIMIT) {
+        bail!(
+            "{error:#}\ncargo-deny is missing and cannot be built; install it with: cargo install --locked cargo-deny"
+        );
+    }
+    Ok(program)
+}
+
+/// Makes sure that wrk is there: root on a machine with apt-get gets it installed. `Err` names what to do.
+pub(crate) fn require_wrk() -> Result<()> {
+    if run::exists("wrk") {
+        return Ok(());
+    }
+    let root = run::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    if root && run::exists("apt-get") {
+        println!("    wrk is missing; installing it with apt-get");
+        // A fresh machine has no package list yet; an old list is as good as a new one here.
+        for args in [&["install", "-y", "wrk"][..], &["update"], &["install", "-y", "wrk"]] {
+            let (done, _) = run::attempted(Command::new("apt-get").args(args), INSTALL_LIMIT)?;
+            if done && run::exists("wrk") {
+                return Ok(());
+            }
+        }
+    }
+    bail!("wrk is missing; install it with: sudo apt-get install -y wrk")
+}
