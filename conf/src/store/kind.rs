@@ -1,0 +1,97 @@
+//! The kinds of objects that the state holds, each with its place in it.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Backend, BackendName, Gateway, GatewayName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
+};
+
+/// A kind of object, in the order in which they are written: what is referred to comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Policies,
+    Backends,
+    Pools,
+    Gateways,
+    Routes,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Policies, Self::Backends, Self::Pools, Self::Gateways, Self::Routes];
+
+    /// The name of its folder and in the names of its index files.
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Self::Policies => "policies",
+            Self::Backends => "backends",
+            Self::Pools => "pools",
+            Self::Gateways => "gateways",
+            Self::Routes => "routes",
+        }
+    }
+
+    /// Its place in tables that hold one entry per kind.
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The map of the objects of one kind.
+pub(crate) type Objects<T> = BTreeMap<<T as Object>::Name, Arc<T>>;
+
+/// An object of the state.
+pub(crate) trait Object: Serialize + DeserializeOwned + PartialEq {
+    const KIND: Kind;
+    type Name: Ord + Clone + AsRef<str> + Borrow<str>;
+
+    fn name(&self) -> &Self::Name;
+    fn objects(state: &State) -> &Objects<Self>;
+    fn objects_mut(state: &mut State) -> &mut Objects<Self>;
+}
+
+macro_rules! objects {
+    ($($type:ident, $name:ident, $kind:ident, $field:ident;)+) => {$(
+        impl Object for $type {
+            const KIND: Kind = Kind::$kind;
+            type Name = $name;
+
+            fn name(&self) -> &$name {
+                &self.name
+            }
+
+            fn objects(state: &State) -> &Objects<Self> {
+                &state.$field
+            }
+
+            fn objects_mut(state: &mut State) -> &mut Objects<Self> {
+                &mut state.$field
+            }
+        }
+    )+};
+}
+
+objects! {
+    Policy, PolicyName, Policies, policies;
+    Backend, BackendName, Backends, backends;
+    Pool, PoolName, Pools, pools;
+    Gateway, GatewayName, Gateways, gateways;
+    Route, RouteName, Routes, routes;
+}
+
+/// Runs a generic function once for each kind, in the order of [`Kind::ALL`].
+macro_rules! for_each_kind {
+    ($function:ident ( $($argument:expr),* $(,)? )) => {{
+        $function::<crate::Policy>($($argument),*)?;
+        $function::<crate::Backend>($($argument),*)?;
+        $function::<crate::Pool>($($argument),*)?;
+        $function::<crate::Gateway>($($argument),*)?;
+        $function::<crate::Route>($($argument),*)?;
+    }};
+}
+pub(crate) use for_each_kind;
