@@ -1,0 +1,92 @@
+//! One accepted connection, from the accept loop to its end.
+//!
+//! It is one pipeline for every kind of listener: accept → choose → plain. A connection that must be looked
+//! into first (TLS, passed through or ended here) gets its own variant of [`Pipeline`], chosen in
+//! [`Accepted::choose`].
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use pingora_core::apps::ServerApp;
+use pingora_core::protocols::{SocketDigest, Stream};
+use pingora_core::server::ShutdownWatch;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::stream::Downstream;
+
+/// A connection as the accept loop hands it over.
+pub(super) struct Accepted {
+    /// In non-blocking mode, and registered with no runtime.
+    pub(super) socket: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// The address that was asked for when the listening socket was bound.
+    pub(super) bound: SocketAddr,
+    /// Given back when the connection ends, however it ends.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// What becomes of a connection.
+enum Pipeline {
+    /// HTTP in clear text.
+    Plain(Downstream),
+}
+
+/// Serves a connection until it ends. Runs on the worker that the connection belongs to.
+pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
+    accepted: Accepted,
+    app: Arc<A>,
+    shutdown: ShutdownWatch,
+) {
+    let (peer, bound) = (accepted.peer, accepted.bound);
+    let (pipeline, permit) = match accepted.choose() {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            log::warn!("the connection of {peer} on {bound} is dropped: {error}");
+            return;
+        }
+    };
+    let _counted = Counted { peer, bound, _permit: permit };
+    match pipeline {
+        Pipeline::Plain(stream) => serve_http(Box::new(stream), app, shutdown).await,
+    }
+}
+
+/// As Pingora's own service does it: a connection that the application gives back is served again.
+async fn serve_http<A: ServerApp + Send + Sync + 'static>(
+    stream: Stream,
+    app: Arc<A>,
+    shutdown: ShutdownWatch,
+) {
+    let mut next = app.process_new(stream, &shutdown).await;
+    while let Some(stream) = next {
+        next = app.process_new(stream, &shutdown).await;
+    }
+}
+
+impl Accepted {
+    fn choose(self) -> io::Result<(Pipeline, OwnedSemaphorePermit)> {
+        let socket = tokio::net::TcpStream::from_std(self.socket)?;
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        // Both cells are new, so setting them cannot fail. What is set here is never asked of the kernel.
+        let _ = digest.peer_addr.set(Some(self.peer.into()));
+        let _ = digest.local_addr.set(Some(self.bound.into()));
+        Ok((Pipeline::Plain(Downstream::new(socket, digest)), self.permit))
+    }
+}
+
+/// Counts a connection as long as it lives, and says so if a panic ends it.
+struct Counted {
+    peer: SocketAddr,
+    bound: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error!("a panic ended the connection of {} on {}; all others go on", self.peer, self.bound);
+        }
+    }
+}

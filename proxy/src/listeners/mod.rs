@@ -1,0 +1,266 @@
+//! The sockets that clients connect to.
+//!
+//! Purpose: listening sockets that come and go at run time, and an accept loop of our own, since Pingora builds
+//! its listeners once and panics where one fails. Inputs: the addresses that are wanted. Outputs: connections,
+//! handed to the workers in turn, and what could not be bound.
+//!
+//! **Which socket took a connection** is what `Session::server_addr()` says: its socket digest carries the
+//! address that was asked for in [`Listeners::apply`], `0.0.0.0:80` included, so that an application finds the
+//! gateway with one look into a map and no system call.
+
+mod accept;
+mod bind;
+mod connection;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use pingora_core::apps::ServerApp;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+
+pub use bind::BindError;
+
+use crate::workers::Workers;
+
+/// Settings of all listening sockets.
+#[derive(Debug, Clone)]
+pub struct ListenerOptions {
+    /// Clients' connections that are served at once. With so many open, each listening socket holds at most one
+    /// more, and the rest stay in the system's queue until one ends.
+    pub max_connections: usize,
+    /// Silence on a client's connection until TCP asks whether it still stands; `None`: never.
+    pub keepalive: Option<Duration>,
+    /// Time between two attempts to bind what could not be bound.
+    pub retry_every: Duration,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: default_max_connections(),
+            keepalive: Some(Duration::from_secs(60)),
+            retry_every: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Half of the files that this process may open (a client's connection may need one to an endpoint), less some
+/// for itself, so that connecting to endpoints never fails because of clients.
+fn default_max_connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits.lines().find_map(|line| {
+        line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()
+    });
+    files.map_or(10_000, |files| (files.saturating_sub(64) / 2).clamp(16, 1_000_000))
+}
+
+/// The listening sockets of the proxy.
+pub struct Listeners<A> {
+    inner: Arc<Inner<A>>,
+    retry: JoinHandle<()>,
+}
+
+/// What accept loops need.
+struct Shared<A> {
+    workers: Arc<Workers>,
+    app: Arc<A>,
+    /// One permit for each connection that may be open.
+    permits: Arc<Semaphore>,
+}
+
+struct Inner<A> {
+    shared: Arc<Shared<A>>,
+    options: ListenerOptions,
+    control: Handle,
+    open: Mutex<Open>,
+    failures: watch::Sender<Vec<BindError>>,
+    failed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Open {
+    bound: HashMap<SocketAddr, Bound>,
+    failed: BTreeMap<SocketAddr, BindError>,
+    ended: bool,
+}
+
+struct Bound {
+    /// Ends the accept loop, and makes each connection's next request its last.
+    stop: watch::Sender<bool>,
+    local: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
+    /// Nothing is bound yet. Connections go to `workers` and are served by `app`; accept loops run on
+    /// `control`, which must have its I/O driver on.
+    #[must_use]
+    pub fn new(workers: Arc<Workers>, app: Arc<A>, control: &Handle, options: ListenerOptions) -> Self {
+        let max = options.max_connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let options = ListenerOptions { max_connections: max, ..options };
+        let inner = Arc::new(Inner {
+            shared: Arc::new(Shared { workers, app, permits: Arc::new(Semaphore::new(max)) }),
+            options,
+            control: control.clone(),
+            open: Mutex::default(),
+            failures: watch::Sender::new(Vec::new()),
+            failed: Arc::new(Notify::new()),
+        });
+        let retry = control.spawn(retry_failed(Arc::downgrade(&inner), Arc::clone(&inner.failed)));
+        Self { inner, retry }
+    }
+
+    /// Makes `desired` the addresses that are bound: new ones are bound, others closed, the rest left alone.
+    /// What had connected to a closed one before is still served: each connection ends with its next answer
+    /// or when it has been idle for too long. What cannot be bound is tried again until it is no longer
+    /// desired. After [`Self::shut_down`] nothing is bound, and nothing returned.
+    pub async fn apply(&self, desired: &[SocketAddr]) -> Vec<(SocketAddr, Result<(), BindError>)> {
+        let desired: HashSet<SocketAddr> = desired.iter().copied().collect();
+        let mut open = self.inner.open.lock().await;
+        if open.ended {
+            return Vec::new();
+        }
+        open.failed.retain(|address, _| desired.contains(address));
+        // First what goes: 0.0.0.0:80 must be closed before 127.0.0.1:80 can be bound.
+        let gone: Vec<_> = open.bound.extract_if(|address, _| !desired.contains(address)).collect();
+        for (address, bound) in gone {
+            bound.end().await;
+            log::info!("closed {address}");
+        }
+        let results = desired
+            .into_iter()
+            .map(|address| {
+                if open.bound.contains_key(&address) {
+                    return (address, Ok(()));
+                }
+                (address, self.inner.bind(&mut open, address))
+            })
+            .collect();
+        self.inner.publish_failures(&open);
+        results
+    }
+
+    /// What is desired but not bound at the moment, and each change of it.
+    #[must_use]
+    pub fn failures(&self) -> watch::Receiver<Vec<BindError>> {
+        self.inner.failures.subscribe()
+    }
+
+    /// What is bound: the address that was asked for, and the one that it became (they differ for port 0).
+    pub async fn bound(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.inner.open.lock().await.bound.iter().map(|(address, bound)| (*address, bound.local)).collect()
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inner.connections()
+    }
+
+    /// Stops for good: closes all sockets, lets idle connections end, and waits at most `drain` for requests
+    /// under way. Returns how many connections are left then. Readiness must have failed for a while before,
+    /// so that no new client comes.
+    pub async fn shut_down(&self, drain: Duration) -> usize {
+        let mut open = self.inner.open.lock().await;
+        open.ended = true;
+        open.failed.clear();
+        self.inner.publish_failures(&open);
+        for (_, bound) in open.bound.drain() {
+            bound.end().await;
+        }
+        drop(open);
+        self.inner.shared.app.cleanup().await;
+        let all = u32::try_from(self.inner.options.max_connections).unwrap_or(u32::MAX);
+        let drained = tokio::time::timeout(drain, self.inner.shared.permits.acquire_many(all)).await.is_ok();
+        if drained { 0 } else { self.connections() }
+    }
+}
+
+impl<A> Drop for Listeners<A> {
+    fn drop(&mut self) {
+        self.retry.abort();
+    }
+}
+
+impl Bound {
+    async fn end(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.accepting.await {
+            log::error!("an accept loop ended badly: {error}");
+        }
+    }
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Inner<A> {
+    fn bind(&self, open: &mut Open, address: SocketAddr) -> Result<(), BindError> {
+        match self.start(address) {
+            Ok(bound) => {
+                let again = if open.failed.remove(&address).is_some() { " at last" } else { "" };
+                log::info!("listening on {}{again}", bound.local);
+                open.bound.insert(address, bound);
+                Ok(())
+            }
+            Err(error) => {
+                if open.failed.insert(address, error.clone()).as_ref() != Some(&error) {
+                    log::error!("{error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&self, address: SocketAddr) -> Result<Bound, BindError> {
+        let other = |error: std::io::Error| BindError::Other { address, reason: error.to_string() };
+        let listener = bind::bind_listener(address, self.options.keepalive)?;
+        let local = listener.local_addr().map_err(other)?;
+        let listener = {
+            let _in_runtime = self.control.enter();
+            TcpListener::from_std(listener).map_err(other)?
+        };
+        let (stop, stopped) = watch::channel(false);
+        let accepting =
+            self.control.spawn(accept::accept_all(listener, address, Arc::clone(&self.shared), stopped));
+        Ok(Bound { stop, local, accepting })
+    }
+
+    fn publish_failures(&self, open: &Open) {
+        let failures: Vec<_> = open.failed.values().cloned().collect();
+        if !failures.is_empty() {
+            self.failed.notify_one();
+        }
+        self.failures.send_if_modified(|old| {
+            let changed = *old != failures;
+            *old = failures;
+            changed
+        });
+    }
+
+    fn connections(&self) -> usize {
+        self.options.max_connections - self.shared.permits.available_permits()
+    }
+}
+
+/// Binds what failed, again and again. It sleeps while nothing has failed.
+async fn retry_failed<A: ServerApp + Send + Sync + 'static>(inner: Weak<Inner<A>>, failed: Arc<Notify>) {
+    loop {
+        failed.notified().await;
+        let Some(every) = inner.upgrade().map(|inner| inner.options.retry_every) else { return };
+        tokio::time::sleep(every).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let mut open = inner.open.lock().await;
+        let addresses: Vec<_> = open.failed.keys().copied().collect();
+        for address in addresses {
+            // A failure is kept in `open`, which is where the next round finds it.
+            let _ = inner.bind(&mut open, address);
+        }
+        inner.publish_failures(&open);
+    }
+}

@@ -1,0 +1,225 @@
+//! One attempt after another: choosing the endpoint, and what follows from its failure.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use pingora_core::protocols::l4::ext::TcpKeepalive;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::Session;
+use understudy_engine::{Address, Facts, Failure, Instant, Next, RequestTraits, TimeoutKind};
+
+use super::context::{AttemptState, ConnectBound, Context};
+use super::deadline::{Armed, Expired};
+use super::reply::{self, Reply};
+use super::{Service, failure};
+use crate::world::PoolTable;
+
+/// Connections of this group are for requests whose pooled connection was found dead: they are new.
+const FRESH: u64 = 1;
+
+impl Service {
+    /// Chooses an endpoint and says how to reach it.
+    pub(super) async fn choose(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let after_stale = ctx.attempt.stale;
+        ctx.attempt = AttemptState::default();
+        if !ctx.back_off.is_zero() {
+            let wait = std::mem::take(&mut ctx.back_off).min(ctx.complete_by.since(self.clock.now()));
+            tokio::time::sleep(wait).await;
+        }
+        let now = self.clock.now();
+        let (Some(rule), Some(exchange)) = (ctx.rule.as_ref(), ctx.exchange.as_mut()) else {
+            return refuse(ctx, Reply::INTERNAL);
+        };
+        let Some(table) = rule.pool.as_ref() else { return refuse(ctx, Reply::INTERNAL) };
+        if now >= ctx.complete_by || now >= ctx.headers_by {
+            let timeout = Failure::Timeout { kind: TimeoutKind::Request, connected: false };
+            return refuse(ctx, reply::of_failure(timeout, understudy_engine::GiveUp::NotRetriable));
+        }
+        let replayable = session.is_body_empty() && session.req_header().method.is_idempotent();
+        let choice = self.with_rng(|rng| exchange.choose(RequestTraits { replayable }, now, rng));
+        let member = match choice {
+            Ok(choice) => choice.member,
+            Err(error) => {
+                ctx.cause.get_or_insert_with(|| error.to_string());
+                return refuse(ctx, Reply::from(error));
+            }
+        };
+        let address = &table.pool.members()[member].spec.identity.address;
+        let Some(mut peer) = peer_of(address) else {
+            return refuse(ctx, Reply::INTERNAL);
+        };
+        if after_stale {
+            peer.group_key = FRESH;
+        }
+        set_options(&mut peer, table);
+        ctx.attempt.connect_bound = bound_connecting(&mut peer, table, ctx, now);
+        Ok(peer)
+    }
+
+    /// No connection: nothing was sent.
+    pub(super) fn connecting_failed(&self, session: &Session, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+        let failed = failure::of_connecting(&error);
+        let timed_out = failed == understudy_engine::ConnectFailure::TimedOut;
+        let failed = match ctx.attempt.connect_bound {
+            ConnectBound::PerTry if timed_out => Failure::Timeout { kind: TimeoutKind::PerTry, connected: false },
+            ConnectBound::Request if timed_out => Failure::Timeout { kind: TimeoutKind::Request, connected: false },
+            _ => Failure::Connect(failed),
+        };
+        error.set_retry(self.decide(session, ctx, failed));
+        error
+    }
+
+    /// The connection stands, new or pooled.
+    pub(super) fn connected(&self, ctx: &mut Context, reused: bool, socket: RawFd) -> Result<()> {
+        let Some(exchange) = &ctx.exchange else { return Ok(()) };
+        if reused && self.workers_share_connections && is_dead(socket) {
+            ctx.attempt.stale = true;
+            return Error::e_explain(ErrorType::ConnectionClosed, "the pooled connection was closed")
+                .map_err(|error: Box<Error>| error.into_up());
+        }
+        if !reused {
+            exchange.connected();
+        }
+        let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) else { return Ok(()) };
+        let per_try = table.limits.per_try.map_or(Instant::NEVER, |limit| self.clock.now().after(limit));
+        let deadline = ctx.headers_by.min(ctx.complete_by).min(per_try);
+        ctx.attempt.armed = Some(Armed::new(socket, deadline, table.limits.stream_idle, self.clock));
+        Ok(())
+    }
+
+    /// Something broke after the connection stood.
+    pub(super) fn exchange_failed(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+        reused: bool,
+    ) -> Box<Error> {
+        let armed = ctx.attempt.armed.take();
+        if ctx.attempt.turned_down {
+            error.set_retry(true);
+            return error;
+        }
+        // Resolves "only where the connection was reused", which Pingora must not be left with.
+        error.retry.decide_reuse(reused);
+        error.set_retry(false);
+        if *error.esource() != ErrorSource::Upstream {
+            return error;
+        }
+        let started = session.response_written().is_some();
+        let expired = armed.as_ref().and_then(Armed::expired);
+        if expired == Some(Expired::Deadline) {
+            return self.deadline_reached(session, ctx, error, started);
+        }
+        let unsent = reused && *error.etype() == ErrorType::WriteError && ctx.attempt.body_bytes == 0;
+        ctx.attempt.stale |= unsent && !started;
+        let failed = failure::of_exchange(&error, started, ctx.attempt.stale);
+        error.set_retry(self.decide(session, ctx, failed));
+        error
+    }
+
+    fn deadline_reached(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+        started: bool,
+    ) -> Box<Error> {
+        let over = self.clock.now() >= ctx.headers_by.min(ctx.complete_by);
+        let kind = if over { TimeoutKind::Request } else { TimeoutKind::PerTry };
+        let failed = Failure::Timeout { kind, connected: true };
+        if started || !session.is_body_done() {
+            // O7, and the same for a client that is slow to send: the endpoint is not to blame.
+            ctx.cause = Some(reply::cause_text(failed));
+            ctx.reply = Some(reply::of_failure(failed, understudy_engine::GiveUp::NotRetriable));
+            return error;
+        }
+        error.set_retry(self.decide(session, ctx, failed));
+        error
+    }
+
+    /// Tells the engine, and keeps what the client gets if there is no further attempt.
+    pub(super) fn decide(&self, session: &Session, ctx: &mut Context, failed: Failure) -> bool {
+        let facts = Facts {
+            response_started: session.response_written().is_some(),
+            can_resend: can_resend(session, ctx),
+        };
+        let now = self.clock.now();
+        let Some(exchange) = ctx.exchange.as_mut() else { return false };
+        let next = self.with_rng(|rng| exchange.failed(failed, facts, now, rng));
+        if let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) {
+            table.metrics.attempt_failed(matches!(next, Next::Retry { .. }));
+        }
+        ctx.cause = Some(reply::cause_text(failed));
+        match next {
+            Next::Retry { after } => {
+                ctx.back_off = after;
+                true
+            }
+            Next::GiveUp(why) => {
+                ctx.reply = Some(reply::of_failure(failed, why));
+                false
+            }
+        }
+    }
+}
+
+/// Rule R12: the body is kept for a retry up to the limit; what was not read yet needs no keeping.
+fn can_resend(session: &Session, ctx: &Context) -> bool {
+    let limit = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()).map_or(0, |table| table.buffer_limit);
+    ctx.attempt.body_bytes <= limit && !session.as_ref().retry_buffer_truncated()
+}
+
+fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {
+    ctx.reply = Some(reply);
+    Err(Error::new_in(ErrorType::HTTPStatus(reply.status)))
+}
+
+fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
+    match address {
+        Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
+        Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
+    }
+}
+
+fn set_options(peer: &mut HttpPeer, table: &PoolTable) {
+    if !table.limits.connection_idle.is_zero() {
+        peer.options.idle_timeout = Some(table.limits.connection_idle);
+    }
+    if let Some(keepalive) = table.tcp_keepalive {
+        peer.options.tcp_keepalive = Some(TcpKeepalive {
+            idle: keepalive.idle_time.into(),
+            interval: keepalive.interval.into(),
+            count: keepalive.probes as usize,
+            #[cfg(target_os = "linux")]
+            user_timeout: Duration::ZERO,
+        });
+    }
+}
+
+/// A per-try timeout and the request's own cover connecting.
+fn bound_connecting(peer: &mut HttpPeer, table: &PoolTable, ctx: &Context, now: Instant) -> ConnectBound {
+    let request = ctx.headers_by.min(ctx.complete_by).since(now);
+    let per_try = table.limits.per_try.unwrap_or(Duration::MAX);
+    let (limit, bound) = [
+        (table.limits.connect, ConnectBound::Connect),
+        (per_try, ConnectBound::PerTry),
+        (request, ConnectBound::Request),
+    ]
+    .into_iter()
+    .min_by_key(|(limit, _)| *limit)
+    .unwrap_or((table.limits.connect, ConnectBound::Connect));
+    peer.options.connection_timeout = Some(limit);
+    peer.options.total_connection_timeout = Some(limit);
+    bound
+}
+
+/// Whether the endpoint has closed a pooled connection, without reading from it. Needed where the runtime that
+/// watches the connection is another thread's: it may not have come round to it yet.
+fn is_dead(socket: RawFd) -> bool {
+    let peeked = recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    !matches!(peeked, Err(Errno::EAGAIN))
+}

@@ -1,0 +1,84 @@
+//! What a request carries through the phases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use understudy_engine::{Exchange, Instant};
+
+use super::deadline::Armed;
+use super::reply::Reply;
+use crate::world::RuleTable;
+
+/// A request on its way.
+pub struct Context {
+    pub(crate) started: Instant,
+    /// The rule that it matched; the world may move on, the request stays with it.
+    pub(crate) rule: Option<Arc<RuleTable>>,
+    /// Length of the path prefix that matched, for rewrites.
+    pub(crate) matched_prefix: Option<usize>,
+    /// The port that the client sees.
+    pub(crate) port: u16,
+    pub(crate) exchange: Option<Exchange>,
+    pub(crate) attempt: AttemptState,
+    /// When the answer's headers must be there, over all attempts.
+    pub(crate) headers_by: Instant,
+    /// When the whole answer must be there.
+    pub(crate) complete_by: Instant,
+    /// Time to wait before the next attempt.
+    pub(crate) back_off: Duration,
+    /// The request's body is read to its end.
+    pub(crate) body_ended: bool,
+    /// The answer is ours; set where nothing else will be.
+    pub(crate) reply: Option<Reply>,
+    /// What went wrong last, for the log.
+    pub(crate) cause: Option<String>,
+    pub(crate) request_id: Option<Box<str>>,
+}
+
+/// What holds for one attempt only.
+#[derive(Default)]
+pub(crate) struct AttemptState {
+    pub(crate) armed: Option<Armed>,
+    /// Which limit bounds connecting.
+    pub(crate) connect_bound: ConnectBound,
+    /// The pooled connection was found dead before anything was sent on it.
+    pub(crate) stale: bool,
+    /// The attempt's answer was turned down for another attempt.
+    pub(crate) turned_down: bool,
+    /// Bytes of the request's body that went into this attempt.
+    pub(crate) body_bytes: u64,
+    /// When the answer's headers arrived.
+    pub(crate) flowing_since: Option<Instant>,
+}
+
+/// Which limit bounds connecting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum ConnectBound {
+    /// The connect timeout.
+    #[default]
+    Connect,
+    /// The limit of one attempt.
+    PerTry,
+    /// The limit of the request.
+    Request,
+}
+
+impl Context {
+    pub(crate) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            rule: None,
+            matched_prefix: None,
+            port: 0,
+            exchange: None,
+            attempt: AttemptState::default(),
+            headers_by: Instant::NEVER,
+            complete_by: Instant::NEVER,
+            back_off: Duration::ZERO,
+            body_ended: false,
+            reply: None,
+            cause: None,
+            request_id: None,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What Pingora's errors mean to the engine.
+
+use std::error::Error as _;
+use std::io;
+
+use pingora_error::{Error, ErrorType};
+use understudy_engine::{ConnectFailure, Failure};
+
+/// An error before a connection stood: no byte of the request was sent.
+pub(crate) fn of_connecting(error: &Error) -> ConnectFailure {
+    match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => ConnectFailure::TimedOut,
+        ErrorType::ConnectRefused => ConnectFailure::Refused,
+        ErrorType::ConnectNoRoute => ConnectFailure::Unreachable,
+        ErrorType::TLSHandshakeFailure => ConnectFailure::Tls,
+        ErrorType::InvalidCert => ConnectFailure::Certificate,
+        _ => match io_kind(error) {
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => ConnectFailure::Refused,
+            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => ConnectFailure::Reset,
+            Some(io::ErrorKind::TimedOut) => ConnectFailure::TimedOut,
+            Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
+                ConnectFailure::Unreachable
+            }
+            _ => ConnectFailure::Other,
+        },
+    }
+}
+
+/// An error of the endpoint after the connection stood.
+pub(crate) fn of_exchange(error: &Error, response_started: bool, stale: bool) -> Failure {
+    if response_started {
+        return Failure::Body;
+    }
+    if stale {
+        return Failure::StalePooled;
+    }
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Failure::Protocol,
+        _ => Failure::Reset,
+    }
+}
+
+/// The system's own error at the bottom, if there is one.
+fn io_kind(error: &Error) -> Option<io::ErrorKind> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        cause = inner.source();
+    }
+    error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora_error::OrErr;
+
+    use super::*;
+
+    fn io(kind: io::ErrorKind) -> Box<Error> {
+        Err::<(), _>(io::Error::from(kind)).or_err(ErrorType::ConnectError, "connecting").unwrap_err()
+    }
+
+    #[test]
+    fn errors_of_connecting_are_told_apart() {
+        for (error, expected) in [
+            (Error::new(ErrorType::ConnectRefused), ConnectFailure::Refused),
+            (Error::new(ErrorType::ConnectTimedout), ConnectFailure::TimedOut),
+            (Error::new(ErrorType::InvalidCert), ConnectFailure::Certificate),
+            (Error::new(ErrorType::TLSHandshakeFailure), ConnectFailure::Tls),
+            (io(io::ErrorKind::ConnectionReset), ConnectFailure::Reset),
+            (io(io::ErrorKind::NotFound), ConnectFailure::Refused),
+            (io(io::ErrorKind::HostUnreachable), ConnectFailure::Unreachable),
+            (Error::new(ErrorType::SocketError), ConnectFailure::Other),
+        ] {
+            assert_eq!(of_connecting(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn errors_after_connecting_depend_on_how_far_the_answer_was() {
+        let closed = Error::new(ErrorType::ConnectionClosed);
+        assert_eq!(of_exchange(&closed, false, false), Failure::Reset);
+        assert_eq!(of_exchange(&closed, true, false), Failure::Body);
+        assert_eq!(of_exchange(&closed, false, true), Failure::StalePooled);
+        assert_eq!(of_exchange(&Error::new(ErrorType::InvalidHTTPHeader), false, false), Failure::Protocol);
+    }
+}

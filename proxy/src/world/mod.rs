@@ -1,0 +1,155 @@
+//! One consistent world: what a request is served with, from its first line to its last byte.
+//!
+//! Purpose: join the state, the router and the engine's pools. Inputs: a [`State`], the addresses of names.
+//! Outputs: a [`World`], swapped in at once. A request takes its rule's [`RuleTable`] and keeps it.
+
+mod pool_spec;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use understudy_conf::{Action, State, TcpKeepalive, Timeouts};
+use understudy_engine::{Engine, Instant, Pool};
+use understudy_router::{CompiledFilters, CompiledRule, Router};
+
+use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
+pub(crate) use pool_spec::{Resolve, names};
+
+/// How long headers may take where nothing else is said.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pingora keeps no more of a body for a retry.
+const MAX_BUFFER: u64 = 64 * 1024;
+
+/// Everything that is served, at one version.
+pub(crate) struct World {
+    pub(crate) version: u64,
+    pub(crate) router: Arc<Router>,
+    /// By [`CompiledRule::id`].
+    pub(crate) rules: Vec<Arc<RuleTable>>,
+    /// What could not act, for the acknowledgement.
+    pub(crate) degraded: Vec<String>,
+    state: Arc<State>,
+}
+
+/// What a rule's requests need.
+pub(crate) struct RuleTable {
+    pub(crate) rule: Arc<CompiledRule>,
+    /// For rules that forward.
+    pub(crate) pool: Option<PoolTable>,
+    pub(crate) metrics: RuleMetrics,
+}
+
+/// A pool with what the data plane needs beside it.
+pub(crate) struct PoolTable {
+    pub(crate) pool: Arc<Pool>,
+    /// Filters by reference.
+    pub(crate) filters: Vec<CompiledFilters>,
+    pub(crate) limits: Limits,
+    pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    /// Bytes of a body that may be kept for a retry.
+    pub(crate) buffer_limit: u64,
+    pub(crate) metrics: PoolMetrics,
+}
+
+/// Time limits in force.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) connect: Duration,
+    /// The whole request; `None`: unlimited, but for its headers.
+    pub(crate) request: Option<Duration>,
+    /// Until the answer's headers, where the whole request has no limit; `None`: unlimited.
+    pub(crate) headers: Option<Duration>,
+    pub(crate) per_try: Option<Duration>,
+    pub(crate) connection_idle: Duration,
+    /// Zero: unlimited.
+    pub(crate) stream_idle: Duration,
+}
+
+impl World {
+    /// A world that serves nothing.
+    pub(crate) fn empty() -> Self {
+        let state = Arc::new(State::default());
+        let (router, _) = Router::build(&state);
+        Self { version: 0, router: Arc::new(router), rules: Vec::new(), degraded: Vec::new(), state }
+    }
+
+    /// Builds the world of a state. What did not change is taken over from the world before.
+    pub(crate) fn build(
+        state: &Arc<State>,
+        before: &Self,
+        resolve: &Resolve<'_>,
+        engine: &Engine,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Self {
+        let (router, mut degraded) = if same_routing(state, &before.state) {
+            (before.router.clone(), before.degraded.clone())
+        } else {
+            let (router, degraded) = Router::build(state);
+            (Arc::new(router), degraded)
+        };
+        let rules = router
+            .rules()
+            .iter()
+            .map(|rule| {
+                let pool = match &rule.action {
+                    Action::Forward(name) => state.pools.get(name).map(|pool| {
+                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve);
+                        let filters = pool
+                            .refs
+                            .iter()
+                            .map(|reference| {
+                                let (filters, problems) = CompiledFilters::build(&reference.filters);
+                                degraded.extend(problems);
+                                filters
+                            })
+                            .collect();
+                        PoolTable {
+                            metrics: metrics.pool(&pool.name),
+                            limits: Limits::new(&effective.timeouts, effective.per_try),
+                            tcp_keepalive: effective.tcp_keepalive,
+                            buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
+                            pool: engine.build_pool(spec, now),
+                            filters,
+                        }
+                    }),
+                    Action::Redirect(_) | Action::Respond(_) => None,
+                };
+                Arc::new(RuleTable { rule: rule.clone(), pool, metrics: metrics.rule(&rule.label) })
+            })
+            .collect();
+        degraded.sort();
+        degraded.dedup();
+        Self { version: state.version, router, rules, degraded, state: state.clone() }
+    }
+}
+
+/// What governs a rule's pool, after the route's own settings replaced the policy's.
+pub(crate) struct Effective {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) per_try: Option<Duration>,
+    pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    pub(crate) buffer_limit: u64,
+}
+
+impl Limits {
+    fn new(timeouts: &Timeouts, per_try: Option<Duration>) -> Self {
+        let request = timeouts.request.filter(|request| !request.is_zero()).map(Duration::from);
+        Self {
+            connect: timeouts.connect.into(),
+            request,
+            headers: timeouts.request.is_none().then_some(HEADERS_TIMEOUT),
+            // R7: a limit of one attempt that is not below the request's does not act.
+            per_try: per_try.filter(|per_try| request.is_none_or(|request| *per_try < request)),
+            connection_idle: timeouts.connection_idle.into(),
+            stream_idle: timeouts.stream_idle.into(),
+        }
+    }
+}
+
+fn same_routing(a: &State, b: &State) -> bool {
+    a.gateways.len() == b.gateways.len()
+        && a.routes.len() == b.routes.len()
+        && a.gateways.values().zip(b.gateways.values()).all(|(a, b)| Arc::ptr_eq(a, b))
+        && a.routes.values().zip(b.routes.values()).all(|(a, b)| Arc::ptr_eq(a, b))
+}

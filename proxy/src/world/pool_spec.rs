@@ -1,0 +1,137 @@
+//! From the state's pool to the engine's: references resolved, settings joined. Pure.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use understudy_conf::{
+    Backend, Dns, Endpoint, EndpointAddress, Policy, PolicyName, Pool, PoolRef, RefTarget, State,
+};
+use understudy_engine::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
+use understudy_router::CompiledRule;
+
+use super::Effective;
+
+/// The addresses of a name, if it was ever answered; empty if it has none.
+pub(crate) type Resolve<'a> = dyn Fn(&str, &Dns) -> Option<Arc<[IpAddr]>> + 'a;
+
+/// Every name that some pool needs, with how it is to be looked up.
+pub(crate) fn names(state: &State) -> HashSet<(String, Dns)> {
+    let mut names = HashSet::new();
+    for pool in state.pools.values() {
+        let dns = policy_of(state, pool).map(|policy| policy.dns.clone()).unwrap_or_default();
+        for backend in pool.refs.iter().filter_map(|reference| backend_of(state, reference)) {
+            for endpoint in &backend.endpoints {
+                if let EndpointAddress::Fqdn { hostname, .. } = &endpoint.address {
+                    names.insert((hostname.clone(), dns.clone()));
+                }
+            }
+        }
+    }
+    names
+}
+
+fn policy_of<'a>(state: &'a State, pool: &Pool) -> Option<&'a Arc<Policy>> {
+    pool.policy.as_ref().and_then(|policy| state.policies.get(policy))
+}
+
+fn backend_of<'a>(state: &'a State, reference: &PoolRef) -> Option<&'a Arc<Backend>> {
+    match &reference.target {
+        RefTarget::Backend(name) => state.backends.get(name),
+        RefTarget::Invalid(_) => None,
+    }
+}
+
+/// The engine's description of a pool, and what governs it.
+pub(crate) fn resolve_pool(
+    state: &State,
+    pool: &Pool,
+    rule: &CompiledRule,
+    resolve: &Resolve<'_>,
+) -> (Effective, PoolSpec) {
+    let unset;
+    let policy: &Policy = match policy_of(state, pool) {
+        Some(policy) => policy,
+        None => {
+            unset = Policy::unset(unset_name(pool));
+            &unset
+        }
+    };
+    // A route's own retry replaces the policy's wholly, and so do its timeouts.
+    let retry = rule.retry.clone().or_else(|| policy.retry.clone());
+    let mut timeouts = policy.timeouts.clone();
+    let mut per_try = retry.as_ref().and_then(|retry| retry.per_try_timeout);
+    if let Some(own) = rule.timeouts {
+        timeouts.request = own.request.or(timeouts.request);
+        per_try = own.backend_request.or(per_try);
+    }
+    let per_try = per_try.filter(|timeout| !timeout.is_zero());
+    let scope = Scope {
+        policy: pool.policy.clone(),
+        timeouts: timeouts.clone(),
+        per_try_timeout: per_try,
+        passive: policy.passive.clone(),
+    };
+    let spec = PoolSpec {
+        name: pool.name.clone(),
+        scope,
+        panic_threshold: policy.panic_threshold,
+        retry,
+        circuit_breaker: policy.circuit_breaker.clone(),
+        load_balancer: policy.load_balancer,
+        refs: pool.refs.iter().map(|reference| ref_spec(state, reference, policy, resolve)).collect(),
+    };
+    let effective = Effective {
+        timeouts,
+        per_try: per_try.map(Into::into),
+        tcp_keepalive: policy.tcp_keepalive,
+        buffer_limit: policy.buffer_limit,
+    };
+    (effective, spec)
+}
+
+/// A name that is never shown: a pool without a policy shares its evidence with nobody.
+fn unset_name(pool: &Pool) -> PolicyName {
+    PolicyName::try_from(pool.name.to_string()).unwrap_or_else(|_| unreachable!("a pool's name is a name"))
+}
+
+fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resolve<'_>) -> RefSpec {
+    let backend = backend_of(state, reference);
+    let (origin, invalid): (Arc<str>, bool) = match &reference.target {
+        RefTarget::Backend(name) => (name.as_str().into(), false),
+        RefTarget::Invalid(why) => (why.as_str().into(), true),
+    };
+    let mut members: Vec<MemberSpec> = Vec::new();
+    for (backend, endpoint) in backend.iter().flat_map(|backend| backend.endpoints.iter().map(move |e| (backend, e))) {
+        for member in members_of(backend, endpoint, policy, resolve) {
+            // Two names of one address, or an address written twice, are one endpoint.
+            if !members.contains(&member) {
+                members.push(member);
+            }
+        }
+    }
+    RefSpec { origin, invalid, priority: reference.priority, weight: reference.weight, members }
+}
+
+/// Rule D1: each address of a name is an endpoint.
+fn members_of(backend: &Backend, endpoint: &Endpoint, policy: &Policy, resolve: &Resolve<'_>) -> Vec<MemberSpec> {
+    let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| MemberSpec {
+        identity: Identity { origin: origin.map(Into::into), address, protocol: backend.protocol },
+        hostname: hostname.map(Into::into),
+    };
+    let uid = endpoint.uid.as_deref();
+    match &endpoint.address {
+        EndpointAddress::Ip { address, port } => {
+            vec![member(Address::Socket(SocketAddr::new(*address, *port)), uid, None)]
+        }
+        EndpointAddress::Unix { path } => vec![member(Address::Unix(path.as_path().into()), uid, None)],
+        EndpointAddress::Fqdn { hostname, port } => resolve(hostname, &policy.dns)
+            .iter()
+            .flat_map(|addresses| addresses.iter())
+            .map(|address| {
+                let address = Address::Socket(SocketAddr::new(*address, *port));
+                member(address, uid.or(Some(hostname)), Some(hostname))
+            })
+            .collect(),
+    }
+}
