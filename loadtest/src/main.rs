@@ -1,2 +1,69 @@
-//! Placeholder.
-fn main() {}
+//! Benchmarks and drills, on loopback and bounded in time.
+//!
+//! Inputs: the release build of `understudy`, and `wrk`. Outputs: tables on stdout and files in
+//! `loadtest/results/`. The peers to compare with are started by the benchmark itself, from this same binary.
+
+#![allow(clippy::print_stdout, reason = "a benchmark reports to the terminal")]
+
+mod backend;
+mod bare;
+mod bench;
+mod manifests;
+mod procfs;
+mod program;
+mod report;
+mod rss;
+mod subject;
+mod wrk;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Both sides of the comparison have the same allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Benchmarks and drills for Understudy, on loopback only.
+#[derive(Parser)]
+#[command(name = "understudy-loadtest")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves as the bare Pingora proxy that Understudy is measured against.
+    BarePingora(bare::Args),
+    /// Serves as a very cheap HTTP/1.1 backend.
+    Backend(backend::Args),
+    /// Measures CPU time per request of `understudy proxy` and of a bare Pingora proxy, in turns.
+    Bench(bench::Args),
+    /// Measures the resident memory of `understudy proxy` after many requests.
+    Rss(rss::Args),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        // These two own their threads.
+        Command::BarePingora(args) => bare::run(&args),
+        Command::Backend(args) => backend::run(&args),
+        Command::Bench(args) => measure(bench::run(args)),
+        Command::Rss(args) => measure(rss::run(args)),
+    }
+}
+
+/// Runs a measurement until its end, or until a signal stops it. Either way the programs that it started are
+/// gone then: they are killed when the future is dropped.
+fn measure(measurement: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            outcome = measurement => outcome,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
