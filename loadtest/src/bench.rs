@@ -42,6 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     if args.rounds == 0 || args.seconds == 0 || args.connections == 0 {
         bail!("--rounds, --seconds and --connections must be at least 1");
     }
+    wrk::require()?;
     let folder = tempfile::tempdir()?;
     let processors = Processors::detect();
     let backends = Backends::start(folder.path(), processors).await.context("starting the backend")?;

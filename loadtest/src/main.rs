@@ -16,6 +16,8 @@ mod rss;
 mod subject;
 mod wrk;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,13 +46,20 @@ enum Command {
     Rss(rss::Args),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
         // These two own their threads.
         Command::BarePingora(args) => bare::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Bench(args) => measure(bench::run(args)),
         Command::Rss(args) => measure(rss::run(args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::program::Program;
+use crate::program::{Program, on_path};
 
 /// The Host of all requests.
 pub(crate) const HOST: &str = "www.example.com";
@@ -25,10 +25,21 @@ pub(crate) struct Load {
     pub(crate) bad: u64,
 }
 
+/// Checks that wrk is there.
+///
+/// # Errors
+/// When it is not, with the command that installs it.
+pub(crate) fn require() -> Result<()> {
+    if !on_path("wrk") {
+        bail!("wrk is missing; install it with: apt-get install wrk");
+    }
+    Ok(())
+}
+
 /// Loads an address with one thread for so many seconds.
 ///
 /// # Errors
-/// When wrk is missing, fails, or is not understood.
+/// When wrk fails, or is not understood.
 pub(crate) async fn run(
     address: SocketAddr,
     connections: u32,
@@ -44,10 +55,7 @@ pub(crate) async fn run(
         format!("Host: {HOST}"),
         format!("http://{address}/test"),
     ];
-    let text = Program::new("wrk", cpu)
-        .output(&args)
-        .await
-        .context("wrk cannot be run; where it is missing, install it with: apt-get install wrk")?;
+    let text = Program::new("wrk", cpu).output(&args).await?;
     parse(&text).with_context(|| format!("wrk printed something unexpected:\n{text}"))
 }
 
