@@ -4,4 +4,5 @@
 //! servers. Outputs: requests to endpoints, the log of them, metrics and reports.
 
 pub mod listeners;
+pub mod resolver;
 pub mod workers;

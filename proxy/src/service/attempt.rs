@@ -55,6 +55,7 @@ impl Service {
             peer.group_key = FRESH;
         }
         set_options(&mut peer, table);
+        ctx.attempt.try_by = table.limits.per_try.map_or(Instant::NEVER, |limit| now.after(limit));
         ctx.attempt.connect_bound = bound_connecting(&mut peer, table, ctx, now);
         Ok(peer)
     }
@@ -84,10 +85,31 @@ impl Service {
             exchange.connected();
         }
         let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) else { return Ok(()) };
-        let per_try = table.limits.per_try.map_or(Instant::NEVER, |limit| self.clock.now().after(limit));
-        let deadline = ctx.headers_by.min(ctx.complete_by).min(per_try);
+        let deadline = ctx.headers_by.min(ctx.complete_by).min(ctx.attempt.try_by);
         ctx.attempt.armed = Some(Armed::new(socket, deadline, table.limits.stream_idle, self.clock));
         Ok(())
+    }
+
+    /// A piece of the request's body goes to the endpoint.
+    pub(super) fn body_sent(&self, length: usize, ended: bool, ctx: &mut Context) {
+        ctx.attempt.body_bytes += length as u64;
+        if length == 0 && ctx.body_ended {
+            return;
+        }
+        let now = self.clock.now();
+        if ended && !ctx.body_ended {
+            ctx.body_ended = true;
+            let limits = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()).map(|pool| &pool.limits);
+            if let Some(headers) = limits.filter(|limits| limits.request.is_none()).and_then(|limits| limits.headers) {
+                ctx.headers_by = now.after(headers);
+            }
+        }
+        if let Some(armed) = &ctx.attempt.armed {
+            armed.touch(now);
+            if ctx.attempt.flowing_since.is_none() {
+                armed.set_deadline(ctx.headers_by.min(ctx.attempt.try_by));
+            }
+        }
     }
 
     /// Something broke after the connection stood.

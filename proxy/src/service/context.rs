@@ -36,8 +36,9 @@ pub struct Context {
 }
 
 /// What holds for one attempt only.
-#[derive(Default)]
 pub(crate) struct AttemptState {
+    /// When the attempt's own limit is reached.
+    pub(crate) try_by: Instant,
     pub(crate) armed: Option<Armed>,
     /// Which limit bounds connecting.
     pub(crate) connect_bound: ConnectBound,
@@ -49,6 +50,20 @@ pub(crate) struct AttemptState {
     pub(crate) body_bytes: u64,
     /// When the answer's headers arrived.
     pub(crate) flowing_since: Option<Instant>,
+}
+
+impl Default for AttemptState {
+    fn default() -> Self {
+        Self {
+            try_by: Instant::NEVER,
+            armed: None,
+            connect_bound: ConnectBound::default(),
+            stale: false,
+            turned_down: false,
+            body_bytes: 0,
+            flowing_since: None,
+        }
+    }
 }
 
 /// Which limit bounds connecting.

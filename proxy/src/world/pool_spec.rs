@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use understudy_conf::{
-    Backend, Dns, Endpoint, EndpointAddress, Policy, PolicyName, Pool, PoolRef, RefTarget, State,
+    Backend, Dns, Endpoint, EndpointAddress, Policy, Pool, PoolRef, RefTarget, State,
 };
 use understudy_engine::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
@@ -49,14 +49,7 @@ pub(crate) fn resolve_pool(
     rule: &CompiledRule,
     resolve: &Resolve<'_>,
 ) -> (Effective, PoolSpec) {
-    let unset;
-    let policy: &Policy = match policy_of(state, pool) {
-        Some(policy) => policy,
-        None => {
-            unset = Policy::unset(unset_name(pool));
-            &unset
-        }
-    };
+    let policy = policy_of(state, pool).cloned().unwrap_or_default();
     // A route's own retry replaces the policy's wholly, and so do its timeouts.
     let retry = rule.retry.clone().or_else(|| policy.retry.clone());
     let mut timeouts = policy.timeouts.clone();
@@ -79,7 +72,7 @@ pub(crate) fn resolve_pool(
         retry,
         circuit_breaker: policy.circuit_breaker.clone(),
         load_balancer: policy.load_balancer,
-        refs: pool.refs.iter().map(|reference| ref_spec(state, reference, policy, resolve)).collect(),
+        refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &policy, resolve)).collect(),
     };
     let effective = Effective {
         timeouts,
@@ -88,11 +81,6 @@ pub(crate) fn resolve_pool(
         buffer_limit: policy.buffer_limit,
     };
     (effective, spec)
-}
-
-/// A name that is never shown: a pool without a policy shares its evidence with nobody.
-fn unset_name(pool: &Pool) -> PolicyName {
-    PolicyName::try_from(pool.name.to_string()).unwrap_or_else(|_| unreachable!("a pool's name is a name"))
 }
 
 fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resolve<'_>) -> RefSpec {

@@ -1,0 +1,116 @@
+//! What happens without a request: endpoints on trial are connected to, and users are told of switches.
+//!
+//! Inputs: the engine's ticks. Outputs: connections that are closed at once, log lines, metrics, the list of
+//! the last switches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Notify, Semaphore};
+use understudy_conf::{Reports, Switch, SwitchKind};
+use understudy_engine::{Address, Engine, Event, EventKind, Instant, Probe};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// Probes under way at once.
+const PARALLEL_PROBES: usize = 64;
+/// Switches that are remembered.
+const REMEMBERED: usize = 1000;
+
+/// Moves the engine on.
+pub(crate) struct Driver {
+    engine: Arc<Engine>,
+    wake: Arc<Notify>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    probes: Arc<Semaphore>,
+    switches: Mutex<VecDeque<Switch>>,
+}
+
+impl Driver {
+    pub(crate) fn new(engine: Arc<Engine>, wake: Arc<Notify>, clock: Clock, metrics: Arc<Metrics>) -> Arc<Self> {
+        let probes = Arc::new(Semaphore::new(PARALLEL_PROBES));
+        Arc::new(Self { engine, wake, clock, metrics, probes, switches: Mutex::default() })
+    }
+
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            let now = self.clock.now();
+            let tick = self.engine.tick(now);
+            for probe in tick.probes {
+                tokio::spawn(self.clone().probe(probe));
+            }
+            for event in self.engine.drain_events() {
+                self.announce(event);
+            }
+            let woken = self.wake.notified();
+            if tick.next == Instant::NEVER {
+                woken.await;
+            } else {
+                // The margin keeps a deadline from being looked at a moment too early.
+                let wait = tick.next.since(self.clock.now()) + Duration::from_millis(1);
+                let _ = tokio::time::timeout(wait, woken).await;
+            }
+        }
+    }
+
+    async fn probe(self: Arc<Self>, probe: Probe) {
+        let Ok(_permit) = self.probes.acquire().await else { return };
+        let address = &probe.endpoint.identity().address;
+        let connected = matches!(tokio::time::timeout(probe.timeout, connect(address)).await, Ok(Ok(())));
+        self.engine.probed(&probe, connected, self.clock.now());
+    }
+
+    fn announce(&self, event: Event) {
+        let Some(pool) = event.pool else { return };
+        let (kind, endpoint, cause, lasted) = match event.kind {
+            EventKind::Failover { cause, lasted } => (SwitchKind::Failover, None, cause, lasted),
+            EventKind::Failback { cause, lasted } => (SwitchKind::Failback, None, cause, lasted),
+            EventKind::Ejection { endpoint, cause, duration } => {
+                let cause = format!("{cause}; out for {duration:?}, then on trial");
+                (SwitchKind::Ejection, Some(endpoint.to_string()), cause, Duration::ZERO)
+            }
+            EventKind::Return { endpoint, away } => {
+                (SwitchKind::Return, Some(endpoint.to_string()), "its trial succeeded".to_owned(), away)
+            }
+        };
+        self.metrics.switched(&pool, kind);
+        let what = endpoint.as_deref().unwrap_or("");
+        match kind {
+            SwitchKind::Failover => log::warn!("failover of {pool} after {lasted:?}: {cause}"),
+            SwitchKind::Failback => log::info!("failback of {pool} after {lasted:?}: {cause}"),
+            SwitchKind::Ejection => log::warn!("{what} of {pool} is ejected: {cause}"),
+            SwitchKind::Return => log::info!("{what} of {pool} is back after {lasted:?}: {cause}"),
+        }
+        let mut switches = self.switches.lock();
+        if switches.len() == REMEMBERED {
+            switches.pop_front();
+        }
+        let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        switches.push_back(Switch { at_ms: unix_millis(), kind, pool, endpoint, cause, lasted_ms });
+    }
+
+    /// What the pools see now, and what happened last.
+    pub(crate) fn reports(&self) -> Reports {
+        let pools = self.engine.reports(self.clock.now());
+        Reports { pools, switches: self.switches.lock().iter().cloned().collect() }
+    }
+}
+
+async fn connect(address: &Address) -> std::io::Result<()> {
+    match address {
+        Address::Socket(address) => TcpStream::connect(address).await.map(drop),
+        Address::Unix(path) => UnixStream::connect(path).await.map(drop),
+    }
+}
+
+/// The wall clock, for people to read.
+fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

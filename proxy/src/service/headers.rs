@@ -1,0 +1,37 @@
+//! Pingora's headers for the filters to change.
+
+use http::header::{HeaderName, HeaderValue};
+use pingora_http::{RequestHeader, ResponseHeader};
+use understudy_router::HeaderEdit;
+
+/// A message whose headers filters change.
+pub(super) struct Headers<'a, T>(pub(super) &'a mut T);
+
+impl HeaderEdit for Headers<'_, RequestHeader> {
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        // Both are valid already, and the number of headers is bounded by the request's own and the filters'.
+        let _ = self.0.insert_header(name.clone(), value.clone());
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.clone(), value.clone());
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        let _ = self.0.remove_header(name);
+    }
+}
+
+impl HeaderEdit for Headers<'_, ResponseHeader> {
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.insert_header(name.clone(), value.clone());
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.clone(), value.clone());
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        let _ = self.0.remove_header(name);
+    }
+}

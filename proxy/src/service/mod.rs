@@ -1,0 +1,186 @@
+//! The data plane's heart: Pingora's phases, each one short call into a module.
+//!
+//! Purpose: carry a request to an endpoint that the engine chose and its answer back. Inputs: sessions.
+//! Outputs: answers, outcomes told to the engine, the log and the metrics.
+
+mod attempt;
+mod conclude;
+mod context;
+mod deadline;
+mod failure;
+mod headers;
+mod reply;
+mod request;
+mod response;
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use fastrand::Rng;
+use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::world::World;
+pub use context::Context;
+use reply::Reply;
+use request::Found;
+
+/// The proxy application.
+pub struct Service {
+    world: Arc<ArcSwap<World>>,
+    clock: Clock,
+    /// A pooled connection may be used by another thread than the one that watches it.
+    workers_share_connections: bool,
+}
+
+impl Service {
+    fn with_rng<T>(&self, call: impl FnOnce(&mut Rng) -> T) -> T {
+        thread_local! {
+            static RNG: std::cell::RefCell<Rng> = std::cell::RefCell::new(Rng::new());
+        }
+        RNG.with_borrow_mut(call)
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Service {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.clock.now())
+    }
+
+    /// No module: answers are passed on as they come.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let has_body = !session.is_body_empty();
+        match self.route(session, ctx, has_body) {
+            Found::Forward => return Ok(false),
+            Found::Reply(reply) => self.answer(session, ctx, reply).await?,
+            Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        self.choose(session, ctx).await
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        self.connecting_failed(session, ctx, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        socket: RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        self.connected(ctx, reused, socket)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        self.change_request(session, request, ctx)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        ended: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        self.body_sent(body.as_ref().map_or(0, Bytes::len), ended, ctx);
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        self.judge(session, response, ctx)
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if !response.status.is_informational() {
+            self.change_response(response, ctx);
+        }
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        ended: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        self.flow(ended, ctx);
+        Ok(None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        self.exchange_failed(session, ctx, error, reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        self.answer_failure(session, error, ctx).await
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        self.conclude(session, error, ctx);
+    }
+
+    /// The access log has it, with more.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Context,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}

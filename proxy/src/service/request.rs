@@ -1,0 +1,228 @@
+//! The request on its way in: which rule, and what is changed before it goes on.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use http::header::{HOST, HeaderName, HeaderValue};
+use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use understudy_conf::Action;
+use understudy_engine::Exchange;
+use understudy_router::{RequestParts, RuleMatch};
+
+use super::context::Context;
+use super::headers::Headers;
+use super::reply::Reply;
+use super::Service;
+use crate::world::Limits;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client's own request identifier is kept up to this length.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What the first phase found out.
+pub(super) enum Found {
+    /// The request goes to a pool.
+    Forward,
+    /// It is answered here.
+    Reply(Reply),
+    /// It is answered with a redirect.
+    Redirect {
+        status: u16,
+        location: String,
+    },
+}
+
+impl Service {
+    /// Finds the rule of a request and begins its way through the pool.
+    pub(super) fn route(&self, session: &Session, ctx: &mut Context, has_body: bool) -> Found {
+        let Some(bound) = session.server_addr().and_then(inet) else { return Found::Reply(Reply::NO_ROUTE) };
+        let header = session.req_header();
+        let Some(host) = host_of(header) else { return Found::Reply(Reply::BAD_REQUEST) };
+        let world = self.world.load();
+        let parts = RequestParts {
+            host,
+            path: header.uri.path(),
+            query: header.uri.query(),
+            method: header.method.as_str(),
+            headers: &header.headers,
+        };
+        let Some(found) = world.router.socket(&bound).and_then(|table| table.lookup(&parts)) else {
+            return Found::Reply(Reply::NO_ROUTE);
+        };
+        let Some(table) = world.rules.get(found.rule.id) else { return Found::Reply(Reply::INTERNAL) };
+        ctx.port = found.listener.port;
+        ctx.matched_prefix = found.matched_prefix.map(str::len);
+        ctx.rule = Some(table.clone());
+        match &table.rule.action {
+            Action::Respond(status) => Found::Reply(Reply::of_rule(*status)),
+            Action::Redirect(redirect) => redirect_of(redirect, &found, header, host),
+            Action::Forward(_) => {
+                let Some(pool) = &table.pool else { return Found::Reply(Reply::of_rule(500)) };
+                set_limits(ctx, &pool.limits, has_body);
+                ctx.exchange = Some(Exchange::begin(pool.pool.clone(), ctx.started));
+                Found::Forward
+            }
+        }
+    }
+
+    /// Changes the request for the endpoint that was chosen.
+    pub(super) fn change_request(&self, session: &Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+        forward_headers(session, request)?;
+        if let Some(id) = request_id(request) {
+            ctx.request_id = Some(id.as_str().into());
+            request.insert_header(X_REQUEST_ID, id)?;
+        }
+        let Some(rule) = &ctx.rule else { return Ok(()) };
+        let prefix = ctx.matched_prefix.map(|length| &session.req_header().uri.path()[..length]);
+        let of_ref = ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
+            rule.pool.as_ref().and_then(|pool| pool.filters.get(member.reference))
+        });
+        for filters in [Some(&rule.rule.filters), of_ref].into_iter().flatten() {
+            if filters.is_empty() {
+                continue;
+            }
+            filters.apply_request(&mut Headers(request));
+            rewrite(request, filters, prefix)?;
+        }
+        Ok(())
+    }
+}
+
+/// The request's limits run from here; where there is none, the answer's headers have a limit that runs from the
+/// end of the request's body.
+fn set_limits(ctx: &mut Context, limits: &Limits, has_body: bool) {
+    if let Some(request) = limits.request {
+        ctx.complete_by = ctx.started.after(request);
+        ctx.headers_by = ctx.complete_by;
+    } else if let Some(headers) = limits.headers.filter(|_| !has_body) {
+        ctx.headers_by = ctx.started.after(headers);
+    }
+    ctx.body_ended = !has_body;
+}
+
+fn inet(address: &PingoraAddr) -> Option<SocketAddr> {
+    address.as_inet().copied()
+}
+
+/// The host that the request names; empty for HTTP/1.0 without one. `None`: not readable.
+fn host_of(header: &RequestHeader) -> Option<&str> {
+    if let Some(authority) = header.uri.authority() {
+        return Some(authority.as_str());
+    }
+    match header.headers.get(HOST) {
+        Some(host) => host.to_str().ok(),
+        None => Some(""),
+    }
+}
+
+fn redirect_of(
+    redirect: &understudy_conf::Redirect,
+    found: &RuleMatch<'_>,
+    header: &RequestHeader,
+    host: &str,
+) -> Found {
+    let path = header.uri.path_and_query().map_or("/", |path| path.as_str());
+    let (status, location) = understudy_router::redirect_location(
+        redirect,
+        "http",
+        host,
+        found.listener.port,
+        path,
+        found.matched_prefix,
+    );
+    Found::Redirect { status, location }
+}
+
+/// X-Forwarded-For gains the client, X-Forwarded-Proto says what the client spoke.
+fn forward_headers(session: &Session, request: &mut RequestHeader) -> Result<()> {
+    if let Some(client) = session.client_addr().and_then(inet) {
+        let mut text = String::with_capacity(48);
+        for before in request.headers.get_all(X_FORWARDED_FOR) {
+            if let Ok(before) = before.to_str() {
+                let _ = write!(text, "{before}, ");
+            }
+        }
+        let _ = write!(text, "{}", client.ip());
+        request.insert_header(X_FORWARDED_FOR, text)?;
+    }
+    request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))
+}
+
+/// An identifier for a request that has none that is usable.
+fn request_id(request: &RequestHeader) -> Option<String> {
+    let own = request.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
+    if own.is_some_and(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID) {
+        return None;
+    }
+    // A version 4 UUID (RFC 9562, section 5.4).
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut id = String::with_capacity(36);
+    for (shift, width) in [(96, 8), (80, 4), (64, 4), (48, 4), (0, 12)] {
+        if !id.is_empty() {
+            id.push('-');
+        }
+        let _ = write!(id, "{:0width$x}", (bits >> shift) & ((1 << (width * 4)) - 1));
+    }
+    Some(id)
+}
+
+fn rewrite(request: &mut RequestHeader, filters: &understudy_router::CompiledFilters, prefix: Option<&str>) -> Result<()> {
+    let Some(rewrite) = filters.url_rewrite() else { return Ok(()) };
+    if let Some(host) = rewrite.hostname() {
+        if let Some(original) = request.headers.get(HOST).cloned() {
+            request.insert_header(X_FORWARDED_HOST, original)?;
+        }
+        request.insert_header(HOST, host.clone())?;
+    }
+    let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
+    if let Some(path) = rewrite.rewrite_path(path, prefix)
+        && let Ok(uri) = http::Uri::try_from(path)
+    {
+        request.set_uri(uri);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> RequestHeader {
+        RequestHeader::build("GET", b"/", None).unwrap()
+    }
+
+    #[test]
+    fn a_request_without_an_identifier_gets_a_version_4_uuid() {
+        let id = request_id(&request()).unwrap();
+        let groups: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(groups, [8, 4, 4, 4, 12], "{id}");
+        assert_eq!(&id[14..15], "4");
+        assert!("89ab".contains(&id[19..20]), "{id}");
+        assert_ne!(request_id(&request()), Some(id));
+    }
+
+    #[test]
+    fn a_clients_own_identifier_is_kept_unless_it_is_unusable() {
+        let mut own = request();
+        own.insert_header(X_REQUEST_ID, "abc").unwrap();
+        assert_eq!(request_id(&own), None);
+        own.insert_header(X_REQUEST_ID, "x".repeat(129)).unwrap();
+        assert!(request_id(&own).is_some());
+    }
+
+    #[test]
+    fn the_host_comes_from_the_target_or_the_header() {
+        let mut with = request();
+        with.insert_header(HOST, "www.example.com:80").unwrap();
+        assert_eq!(host_of(&with), Some("www.example.com:80"));
+        assert_eq!(host_of(&request()), Some(""));
+        let absolute = RequestHeader::build("GET", b"http://a.example/x", None).unwrap();
+        assert_eq!(host_of(&absolute), Some("a.example"));
+    }
+}

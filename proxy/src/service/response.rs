@@ -1,0 +1,105 @@
+//! The answer on its way out: what it says of the endpoint, what is changed, and the answers of our own.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use understudy_engine::{Exchange, Failure, Instant};
+
+use super::Service;
+use super::context::Context;
+use super::headers::Headers;
+use super::reply::Reply;
+
+impl Service {
+    /// The answer's headers arrived: a failing status counts at once, and may be turned down for another attempt.
+    pub(super) fn judge(&self, session: &Session, response: &ResponseHeader, ctx: &mut Context) -> Result<()> {
+        if response.status.is_informational() {
+            if response.status == http::StatusCode::SWITCHING_PROTOCOLS
+                && let Some(armed) = &ctx.attempt.armed
+            {
+                // Upgraded connections live on.
+                armed.lift();
+            }
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let status = response.status.as_u16();
+        if status >= 400 && ctx.exchange.is_some() && self.decide(session, ctx, Failure::Status(status)) {
+            ctx.attempt.turned_down = true;
+            return Err(Error::new_up(ErrorType::HTTPStatus(status)));
+        }
+        ctx.reply = None;
+        ctx.attempt.flowing_since = Some(now);
+        if let Some(armed) = &ctx.attempt.armed {
+            armed.set_deadline(ctx.complete_by);
+            armed.touch(now);
+        }
+        Ok(())
+    }
+
+    /// A piece of the answer's body. A stream that has flowed for an interval counts as success.
+    pub(super) fn flow(&self, ended: bool, ctx: &mut Context) {
+        let now = self.clock.now();
+        if ended {
+            // From here on the connection is no longer this request's.
+            ctx.attempt.armed = None;
+            return;
+        }
+        if let Some(armed) = &ctx.attempt.armed {
+            armed.touch(now);
+        }
+        if let (Some(since), Some(exchange)) = (ctx.attempt.flowing_since, ctx.exchange.as_mut())
+            && exchange.flow_interval().is_some_and(|interval| now.since(since) >= interval.into())
+        {
+            exchange.finished(now);
+            ctx.attempt.flowing_since = Some(Instant::NEVER);
+        }
+    }
+
+    /// Changes the answer for the client.
+    pub(super) fn change_response(&self, response: &mut ResponseHeader, ctx: &Context) {
+        let Some(rule) = &ctx.rule else { return };
+        let of_ref = ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
+            rule.pool.as_ref().and_then(|pool| pool.filters.get(member.reference))
+        });
+        // The reference is nearer to the endpoint, so its filters see the answer first.
+        for filters in [of_ref, Some(&rule.rule.filters)].into_iter().flatten() {
+            if !filters.is_empty() {
+                filters.apply_response(&mut Headers(response));
+            }
+        }
+    }
+
+    /// Answers with a status and a short text.
+    pub(super) async fn answer(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+        ctx.reply = Some(reply);
+        let mut header = ResponseHeader::build(reply.status, Some(4))?;
+        header.insert_header(CONTENT_LENGTH, reply.text.len())?;
+        if !reply.text.is_empty() {
+            header.insert_header(CONTENT_TYPE, "text/plain")?;
+        }
+        self.change_response(&mut header, ctx);
+        write(session, header, reply.text).await
+    }
+
+    /// Answers with a redirect.
+    pub(super) async fn redirect(&self, session: &mut Session, ctx: &mut Context, status: u16, location: &str) -> Result<()> {
+        ctx.reply = Some(Reply { status, flags: "", text: "" });
+        let mut header = ResponseHeader::build(status, Some(3))?;
+        header.insert_header(LOCATION, location)?;
+        header.insert_header(CONTENT_LENGTH, 0)?;
+        self.change_response(&mut header, ctx);
+        write(session, header, "").await
+    }
+}
+
+async fn write(session: &mut Session, header: ResponseHeader, text: &'static str) -> Result<()> {
+    let without_body = text.is_empty() || session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(header), without_body).await?;
+    if !without_body {
+        session.write_response_body(Some(Bytes::from_static(text.as_bytes())), true).await?;
+    }
+    Ok(())
+}
