@@ -1,1 +1,99 @@
-//! Placeholder.
+//! The controller: manifests in, pool state and diagnostics out.
+//!
+//! Purpose: decide what the proxy serves. Inputs: Kubernetes manifests ([`Source`]) and [`Options`]. Outputs: a
+//! [`State`], published into a folder, and [`Diagnostic`]s. A change flows through five stages:
+//!
+//! 1. `watch`: sources become typed objects with file and line.
+//! 2. `cluster`: plain maps of these objects, each once.
+//! 3. `graph`: objects are validated, bound and resolved.
+//! 4. `translate`: the graph becomes a state; pure.
+//! 5. `publish`: what changed is written.
+//!
+//! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
+
+mod cluster;
+mod diagnostics;
+mod follow;
+mod graph;
+mod load;
+mod publish;
+mod translate;
+mod watch;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use understudy_conf::State;
+
+pub use diagnostics::{Diagnostic, Reason, Severity};
+pub use follow::{FollowError, follow};
+pub use watch::Source;
+
+/// The `controllerName` of a GatewayClass whose Gateways are served here.
+pub const CONTROLLER_NAME: &str = "understudy.dev/gateway-controller";
+
+/// Where listeners are bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// The address of Gateways that ask for none in `spec.addresses`.
+    pub bind: IpAddr,
+    /// Added to ports below 1024, which not every user may bind. Clients see the port without it.
+    pub port_offset: u16,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port_offset: 0 }
+    }
+}
+
+/// How manifests are translated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where listeners are bound.
+    pub listen: ListenOptions,
+    /// Whether names of the manifests' own Services are served from their EndpointSlices instead of DNS.
+    pub resolve_services: bool,
+    /// The cluster's domain, which may stand behind `NAME.NAMESPACE.svc`.
+    pub cluster_domain: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: ListenOptions::default(),
+            resolve_services: true,
+            cluster_domain: "cluster.local".to_owned(),
+        }
+    }
+}
+
+/// What manifests come to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// What was found, sorted by file and line.
+    pub diagnostics: Vec<Diagnostic>,
+    /// What is served. Its version is 0: versions are given when it is published.
+    pub state: State,
+}
+
+impl Report {
+    /// Whether anything is wrong, warnings aside.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// Reads and translates manifests once.
+#[must_use]
+pub fn check(sources: &[Source], options: &Options) -> Report {
+    build_report(load::Loader::default().load(sources), options)
+}
+
+fn build_report(loaded: load::Loaded, options: &Options) -> Report {
+    let load::Loaded { cluster, mut diagnostics, .. } = loaded;
+    let graph = graph::build_graph(&cluster, options, &mut diagnostics);
+    let state = translate::build_state(&graph);
+    diagnostics::sort(&mut diagnostics);
+    Report { diagnostics, state }
+}

@@ -1,0 +1,165 @@
+//! Backend: endpoints by name, address and path; names of Services of the manifests become their pods.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use understudy_conf::{BackendName, Endpoint, EndpointAddress, UpstreamProtocol};
+use understudy_crds::{AppProtocol, Backend, BackendEndpoint, BackendType, FqdnEndpoint};
+
+use crate::Options;
+use crate::cluster::{Cluster, Key, Object};
+use crate::diagnostics::{Diagnostic, Reason, reasons};
+use crate::graph::backend_tls_policy::find_tls_policy;
+use crate::graph::service;
+use crate::watch::ENVOY;
+
+/// A Backend as routes see it.
+#[derive(Debug)]
+pub(crate) struct BackendNode {
+    pub(crate) name: BackendName,
+    pub(crate) fallback: bool,
+    /// The endpoints, or why it cannot be used.
+    pub(crate) endpoints: Result<Vec<Endpoint>, Unusable>,
+    pub(crate) protocol: UpstreamProtocol,
+}
+
+/// Why a Backend cannot be used.
+#[derive(Debug, Clone)]
+pub(crate) struct Unusable {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+    pub(crate) remedy: String,
+}
+
+/// Builds all Backends.
+pub(crate) fn build_backends(
+    cluster: &Cluster,
+    options: &Options,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> BTreeMap<Key, BackendNode> {
+    let mut nodes = BTreeMap::new();
+    for backend in cluster.backends.values() {
+        let key = &backend.key;
+        let Ok(name) = BackendName::new(format!("backend/{}/{}", key.namespace, key.name)) else { continue };
+        let endpoints = resolve_endpoints(cluster, options, backend);
+        report_not_acting(backend, diagnostics);
+        let h2c = backend.value.spec.app_protocols.iter().flatten().any(|known| *known == AppProtocol::H2c);
+        let protocol = if h2c { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 };
+        let fallback = backend.value.is_fallback();
+        nodes.insert(key.clone(), BackendNode { name, fallback, endpoints, protocol });
+    }
+    nodes
+}
+
+fn report_not_acting(backend: &Object<Backend>, diagnostics: &mut Vec<Diagnostic>) {
+    let spec = &backend.value.spec;
+    for (index, protocol) in spec.app_protocols.iter().flatten().enumerate() {
+        if *protocol == AppProtocol::H2c {
+            let place = backend.at(&format!("spec.appProtocols[{index}]"));
+            diagnostics.push(reasons::not_acting(&place, "HTTP/2 towards backends"));
+        }
+    }
+    for (index, endpoint) in spec.endpoints.iter().flatten().enumerate() {
+        if endpoint.zone.is_some() {
+            let place = backend.at(&format!("spec.endpoints[{index}].zone"));
+            diagnostics.push(reasons::not_acting_info(&place, "balancing by zone"));
+        }
+    }
+    if backend.is_valid && spec.endpoints.is_none() && spec.kind != Some(BackendType::DynamicResolver) {
+        diagnostics.push(reasons::backend_without_endpoints(&backend.at("spec.endpoints")));
+    }
+}
+
+fn resolve_endpoints(
+    cluster: &Cluster,
+    options: &Options,
+    backend: &Object<Backend>,
+) -> Result<Vec<Endpoint>, Unusable> {
+    let unusable =
+        |reason, message: String, remedy: &str| Unusable { reason, message, remedy: remedy.to_owned() };
+    let spec = &backend.value.spec;
+    if !backend.is_valid {
+        return Err(unusable(
+            Reason::Invalid,
+            format!("{} is not valid ({})", backend.label, backend.location()),
+            "Correct it.",
+        ));
+    }
+    if spec.kind == Some(BackendType::DynamicResolver) {
+        return Err(unusable(
+            Reason::UnsupportedValue,
+            format!("{} is of type DynamicResolver, which is not supported", backend.label),
+            "Use type Endpoints, and list the endpoints.",
+        ));
+    }
+    if spec.tls.is_some() {
+        return Err(unusable(
+            Reason::InvalidBackendTLS,
+            format!(
+                "{} asks for TLS, which is not spoken to backends yet, and plain text would break its promise",
+                backend.label
+            ),
+            "Remove spec.tls if plain text is meant, or use another Backend.",
+        ));
+    }
+    if let Some(policy) = find_tls_policy(cluster, ENVOY, "Backend", &backend.key) {
+        return Err(unusable(
+            Reason::InvalidBackendTLS,
+            format!(
+                "{} asks for TLS to {}, which is not spoken to backends yet",
+                policy.label, backend.label
+            ),
+            "Remove the policy if plain text is meant, or use another Backend.",
+        ));
+    }
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for endpoint in spec.endpoints.iter().flatten() {
+        for resolved in resolve_endpoint(cluster, options, endpoint) {
+            if !endpoints.iter().any(|known| known.address == resolved.address) {
+                endpoints.push(resolved);
+            }
+        }
+    }
+    Ok(endpoints)
+}
+
+fn resolve_endpoint(cluster: &Cluster, options: &Options, endpoint: &BackendEndpoint) -> Vec<Endpoint> {
+    let port = |port: i64| u16::try_from(port).unwrap_or(0);
+    let address = if let Some(fqdn) = &endpoint.fqdn {
+        if options.resolve_services
+            && let Some(endpoints) = resolve_service_name(cluster, options, fqdn)
+        {
+            return endpoints;
+        }
+        EndpointAddress::Fqdn { hostname: fqdn.canonical_hostname(), port: port(fqdn.port) }
+    } else if let Some(ip) = &endpoint.ip {
+        let Ok(address) = ip.address.parse::<IpAddr>() else { return Vec::new() };
+        EndpointAddress::Ip { address, port: port(ip.port) }
+    } else if let Some(unix) = &endpoint.unix {
+        EndpointAddress::Unix { path: unix.path.clone().into() }
+    } else {
+        return Vec::new();
+    };
+    let mut built = Endpoint::at(address);
+    built.hostname.clone_from(&endpoint.hostname);
+    built.zone.clone_from(&endpoint.zone);
+    vec![built]
+}
+
+/// The endpoints of the Service that a name stands for; `None` where the name belongs to DNS: names of no
+/// Service, of an ExternalName Service or of a single pod, unknown ports, other cluster domains, and Services
+/// of which the manifests hold no EndpointSlice.
+fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoint) -> Option<Vec<Endpoint>> {
+    let name = fqdn.canonical_hostname();
+    let with_domain = format!(".svc.{}", options.cluster_domain);
+    let service = name.strip_suffix(&with_domain).or_else(|| name.strip_suffix(".svc"))?;
+    let (name, namespace) = service.split_once('.').filter(|(_, namespace)| !namespace.contains('.'))?;
+    let key = Key::new(namespace, name);
+    let object = cluster.services.get(&key)?;
+    if service::is_external_name(&object.value) {
+        return None;
+    }
+    let port = service::find_port(&object.value, u16::try_from(fqdn.port).ok()?)?;
+    let slices = service::find_slices(cluster, &key);
+    if slices.is_empty() { None } else { Some(service::resolve_endpoints(&slices, port)) }
+}

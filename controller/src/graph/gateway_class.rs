@@ -1,0 +1,25 @@
+//! GatewayClass: which Gateways are ours.
+
+use crate::CONTROLLER_NAME;
+use crate::cluster::{Cluster, Key};
+use crate::diagnostics::{Diagnostic, Place, reasons};
+use crate::watch::{Kind, ObjectId, nearest};
+
+/// Follows a Gateway's class. Says why, if the Gateway is not ours.
+pub(crate) fn resolve_class(cluster: &Cluster, name: &str, place: &Place) -> Result<(), Box<Diagnostic>> {
+    let key = Key::new("", name);
+    if let Some(class) = cluster.gateway_classes.get(&key) {
+        let controller = class.value.spec.controller_name.as_str();
+        return if controller == CONTROLLER_NAME {
+            Ok(())
+        } else {
+            Err(reasons::foreign_class(place, name, controller, CONTROLLER_NAME).into())
+        };
+    }
+    let id = ObjectId { kind: Kind::GatewayClass, key };
+    if let Some(location) = cluster.refused.get(&id) {
+        return Err(reasons::refused_class(place, name, location).into());
+    }
+    let known = cluster.gateway_classes.keys().map(|key| &*key.name);
+    Err(reasons::missing_class(place, name, nearest(name, known), CONTROLLER_NAME).into())
+}

@@ -1,0 +1,211 @@
+//! Listeners of a Gateway.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use gateway_api::apis::experimental::gateways::{
+    Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
+    GatewayListenersAllowedRoutesNamespacesSelector,
+};
+use understudy_conf::{Hostname, ListenerName, Protocol};
+use understudy_crds::{LabelRequirement, TargetLabels};
+
+use crate::cluster::{Cluster, Object};
+use crate::diagnostics::{Diagnostic, reasons};
+use crate::watch::GATEWAY_API;
+
+/// A listener that is served.
+#[derive(Debug)]
+pub(crate) struct ListenerNode {
+    pub(crate) name: ListenerName,
+    /// Its field in the Gateway.
+    pub(crate) field: String,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) hostname: Option<Hostname>,
+    pub(crate) bind: Vec<SocketAddr>,
+    namespaces: AllowedNamespaces,
+    /// Whether HTTPRoutes may attach.
+    pub(crate) http_routes: bool,
+}
+
+#[derive(Debug)]
+enum AllowedNamespaces {
+    Same,
+    All,
+    Selector(TargetLabels),
+}
+
+impl ListenerNode {
+    /// Whether routes of a namespace may attach to this listener of a gateway.
+    pub(crate) fn allows_namespace(
+        &self,
+        cluster: &Cluster,
+        gateway_namespace: &str,
+        namespace: &str,
+    ) -> bool {
+        match &self.namespaces {
+            AllowedNamespaces::All => true,
+            AllowedNamespaces::Same => gateway_namespace == namespace,
+            AllowedNamespaces::Selector(selector) => selector.matches(&namespace_labels(cluster, namespace)),
+        }
+    }
+}
+
+/// The labels of a namespace. The one with its name is set by Kubernetes, so it is known without the object.
+pub(crate) fn namespace_labels(cluster: &Cluster, namespace: &str) -> BTreeMap<String, String> {
+    let mut labels = cluster
+        .namespaces
+        .get(&crate::cluster::Key::new("", namespace))
+        .map(|object| object.labels.clone())
+        .unwrap_or_default();
+    labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
+    labels
+}
+
+/// Builds the listeners that can be served, without sockets. What breaks a rule of the kind is reported by
+/// [`validate_gateway`].
+pub(crate) fn build_listeners(
+    gateway: &Object<Gateway>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<ListenerNode> {
+    let mut nodes: Vec<ListenerNode> = Vec::new();
+    for (index, listener) in gateway.value.spec.listeners.iter().enumerate() {
+        let field = format!("spec.listeners[{index}]");
+        match listener.protocol.as_str() {
+            "HTTP" => {}
+            "HTTPS" | "TLS" | "TCP" | "UDP" => {
+                let place = gateway.at(&format!("{field}.protocol"));
+                diagnostics.push(reasons::protocol_not_acting(&place, &listener.name, &listener.protocol));
+                continue;
+            }
+            _ => continue,
+        }
+        let Some(node) = build_listener(gateway, listener, field, diagnostics) else { continue };
+        if nodes.iter().any(|other| other.name == node.name) {
+            continue;
+        }
+        match nodes.iter().find(|other| other.port == node.port && other.hostname == node.hostname) {
+            Some(other) => {
+                let place = gateway.at(&node.field);
+                diagnostics.push(reasons::hostname_conflict(&place, other.name.as_str(), node.port));
+            }
+            None => nodes.push(node),
+        }
+    }
+    nodes
+}
+
+fn build_listener(
+    gateway: &Object<Gateway>,
+    listener: &GatewayListeners,
+    field: String,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<ListenerNode> {
+    let port = u16::try_from(listener.port).ok().filter(|port| *port != 0)?;
+    let name = ListenerName::new(&listener.name).ok()?;
+    let hostname = match listener.hostname.as_deref() {
+        None | Some("") => None,
+        Some(hostname) => Some(Hostname::new(hostname).ok()?),
+    };
+    let allowed = listener.allowed_routes.as_ref();
+    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+    let namespaces = match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
+        None | Some(From::Same) => AllowedNamespaces::Same,
+        Some(From::All) => AllowedNamespaces::All,
+        Some(From::Selector) => AllowedNamespaces::Selector(target_labels(namespaces?.selector.as_ref()?)),
+    };
+    let mut http_routes = true;
+    if let Some(kinds) = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty())
+    {
+        http_routes = false;
+        for (index, kind) in kinds.iter().enumerate() {
+            let group = kind.group.as_deref().unwrap_or(GATEWAY_API);
+            if group == GATEWAY_API && kind.kind == "HTTPRoute" {
+                http_routes = true;
+            } else {
+                let place = gateway.at(&format!("{field}.allowedRoutes.kinds[{index}].kind"));
+                diagnostics.push(reasons::invalid_route_kind(&place, &kind.kind));
+            }
+        }
+    }
+    let bind = Vec::new();
+    Some(ListenerNode {
+        name,
+        field,
+        port,
+        protocol: Protocol::Http,
+        hostname,
+        bind,
+        namespaces,
+        http_routes,
+    })
+}
+
+fn target_labels(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> TargetLabels {
+    let requirements = selector.match_expressions.as_ref().map(|expressions| {
+        let requirement = |expression: &gateway_api::apis::experimental::gateways::GatewayListenersAllowedRoutesNamespacesSelectorMatchExpressions| LabelRequirement {
+            key: expression.key.clone(),
+            operator: expression.operator.clone(),
+            values: expression.values.clone(),
+        };
+        expressions.iter().map(requirement).collect()
+    });
+    TargetLabels { match_labels: selector.match_labels.clone(), match_expressions: requirements }
+}
+
+/// Checks the rules of the kind.
+pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut names = BTreeSet::new();
+    let listeners = &gateway.value.spec.listeners;
+    if listeners.is_empty() || listeners.len() > 64 {
+        let place = gateway.at("spec.listeners");
+        found.push(reasons::invalid(
+            &place,
+            format!("it has {} listeners", listeners.len()),
+            "Give 1 to 64 listeners, each with name, port and protocol.",
+        ));
+    }
+    for (index, listener) in listeners.iter().enumerate() {
+        let at = |field: &str| gateway.at(&format!("spec.listeners[{index}]{field}"));
+        if !names.insert(&listener.name) {
+            let message = format!("a listener before it is called {:?} too", listener.name);
+            found.push(reasons::invalid(&at(".name"), message, "Give every listener a name of its own."));
+        }
+        if ListenerName::new(&listener.name).is_err() {
+            found.push(reasons::invalid(&at(".name"), "it is no name", "Use a word such as http."));
+        }
+        if !(1..=65_535).contains(&listener.port) {
+            let message = format!("{} is not a port", listener.port);
+            found.push(reasons::invalid(&at(".port"), message, "Use a number from 1 to 65535."));
+        }
+        if let Some(hostname) = listener.hostname.as_deref().filter(|hostname| !hostname.is_empty())
+            && let Err(error) = Hostname::new(hostname)
+        {
+            found.push(reasons::invalid_hostname(&at(".hostname"), &error));
+        }
+        if !["HTTP", "HTTPS", "TLS", "TCP", "UDP"].contains(&listener.protocol.as_str()) {
+            found.push(reasons::unsupported_protocol(&at(".protocol"), &listener.protocol));
+        }
+        if listener.protocol == "HTTP" && listener.tls.is_some() {
+            found.push(reasons::invalid(
+                &at(".tls"),
+                "a listener of protocol HTTP has no TLS",
+                "Use protocol HTTPS, or remove tls.",
+            ));
+        }
+        let namespaces = listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+        if let Some(namespaces) = namespaces
+            && namespaces.from == Some(From::Selector)
+            && namespaces.selector.is_none()
+        {
+            found.push(reasons::invalid(
+                &at(".allowedRoutes.namespaces.selector"),
+                "from: Selector needs a selector",
+                "Give selector, or use from: Same or All.",
+            ));
+        }
+    }
+    found
+}

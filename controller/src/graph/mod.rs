@@ -1,0 +1,68 @@
+//! Third stage: what belongs together.
+//!
+//! Inputs: a [`Cluster`]. Outputs: a [`Graph`], in which every reference is resolved, every route is bound to
+//! listeners and every policy to its targets; and diagnostics for all that could not be. One file per kind;
+//! `validate_*` refuses, `resolve_*` follows a reference, `bind_*` attaches, `build_*` makes a node.
+
+mod backend;
+mod backend_tls_policy;
+mod backend_traffic_policy;
+mod failover;
+mod filters;
+mod gateway;
+mod gateway_class;
+mod http_route;
+mod listeners;
+mod matches;
+mod policy_settings;
+mod policy_warnings;
+mod reference_grant;
+mod rules;
+mod service;
+mod validate;
+
+use std::collections::BTreeMap;
+
+pub(crate) use backend::{BackendNode, Unusable};
+pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode};
+pub(crate) use gateway::GatewayNode;
+pub(crate) use http_route::{AttachmentNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode};
+pub(crate) use listeners::ListenerNode;
+pub(crate) use reference_grant::Referrer;
+pub(crate) use service::ServiceBackend;
+pub(crate) use validate::validate_object;
+
+use crate::Options;
+use crate::cluster::{Cluster, Key};
+use crate::diagnostics::Diagnostic;
+
+/// What belongs together.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    /// The gateways that are served.
+    pub(crate) gateways: BTreeMap<Key, GatewayNode>,
+    /// The routes that are attached to a listener.
+    pub(crate) routes: Vec<RouteNode>,
+    /// The backends that a route can use.
+    pub(crate) backends: BTreeMap<Key, BackendNode>,
+    /// The Service ports that routes use, by name of their set of endpoints.
+    pub(crate) services: BTreeMap<String, ServiceBackend>,
+    /// The policies with their targets.
+    pub(crate) policies: PolicyIndex,
+}
+
+/// Builds the graph of a cluster.
+pub(crate) fn build_graph(cluster: &Cluster, options: &Options, diagnostics: &mut Vec<Diagnostic>) -> Graph {
+    let gateways = gateway::build_gateways(cluster, options, diagnostics);
+    let backends = backend::build_backends(cluster, options, diagnostics);
+    let policies = backend_traffic_policy::build_policies(cluster, &gateways, diagnostics);
+    let mut services = BTreeMap::new();
+    let mut routes = Vec::new();
+    let resolver = http_route::Resolver { cluster, gateways: &gateways, backends: &backends };
+    for route in cluster.http_routes.values() {
+        routes.extend(resolver.build_route(route, &mut services, diagnostics));
+    }
+    let graph = Graph { gateways, routes, backends, services, policies };
+    failover::report_failover(cluster, &graph, diagnostics);
+    graph
+}

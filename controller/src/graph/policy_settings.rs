@@ -1,0 +1,204 @@
+//! BackendTrafficPolicy: its settings with every default filled in.
+
+use understudy_conf::{
+    BackOff, CircuitBreaker, Dns, GatewayDuration, LoadBalancer, PassiveHealthCheck, Percent, Policy,
+    PolicyName, Retry, RetryBudget, TcpKeepalive, Timeouts,
+};
+use understudy_crds::{
+    BackendTrafficPolicySpec, DurationText, LoadBalancerType, PassiveHealthCheck as PassiveSpec,
+    Retry as RetrySpec,
+};
+
+/// Builds the policy of settings that `validate()` has checked.
+pub(crate) fn build_policy(name: PolicyName, spec: &BackendTrafficPolicySpec) -> Policy {
+    let unset = Policy::unset(name);
+    let health = spec.health_check.as_ref();
+    Policy {
+        passive: health.and_then(|health| health.passive.as_ref()).map(build_passive),
+        panic_threshold: percent(health.and_then(|health| health.panic_threshold), unset.panic_threshold),
+        retry: spec.retry.as_ref().map(build_retry),
+        timeouts: build_timeouts(spec),
+        circuit_breaker: build_circuit_breaker(spec),
+        load_balancer: match spec.load_balancer.as_ref().map(|balancer| balancer.kind) {
+            Some(LoadBalancerType::RoundRobin) => LoadBalancer::RoundRobin,
+            _ => LoadBalancer::LeastRequest,
+        },
+        dns: build_dns(spec),
+        buffer_limit: spec
+            .connection
+            .as_ref()
+            .and_then(|connection| connection.buffer_limit.as_ref())
+            .and_then(|limit| limit.bytes().ok())
+            .unwrap_or(unset.buffer_limit),
+        tcp_keepalive: spec.tcp_keepalive.as_ref().map(|keepalive| TcpKeepalive {
+            probes: count(keepalive.probes, 9),
+            idle_time: DurationText::or(keepalive.idle_time.as_ref(), GatewayDuration::from_secs(7200)),
+            interval: DurationText::or(keepalive.interval.as_ref(), GatewayDuration::from_secs(75)),
+        }),
+        ..unset
+    }
+}
+
+fn build_passive(passive: &PassiveSpec) -> PassiveHealthCheck {
+    PassiveHealthCheck {
+        base_ejection_time: passive.base_ejection_time(),
+        interval: passive.interval(),
+        max_ejection_percent: percent(
+            Some(passive.max_ejection_percent()),
+            PassiveHealthCheck::default().max_ejection_percent,
+        ),
+        consecutive_5xx_errors: count(passive.consecutive_5xx_errors, 5),
+        consecutive_gateway_errors: count(passive.consecutive_gateway_errors, 0),
+        consecutive_local_origin_failures: count(passive.consecutive_local_origin_failures, 5),
+        split_external_local_origin_errors: passive.split_external_local_origin_errors.unwrap_or(false),
+    }
+}
+
+fn build_retry(source: &RetrySpec) -> Retry {
+    let mut retry = Retry::default();
+    retry.num_retries = count(source.num_retries, retry.num_retries);
+    retry.num_attempts_per_priority =
+        Some(count(source.num_attempts_per_priority, 0)).filter(|attempts| *attempts > 0);
+    if let Some(retry_on) = &source.retry_on {
+        if let Some(triggers) = retry_on.triggers.as_ref().filter(|triggers| !triggers.is_empty()) {
+            retry.triggers = triggers.iter().copied().collect();
+        }
+        // Statuses replace the default ones even when there are none.
+        let codes = retry_on.http_status_codes.iter().flatten();
+        retry.status_codes = codes.filter_map(|code| u16::try_from(*code).ok()).collect();
+    }
+    if let Some(per_retry) = &source.per_retry {
+        retry.per_try_timeout = per_retry
+            .timeout
+            .as_ref()
+            .and_then(|timeout| timeout.parse().ok())
+            .filter(|timeout| !timeout.is_zero());
+        if let Some(back_off) = &per_retry.back_off {
+            let (base_interval, max_interval) = back_off.bounds();
+            retry.back_off = BackOff { base_interval, max_interval };
+        }
+    }
+    retry
+}
+
+fn build_timeouts(spec: &BackendTrafficPolicySpec) -> Timeouts {
+    let unset = Timeouts::default();
+    let tcp = spec.timeout.as_ref().and_then(|timeout| timeout.tcp.as_ref());
+    let http = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref());
+    Timeouts {
+        connect: DurationText::or(tcp.and_then(|tcp| tcp.connect_timeout.as_ref()), unset.connect),
+        request: http.and_then(|http| http.request_timeout.as_ref()).and_then(|timeout| timeout.parse().ok()),
+        connection_idle: DurationText::or(
+            http.and_then(|http| http.connection_idle_timeout.as_ref()),
+            unset.connection_idle,
+        ),
+        stream_idle: DurationText::or(
+            http.and_then(|http| http.stream_idle_timeout.as_ref()),
+            unset.stream_idle,
+        ),
+    }
+}
+
+fn build_circuit_breaker(spec: &BackendTrafficPolicySpec) -> CircuitBreaker {
+    let unset = CircuitBreaker::default();
+    let Some(breaker) = &spec.circuit_breaker else { return unset };
+    CircuitBreaker {
+        max_parallel_retries: count(breaker.max_parallel_retries, unset.max_parallel_retries),
+        retry_budget: breaker.retry_budget.as_ref().map(|budget| RetryBudget {
+            numerator: count(Some(budget.percent.numerator), 0),
+            denominator: count(budget.percent.denominator, 100).max(1),
+            min_retry_concurrency: count(budget.min_retry_concurrency, 3),
+        }),
+    }
+}
+
+fn build_dns(spec: &BackendTrafficPolicySpec) -> Dns {
+    let unset = Dns::default();
+    let Some(dns) = &spec.dns else { return unset };
+    Dns {
+        refresh_rate: DurationText::or(dns.dns_refresh_rate.as_ref(), unset.refresh_rate),
+        respect_ttl: dns.respect_dns_ttl.unwrap_or(unset.respect_ttl),
+        lookup_family: dns.lookup_family.unwrap_or(unset.lookup_family),
+    }
+}
+
+fn count(number: Option<i64>, default: u32) -> u32 {
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default)
+}
+
+fn percent(number: Option<i64>, default: Percent) -> Percent {
+    number.and_then(|number| Percent::new(number).ok()).unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use understudy_conf::RetryTrigger;
+
+    fn policy(spec: &str) -> Policy {
+        let spec: BackendTrafficPolicySpec = serde_yaml::from_str(spec).unwrap();
+        build_policy(PolicyName::new("p").unwrap(), &spec)
+    }
+
+    #[test]
+    fn an_empty_policy_sets_nothing() {
+        assert_eq!(policy("{}"), Policy::unset(PolicyName::new("p").unwrap()));
+    }
+
+    #[test]
+    fn an_empty_passive_block_switches_detection_on_with_its_defaults() {
+        // G4
+        assert_eq!(policy("healthCheck: {passive: {}}").passive, Some(PassiveHealthCheck::default()));
+        assert_eq!(policy("healthCheck: {panicThreshold: 0}").passive, None);
+        assert_eq!(policy("healthCheck: {panicThreshold: 0}").panic_threshold.get(), 0);
+        let zero = policy("healthCheck: {passive: {maxEjectionPercent: 0}}").passive.unwrap();
+        assert_eq!(zero.max_ejection_percent.get(), 0);
+    }
+
+    #[test]
+    fn an_empty_retry_block_switches_retries_on_with_their_defaults() {
+        // G5
+        assert_eq!(policy("retry: {}").retry, Some(Retry::default()));
+    }
+
+    #[test]
+    fn statuses_replace_the_default_even_when_left_out_and_triggers_only_when_given() {
+        // G5
+        let only_triggers = policy("retry: {retryOn: {triggers: [reset]}}").retry.unwrap();
+        assert_eq!(only_triggers.triggers, [RetryTrigger::Reset].into());
+        assert_eq!(only_triggers.status_codes, [].into());
+        let only_codes = policy("retry: {retryOn: {httpStatusCodes: [500], triggers: []}}").retry.unwrap();
+        assert_eq!(only_codes.triggers, Retry::default().triggers);
+        assert_eq!(only_codes.status_codes, [500].into());
+    }
+
+    #[test]
+    fn back_off_and_attempts_per_priority_follow_the_policy() {
+        let retry = policy(
+            "retry: {numRetries: 5, numAttemptsPerPriority: 1, perRetry: {timeout: 250ms, backOff: {baseInterval: 100ms}}}",
+        )
+        .retry
+        .unwrap();
+        assert_eq!((retry.num_retries, retry.num_attempts_per_priority), (5, Some(1)));
+        assert_eq!(retry.per_try_timeout, Some(GatewayDuration::from_millis(250)));
+        assert_eq!(retry.back_off.max_interval, GatewayDuration::from_secs(1));
+    }
+
+    #[test]
+    fn a_request_timeout_of_zero_is_unlimited_and_an_unset_one_is_not() {
+        assert_eq!(
+            policy("timeout: {http: {requestTimeout: 0s}}").timeouts.request,
+            Some(GatewayDuration::default())
+        );
+        assert_eq!(policy("timeout: {tcp: {connectTimeout: 1s}}").timeouts.request, None);
+    }
+
+    #[test]
+    fn a_retry_budget_and_keepalive_have_their_own_defaults() {
+        let policy = policy("{circuitBreaker: {retryBudget: {percent: {numerator: 20}}}, tcpKeepalive: {}}");
+        let budget = policy.circuit_breaker.retry_budget.unwrap();
+        assert_eq!((budget.numerator, budget.denominator, budget.min_retry_concurrency), (20, 100, 3));
+        let keepalive = policy.tcp_keepalive.unwrap();
+        assert_eq!((keepalive.probes, keepalive.interval), (9, GatewayDuration::from_secs(75)));
+    }
+}

@@ -1,0 +1,90 @@
+//! BackendTrafficPolicy: what it says without effect.
+
+use understudy_crds::{BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancerType};
+
+use crate::cluster::Object;
+use crate::diagnostics::{Diagnostic, reasons};
+
+/// More of a body than this is not kept for a retry.
+const BUFFER_LIMIT: u64 = 64 * 1024;
+
+/// Reports fields that have no effect, and fields that do not act yet.
+pub(crate) fn report_policy(policy: &Object<BackendTrafficPolicy>, diagnostics: &mut Vec<Diagnostic>) {
+    let spec = &policy.value.spec;
+    for field in fields_not_acting(spec) {
+        diagnostics.push(reasons::not_acting(&policy.at(&format!("spec.{field}")), "this field"));
+    }
+    if spec.target_ref.is_some() {
+        diagnostics.push(reasons::deprecated(&policy.at("spec.targetRef"), "targetRefs"));
+    }
+    if spec.compressor.is_some() {
+        diagnostics.push(reasons::deprecated(&policy.at("spec.compressor"), "compression"));
+    }
+    let limit = spec.connection.as_ref().and_then(|connection| connection.buffer_limit.as_ref());
+    if limit.and_then(|limit| limit.bytes().ok()).is_some_and(|bytes| bytes > BUFFER_LIMIT) {
+        diagnostics.push(reasons::buffer_limit_capped(&policy.at("spec.connection.bufferLimit")));
+    }
+    let Some(passive) = spec.health_check.as_ref().and_then(|health| health.passive.as_ref()) else { return };
+    let at = |field: &str| policy.at(&format!("spec.healthCheck.passive.{field}"));
+    let split = passive.split_external_local_origin_errors.unwrap_or(false);
+    if passive.consecutive_local_origin_failures.is_some() && !split {
+        diagnostics.push(reasons::local_origin_without_split(&at("consecutiveLocalOriginFailures")));
+    }
+    if passive.always_eject_one_endpoint == Some(false) {
+        diagnostics.push(reasons::first_ejection_always_allowed(&at("alwaysEjectOneEndpoint")));
+    }
+}
+
+/// Fields that are accepted and do not act yet.
+fn fields_not_acting(spec: &BackendTrafficPolicySpec) -> Vec<String> {
+    let mut fields = Vec::new();
+    let mut add = |field: &str, given: bool| {
+        if given {
+            fields.push(field.to_owned());
+        }
+    };
+    add("mergeType", spec.merge_type.is_some());
+    if let Some(health) = &spec.health_check {
+        add("healthCheck.active", health.active.is_some());
+        let passive = health.passive.as_ref();
+        let percentage = passive.is_some_and(|passive| passive.failure_percentage_threshold.is_some());
+        add("healthCheck.passive.failurePercentageThreshold", percentage);
+    }
+    if let Some(breaker) = &spec.circuit_breaker {
+        add("circuitBreaker.maxConnections", breaker.max_connections.is_some());
+        add("circuitBreaker.maxPendingRequests", breaker.max_pending_requests.is_some());
+        add("circuitBreaker.maxParallelRequests", breaker.max_parallel_requests.is_some());
+        add("circuitBreaker.maxRequestsPerConnection", breaker.max_requests_per_connection.is_some());
+        add("circuitBreaker.perEndpoint", breaker.per_endpoint.is_some());
+    }
+    if let Some(http) = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref()) {
+        add("timeout.http.maxConnectionDuration", http.max_connection_duration.is_some());
+        add("timeout.http.maxStreamDuration", http.max_stream_duration.is_some());
+    }
+    if let Some(balancer) = &spec.load_balancer {
+        let acts = matches!(balancer.kind, LoadBalancerType::RoundRobin | LoadBalancerType::LeastRequest);
+        add("loadBalancer.type", !acts);
+        add("loadBalancer.slowStart", balancer.slow_start.is_some());
+        add("loadBalancer.zoneAware", balancer.zone_aware.is_some());
+        add("loadBalancer.endpointOverride", balancer.endpoint_override.is_some());
+    }
+    if let Some(connection) = &spec.connection {
+        add("connection.socketBufferLimit", connection.socket_buffer_limit.is_some());
+        add("connection.preconnect", connection.preconnect.is_some());
+    }
+    add("http2", spec.http2.is_some());
+    add("proxyProtocol", spec.proxy_protocol.is_some());
+    add("useClientProtocol", spec.use_client_protocol == Some(true));
+    add("requestBuffer", spec.request_buffer.is_some());
+    add("responseOverride", spec.response_override.is_some());
+    add("faultInjection", spec.fault_injection.is_some());
+    add("rateLimit", spec.rate_limit.is_some());
+    add("compression", spec.compression.is_some());
+    add("compressor", spec.compressor.is_some());
+    add("admissionControl", spec.admission_control.is_some());
+    add("bandwidthLimit", spec.bandwidth_limit.is_some());
+    add("httpUpgrade", spec.http_upgrade.is_some());
+    add("telemetry", spec.telemetry.is_some());
+    add("routingType", spec.routing_type.is_some());
+    fields
+}

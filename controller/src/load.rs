@@ -1,0 +1,176 @@
+//! From texts to the cluster's state, with a memory: what was good stays until something good replaces it.
+//!
+//! Inputs: the texts of the manifests, and what they were the last time. Outputs: a [`Cluster`] and what was
+//! wrong while reading. A file whose text did not change is not read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::diagnostics::{Diagnostic, Place, reasons};
+use crate::watch::{Batch, FileTexts, KnownObject, ObjectId, Source, read_manifest, read_texts};
+
+/// Reads manifests again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Loader {
+    files: BTreeMap<Arc<str>, Remembered>,
+    stdin: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    text: Option<String>,
+    batch: Arc<Batch>,
+    /// The newest objects of the file that broke no rule.
+    good: BTreeMap<ObjectId, KnownObject>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) cluster: Cluster,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Folders in which a change may matter.
+    pub(crate) folders: BTreeSet<PathBuf>,
+}
+
+impl Loader {
+    /// Reads all sources as they are now.
+    pub(crate) fn load(&mut self, sources: &[Source]) -> Loaded {
+        let FileTexts { files, mut diagnostics, folders } = read_texts(sources, &mut self.stdin);
+        let mut cluster = Cluster::default();
+        let mut names = BTreeSet::new();
+        for file in files {
+            names.insert(file.name.clone());
+            let remembered = self.files.entry(file.name.clone()).or_default();
+            match file.text {
+                Ok(text) => remembered.take(&file.name, text),
+                Err(error) => {
+                    diagnostics.push(reasons::unreadable(&Place::file(&file.name), &error));
+                    remembered.lose();
+                }
+            }
+            remembered.add_to(&file.name, &mut cluster, &mut diagnostics);
+        }
+        self.files.retain(|name, _| names.contains(name));
+        Loaded { cluster, diagnostics, folders }
+    }
+}
+
+impl Remembered {
+    /// Takes the text that the file has now.
+    fn take(&mut self, file: &Arc<str>, text: String) {
+        if self.text.as_ref() != Some(&text) {
+            self.batch = Arc::new(read_manifest(file, &text));
+            self.text = Some(text);
+        }
+    }
+
+    /// The file cannot be read now.
+    fn lose(&mut self) {
+        self.text = None;
+        self.batch = Arc::new(Batch { garbled: true, ..Batch::default() });
+    }
+
+    fn add_to(&mut self, file: &Arc<str>, cluster: &mut Cluster, diagnostics: &mut Vec<Diagnostic>) {
+        let batch = self.batch.clone();
+        diagnostics.extend(batch.diagnostics.iter().cloned());
+        if batch.garbled {
+            if !self.good.is_empty() {
+                diagnostics.push(reasons::last_good_file(&Place::file(file)));
+            }
+            for object in self.good.values() {
+                cluster.add(object.clone(), diagnostics);
+            }
+            return;
+        }
+        let named: BTreeSet<_> = batch.found.iter().map(|found| &found.id).collect();
+        self.good.retain(|id, _| named.contains(id));
+        let mut seen = BTreeSet::new();
+        for found in &batch.found {
+            let good = found.object.as_ref().is_some_and(KnownObject::is_valid);
+            let first = seen.insert(&found.id);
+            if good && first {
+                self.good.extend(found.object.clone().map(|object| (found.id.clone(), object)));
+            }
+            let kept = if good { None } else { self.good.get(&found.id).filter(|_| first) };
+            if kept.is_some() {
+                let place = Place::line(file, found.line).named(Some(&found.id.to_string()), "");
+                diagnostics.push(reasons::last_good_object(&place));
+            }
+            match kept.or(found.object.as_ref()) {
+                Some(object) => cluster.add(object.clone(), diagnostics),
+                None => {
+                    cluster.refused.insert(found.id.clone(), format!("{file}:{}", found.line));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostics::Reason;
+    use std::fs;
+
+    struct Folder {
+        folder: tempfile::TempDir,
+        loader: Loader,
+    }
+
+    impl Folder {
+        fn new() -> Self {
+            Self { folder: tempfile::tempdir().unwrap(), loader: Loader::default() }
+        }
+
+        fn load(&mut self, text: &str) -> (Vec<String>, Vec<Reason>) {
+            fs::write(self.folder.path().join("a.yaml"), text).unwrap();
+            let loaded = self.loader.load(&[Source::Path(self.folder.path().to_owned())]);
+            let ports = loaded.cluster.backends.values().map(|backend| {
+                let endpoints = backend.value.spec.endpoints.clone().unwrap_or_default();
+                format!("{} {}", backend.key, endpoints[0].ip.as_ref().unwrap().port)
+            });
+            (ports.collect(), loaded.diagnostics.iter().map(|diagnostic| diagnostic.reason).collect())
+        }
+    }
+
+    fn backend(name: &str, port: &str) -> String {
+        format!(
+            "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {{name: {name}}}\n\
+             spec: {{endpoints: [{{ip: {{address: 127.0.0.1, port: {port}}}}}]}}\n---\n"
+        )
+    }
+
+    #[test]
+    fn an_object_that_became_invalid_keeps_its_last_good_version_and_the_others_move_on() {
+        let mut folder = Folder::new();
+        assert_eq!(folder.load(&(backend("a", "1") + &backend("b", "2"))).1, []);
+        for wrong in ["70000", "many"] {
+            let (ports, reasons) = folder.load(&(backend("a", wrong) + &backend("b", "3")));
+            assert_eq!(ports, ["default/a 1", "default/b 3"]);
+            assert!(reasons.contains(&Reason::LastGoodKept), "{reasons:?}");
+        }
+        assert_eq!(folder.load(&backend("a", "4")).0, ["default/a 4"]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_yaml_any_more_keeps_its_objects() {
+        let mut folder = Folder::new();
+        folder.load(&backend("a", "1"));
+        let (ports, reasons) = folder.load("a: [1, 2\nb: {");
+        assert_eq!(ports, ["default/a 1"]);
+        assert_eq!(reasons, [Reason::Syntax, Reason::LastGoodKept]);
+        assert_eq!(folder.load("# nothing any more\n").0, [""; 0]);
+    }
+
+    #[test]
+    fn an_object_that_was_never_good_is_refused_and_known_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), backend("a", "many")).unwrap();
+        let loaded = Loader::default().load(&[Source::Path(folder.path().to_owned())]);
+        assert_eq!(loaded.cluster.refused.len(), 1);
+        assert!(loaded.cluster.backends.is_empty());
+    }
+}

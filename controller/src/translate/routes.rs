@@ -1,0 +1,125 @@
+//! Routes.
+//!
+//! A pool has one policy. A route whose rules have different policies on different listeners is therefore
+//! written once for each of them, under its name with the gateway's, and where need be the listener's, behind
+//! an `@`.
+
+use std::collections::BTreeMap;
+
+use understudy_conf::{Action, Attachment, Pool, PoolName, Route, RouteKind, RouteName, Rule};
+
+use crate::cluster::Key;
+use crate::graph::{AttachmentNode, Graph, PolicyNode, RouteNode, RuleAction};
+use crate::translate::pools::build_pool;
+
+/// Listeners of a route on which each of its rules has one policy.
+pub(super) struct Group {
+    /// What is appended to names: empty, or `@gateway/NAMESPACE/NAME[/LISTENER]`.
+    suffix: String,
+    attachments: Vec<AttachmentNode>,
+    /// The policy of each rule.
+    policies: Vec<Option<Key>>,
+}
+
+/// A listener of a route, with the policy of each rule there.
+type Attached<'a> = (&'a AttachmentNode, Vec<Option<Key>>);
+
+/// Splits a route's listeners by the policies that its rules have there.
+pub(super) fn build_groups(graph: &Graph, route: &RouteNode) -> Vec<Group> {
+    let mut by_gateway: BTreeMap<&Key, Vec<Attached<'_>>> = BTreeMap::new();
+    for attachment in &route.attachments {
+        let policies = effective_policies(graph, route, attachment);
+        by_gateway.entry(&attachment.gateway).or_default().push((attachment, policies));
+    }
+    let mut all = by_gateway.values().flatten();
+    let first = all.next().map(|(_, policies)| policies.clone()).unwrap_or_default();
+    if all.all(|(_, policies)| *policies == first) {
+        let attachments = route.attachments.clone();
+        return vec![Group { suffix: String::new(), attachments, policies: first }];
+    }
+    let mut groups = Vec::new();
+    for (gateway, attached) in by_gateway {
+        let suffix = format!("@gateway/{}/{}", gateway.namespace, gateway.name);
+        let uniform = attached.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        if uniform {
+            let policies = attached.first().map(|(_, policies)| policies.clone()).unwrap_or_default();
+            let attachments = attached.into_iter().map(|(attachment, _)| attachment.clone()).collect();
+            groups.push(Group { suffix, attachments, policies });
+            continue;
+        }
+        for (attachment, policies) in attached {
+            let suffix = format!("{suffix}/{}", listener_name(graph, attachment));
+            groups.push(Group { suffix, attachments: vec![attachment.clone()], policies });
+        }
+    }
+    groups
+}
+
+/// Translates the route for one group of its listeners, with the pools of its rules.
+pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Option<(Route, Vec<Pool>)> {
+    let base = format!("httproute/{}/{}", route.key.namespace, route.key.name);
+    let mut pools = Vec::new();
+    let mut rules = Vec::new();
+    for (rule, policy) in route.rules.iter().zip(&group.policies) {
+        let policy: Option<&PolicyNode> = policy.as_ref().and_then(|key| graph.policies.nodes.get(key));
+        let action = match &rule.action {
+            RuleAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
+            RuleAction::Respond(status) => Action::Respond(*status),
+            // A policy that breaks its own rules says nothing that could be relied on.
+            RuleAction::Forward(_) if policy.is_some_and(|policy| policy.policy.is_none()) => {
+                Action::Respond(500)
+            }
+            RuleAction::Forward(refs) => {
+                let name = PoolName::new(format!("{base}/rule/{}{}", rule.index, group.suffix));
+                match name.ok().and_then(|name| build_pool(graph, name, policy, refs)) {
+                    Some(pool) => {
+                        let name = pool.name.clone();
+                        pools.push(pool);
+                        Action::Forward(name)
+                    }
+                    None => Action::Respond(500),
+                }
+            }
+        };
+        rules.push(Rule {
+            name: rule.name.clone(),
+            matches: rule.matches.clone(),
+            filters: rule.filters.clone(),
+            timeouts: rule.timeouts,
+            retry: rule.retry.clone(),
+            action,
+        });
+    }
+    let attachments =
+        group.attachments.iter().filter_map(|attachment| build_attachment(graph, attachment)).collect();
+    // Names of Kubernetes are at most 253 long each, so that this one is below the limit of 1024.
+    let name = RouteName::new(format!("{base}{}", group.suffix)).ok()?;
+    Some((Route { name, kind: RouteKind::Http, created: route.created, attachments, rules }, pools))
+}
+
+fn build_attachment(graph: &Graph, attachment: &AttachmentNode) -> Option<Attachment> {
+    let gateway = graph.gateways.get(&attachment.gateway)?;
+    let listener = gateway.listeners.get(attachment.listener)?;
+    Some(Attachment {
+        gateway: gateway.name.clone(),
+        listener: listener.name.clone(),
+        hostnames: attachment.hostnames.clone(),
+    })
+}
+
+fn effective_policies(graph: &Graph, route: &RouteNode, attachment: &AttachmentNode) -> Vec<Option<Key>> {
+    let listener = listener_name(graph, attachment);
+    let policies = &graph.policies;
+    route
+        .rules
+        .iter()
+        .map(|rule| policies.effective(&route.key, rule.name.as_deref(), &attachment.gateway, listener))
+        .map(|policy| policy.map(|(key, _)| key.clone()))
+        .collect()
+}
+
+fn listener_name<'a>(graph: &'a Graph, attachment: &AttachmentNode) -> &'a str {
+    let gateway = graph.gateways.get(&attachment.gateway);
+    let listener = gateway.and_then(|gateway| gateway.listeners.get(attachment.listener));
+    listener.map_or("", |listener| listener.name.as_str())
+}

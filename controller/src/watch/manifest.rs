@@ -1,0 +1,302 @@
+//! One manifest's text to typed objects.
+
+use std::sync::Arc;
+
+use gateway_api::apis::experimental::{gatewayclasses, gateways, httproutes, referencegrants};
+use gateway_api::apis::standard::backendtlspolicies;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use understudy_crds::{Backend, BackendTrafficPolicy};
+
+use crate::cluster::{Key, Object, Origin};
+use crate::diagnostics::{Diagnostic, Place, Reason, reasons};
+use crate::graph::validate_object;
+use crate::watch::de::{TypeError, UnknownField, from_node};
+use crate::watch::kinds::{Kind, Recognized, recognize};
+use crate::watch::node::{Node, Value};
+use crate::watch::yaml;
+
+/// An object's identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectId {
+    pub(crate) kind: Kind,
+    pub(crate) key: Key,
+}
+
+impl std::fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}
+
+/// An object that was named in a manifest.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) id: ObjectId,
+    pub(crate) line: u32,
+    /// `None` if it has not its kind's form.
+    pub(crate) object: Option<KnownObject>,
+}
+
+/// What one manifest holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Batch {
+    pub(crate) found: Vec<Found>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Whether it is no YAML at all, so that nothing is known of its objects.
+    pub(crate) garbled: bool,
+}
+
+macro_rules! known_objects {
+    ($($kind:ident: $type:ty,)+) => {
+        /// A typed object of a kind that is read.
+        #[derive(Debug, Clone)]
+        pub(crate) enum KnownObject {
+            $($kind(Object<$type>),)+
+        }
+
+        impl KnownObject {
+            /// Whether it breaks no rule of its kind.
+            pub(crate) fn is_valid(&self) -> bool {
+                match self { $(Self::$kind(object) => object.is_valid,)+ }
+            }
+
+            /// Marks it as breaking a rule of its kind.
+            pub(crate) fn set_invalid(&mut self) {
+                match self { $(Self::$kind(object) => object.is_valid = false,)+ }
+            }
+        }
+
+        fn read_typed(
+            id: &ObjectId,
+            node: &Node,
+            origin: &Origin,
+        ) -> (Result<KnownObject, TypeError>, Vec<UnknownField>) {
+            match id.kind {
+                $(Kind::$kind => {
+                    let (result, unknown) = from_node::<$type>(node);
+                    let known = result.map(|value| KnownObject::$kind(Object::new(id, value, origin.clone())));
+                    (known, unknown)
+                })+
+            }
+        }
+    };
+}
+
+known_objects! {
+    Namespace: Namespace,
+    GatewayClass: gatewayclasses::GatewayClass,
+    Gateway: gateways::Gateway,
+    HttpRoute: httproutes::HttpRoute,
+    ReferenceGrant: referencegrants::ReferenceGrant,
+    BackendTlsPolicy: backendtlspolicies::BackendTlsPolicy,
+    Backend: Backend,
+    BackendTrafficPolicy: BackendTrafficPolicy,
+    Service: Service,
+    EndpointSlice: EndpointSlice,
+    Secret: Secret,
+    ConfigMap: ConfigMap,
+}
+
+/// Reads all objects of a manifest.
+pub(crate) fn read_manifest(file: &Arc<str>, text: &str) -> Batch {
+    let mut batch = Batch::default();
+    match yaml::parse(text) {
+        Err(error) => {
+            let place = Place::line(file, error.line);
+            batch.diagnostics.push(reasons::syntax(&place, error.message, error.remedy));
+            batch.garbled = true;
+        }
+        Ok(documents) => {
+            for document in documents {
+                Reader { file, batch: &mut batch, duplicates: &document.duplicates }.read(&document.root);
+            }
+        }
+    }
+    batch
+}
+
+struct Reader<'a> {
+    file: &'a Arc<str>,
+    batch: &'a mut Batch,
+    duplicates: &'a [yaml::DuplicateKey],
+}
+
+impl Reader<'_> {
+    fn read(&mut self, root: &Node) {
+        let items = match &root.value {
+            // Every `…List` of the API has this form; the plain `List` is what `kubectl get -o yaml` writes.
+            Value::Map(_) if root.text("kind").is_some_and(|kind| kind.ends_with("List")) => match root
+                .child("items")
+            {
+                Some(Node { value: Value::List(items), .. }) => items,
+                _ => {
+                    let place = Place::line(self.file, root.line_of("items")).named(Some("List"), "items");
+                    return self.report(reasons::malformed(
+                        &place,
+                        "it is no list",
+                        "Give the objects as a list.",
+                    ));
+                }
+            },
+            _ => std::slice::from_ref(root),
+        };
+        let whole = items.len() == 1;
+        for (index, item) in items.iter().enumerate() {
+            let end = if whole { u32::MAX } else { items.get(index + 1).map_or(u32::MAX, |next| next.line) };
+            self.read_object(item, end);
+        }
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.batch.diagnostics.push(diagnostic);
+    }
+
+    /// Reads one object, which ends before line `end`.
+    fn read_object(&mut self, node: &Node, end: u32) {
+        let here = Place::line(self.file, node.line);
+        if !matches!(node.value, Value::Map(_)) {
+            return self.report(reasons::malformed(
+                &here,
+                "the document is no Kubernetes object",
+                "An object is a mapping with apiVersion, kind and metadata.",
+            ));
+        }
+        let (Some(api_version), Some(kind)) = (node.text("apiVersion"), node.text("kind")) else {
+            let missing = if node.text("kind").is_none() { "kind" } else { "apiVersion" };
+            let place = here.named(node.text("kind").or(Some("object")), missing);
+            return self.report(reasons::malformed(
+                &place,
+                format!("it has no {missing}"),
+                "Begin it with apiVersion, kind and metadata.name.",
+            ));
+        };
+        let name = node.child("metadata").and_then(|metadata| metadata.text("name")).unwrap_or("");
+        let named = here.clone().named(Some(format!("{kind} {name}").trim_end()), "");
+        let kind = match recognize(api_version, kind) {
+            Recognized::Known(kind) => kind,
+            Recognized::Other => return,
+            Recognized::WrongVersion(right) => {
+                let place = Place::line(self.file, node.line_of("apiVersion"))
+                    .named(Some(format!("{kind} {name}").trim_end()), "apiVersion");
+                return self.report(reasons::unsupported_version(&place, kind, api_version, &right));
+            }
+            Recognized::Misspelt(near) => {
+                let place = Place::line(self.file, node.line_of("kind"))
+                    .named(Some(format!("{kind} {name}").trim_end()), "kind");
+                return self.report(reasons::misspelt_kind(&place, kind, near));
+            }
+            Recognized::NotActing => return self.report(reasons::kind_not_acting(&named, kind)),
+        };
+        if let Some(key) = self.read_key(node, kind) {
+            self.read_known(ObjectId { kind, key }, node, end);
+        }
+    }
+
+    fn read_key(&mut self, node: &Node, kind: Kind) -> Option<Key> {
+        let metadata = node.child("metadata");
+        let name = metadata.and_then(|metadata| metadata.text("name")).unwrap_or("");
+        let object = format!("{kind} {name}");
+        let place =
+            |field: &str| Place::line(self.file, node.line_of(field)).named(Some(object.trim_end()), field);
+        if name.is_empty() {
+            let diagnostic = reasons::malformed(
+                &place("metadata.name"),
+                "it has no name",
+                "Add metadata.name; quote it if it looks like a number.",
+            );
+            self.report(diagnostic);
+            return None;
+        }
+        if !is_object_name(name) {
+            let diagnostic = reasons::invalid(
+                &place("metadata.name"),
+                format!("{name:?} is not a name"),
+                "Use lower-case letters, digits, '-' and '.', at most 253 characters.",
+            );
+            self.report(diagnostic);
+            return None;
+        }
+        let namespace = metadata.and_then(|metadata| metadata.text("namespace"));
+        if let Some(namespace) = namespace
+            && (namespace.contains('.') || !is_object_name(namespace) || namespace.len() > 63)
+        {
+            let diagnostic = reasons::invalid(
+                &place("metadata.namespace"),
+                format!("{namespace:?} is not a namespace"),
+                "Use lower-case letters, digits and '-', at most 63 characters.",
+            );
+            self.report(diagnostic);
+            return None;
+        }
+        let namespace = if kind.info().namespaced { namespace.unwrap_or("default") } else { "" };
+        Some(Key::new(namespace, name))
+    }
+
+    fn read_known(&mut self, id: ObjectId, node: &Node, end: u32) {
+        let mut tree = node.clone();
+        normalize(&mut tree, id.kind);
+        let origin = Origin::new(self.file.clone(), node.line, Arc::new(tree));
+        let tree = origin.tree();
+        let label = id.to_string();
+        let (result, unknown) = read_typed(&id, tree, &origin);
+        for field in unknown.iter().filter(|field| !matches!(field.path.as_str(), "apiVersion" | "kind")) {
+            let place = Place::line(self.file, field.line).named(Some(&label), &field.path);
+            self.report(reasons::unknown_field(&place, &field.key, field.nearest, field.known));
+        }
+        let duplicates: Vec<_> =
+            self.duplicates.iter().filter(|d| d.line >= node.line && d.line < end).cloned().collect();
+        for duplicate in &duplicates {
+            let place = Place::line(self.file, duplicate.line).named(Some(&label), &duplicate.key);
+            self.report(reasons::duplicate_key(&place, &duplicate.key, duplicate.first));
+        }
+        let object = match result {
+            Ok(mut object) => {
+                let problems = validate_object(&object);
+                if problems.iter().any(Diagnostic::is_error) || !duplicates.is_empty() {
+                    object.set_invalid();
+                }
+                self.batch.diagnostics.extend(problems);
+                Some(object)
+            }
+            Err(error) => {
+                let path = error.path();
+                let line = error.line().unwrap_or(node.line);
+                let place = Place::line(self.file, line).named(Some(&label), &path);
+                self.report(place.error(Reason::Malformed, error.message, error.remedy));
+                None
+            }
+        };
+        self.batch.found.push(Found { id, line: node.line, object });
+    }
+}
+
+/// Leaves out what only an API server writes, and older versions' names of the same thing.
+fn normalize(node: &mut Node, kind: Kind) {
+    let Value::Map(entries) = &mut node.value else { return };
+    entries.retain(|entry| entry.key != "status");
+    let info = kind.info();
+    for entry in entries {
+        if entry.key == "apiVersion" {
+            let prefix = if info.group.is_empty() { String::new() } else { format!("{}/", info.group) };
+            let text = format!("{prefix}{}", info.versions[0]);
+            entry.node.value = Value::Text { text, plain: false };
+        }
+        if entry.key == "metadata"
+            && let Value::Map(metadata) = &mut entry.node.value
+        {
+            metadata.retain(|entry| entry.key != "managedFields");
+        }
+    }
+}
+
+/// Whether it is a DNS subdomain, which names of objects are.
+fn is_object_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}

@@ -1,0 +1,24 @@
+//! First stage: where objects come from.
+//!
+//! Inputs: manifest files and folders ([`Source`]). Outputs: typed objects with the place that they came from,
+//! as a [`crate::cluster::Cluster`], and what was wrong while reading. A source that watches a Kubernetes API
+//! server goes beside the files and fills the same [`crate::cluster::Cluster`].
+
+mod de;
+mod files;
+mod kinds;
+mod manifest;
+mod nearest;
+mod node;
+mod notify;
+mod scalar;
+mod yaml;
+
+pub(crate) use de::shortened;
+pub use files::Source;
+pub(crate) use files::{FileTexts, read_texts};
+pub(crate) use kinds::{ENVOY, GATEWAY_API, Kind};
+pub(crate) use manifest::{Batch, KnownObject, ObjectId, read_manifest};
+pub(crate) use nearest::nearest;
+pub(crate) use node::{Node, Value as NodeValue};
+pub(crate) use notify::{ChangeWatcher, WatchError};
