@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Which rule a request belongs to, and what is changed on its way.
+//!
+//! Purpose: match requests as Gateway API's HTTPRoute says, and apply its filters. Inputs: an
+//! [`understudy_conf::State`], then one [`RequestParts`] after the other. Outputs: the [`CompiledRule`] of each
+//! request, changed headers and paths, redirects. Pure: no network, no clock, no lock.
+//!
+//! [`Router::build`] sorts every match into hash maps once: socket → listener by hostname → hostname of the
+//! route → path. A look-up then costs a few hashes, whatever the number of hosts and paths, and allocates
+//! nothing. Two things are looked at one by one: the matches that have the same host and the same path, and the
+//! regular expressions of a host.
+//!
+//! Paths are matched as they were received: neither percent-decoding nor removal of `.`, `..` or `//` is done.
+
+mod build;
+mod conditions;
+mod filters;
+mod host;
+mod path;
+mod pattern;
+mod redirect;
+mod rewrite;
+mod rule;
+mod table;
+
+pub use filters::{CompiledFilters, HeaderEdit};
+pub use host::host_without_port;
+pub use redirect::redirect_location;
+pub use rewrite::CompiledRewrite;
+pub use rule::CompiledRule;
+pub use table::{ListenerInfo, RequestParts, Router, RuleMatch, SocketTable};

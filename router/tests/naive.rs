@@ -1,0 +1,302 @@
+//! The indexed look-up equals a scan over everything, written straight from the specification.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[allow(dead_code)]
+mod common;
+
+use std::cmp::Reverse;
+use std::net::SocketAddr;
+
+use common::*;
+use http::HeaderMap;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use understudy_conf::{
+    Hostname, HttpMatch, HttpMethod, Listener, PathMatch, QueryMatch, Route, State, StringMatch,
+};
+use understudy_router::{RequestParts, Router};
+
+/// A request as a test writes it.
+#[derive(Debug, Clone)]
+struct Request {
+    socket: SocketAddr,
+    host: String,
+    path: String,
+    query: Option<String>,
+    method: String,
+    headers: HeaderMap,
+}
+
+/// The label of the rule that a request belongs to, and the prefix that fitted.
+type Found = Option<(String, Option<String>)>;
+
+fn scan(state: &State, request: &Request) -> Found {
+    let host = request.host.split(':').next().unwrap().trim_end_matches('.').to_lowercase();
+    let listeners =
+        state.gateways.values().flat_map(|gateway| gateway.listeners.iter().map(move |l| (gateway, l)));
+    let (gateway, listener): (_, &Listener) = listeners
+        .filter(|(_, listener)| listener.bind.contains(&request.socket))
+        .filter(|(_, listener)| host_fits(listener.hostname.as_ref(), &host))
+        .max_by_key(|(_, listener)| specificity(listener.hostname.as_ref()))?;
+    let mut candidates = Vec::new();
+    for route in state.routes.values() {
+        for attachment in &route.attachments {
+            if attachment.gateway != gateway.name || attachment.listener != listener.name {
+                continue;
+            }
+            let hostnames: Vec<Option<&Hostname>> = match attachment.hostnames.is_empty() {
+                true => vec![None],
+                false => attachment.hostnames.iter().map(Some).collect(),
+            };
+            for hostname in hostnames.into_iter().filter(|hostname| host_fits(*hostname, &host)) {
+                for (rule_index, rule) in route.rules.iter().enumerate() {
+                    for (match_index, http_match) in rule.matches.iter().enumerate() {
+                        if fits(http_match, request) {
+                            let rank = (
+                                specificity(hostname),
+                                path_rank(&http_match.path),
+                                http_match.method.is_some(),
+                                http_match.headers.len(),
+                                http_match.query.len(),
+                                Reverse(if route.created == 0 { i64::MAX } else { route.created }),
+                                Reverse((&route.name, rule_index, match_index)),
+                            );
+                            candidates.push((rank, http_match));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let (rank, http_match) = candidates.into_iter().max_by(|(a, _), (b, _)| a.cmp(b))?;
+    let Reverse((route, rule_index, _)) = rank.6;
+    let prefix = match &http_match.path {
+        PathMatch::Prefix(prefix) => Some(prefix.trim_end_matches('/').to_owned()),
+        _ => None,
+    };
+    Some((format!("{route}/rule/{rule_index}"), prefix))
+}
+
+/// Exact before wildcard before none, then the longer one.
+fn specificity(hostname: Option<&Hostname>) -> (usize, usize) {
+    match hostname {
+        None => (0, 0),
+        Some(name) if name.as_str().starts_with('*') => (1, name.as_str().len()),
+        Some(name) => (2, name.as_str().len()),
+    }
+}
+
+fn host_fits(hostname: Option<&Hostname>, host: &str) -> bool {
+    hostname.is_none_or(|hostname| match hostname.as_str().strip_prefix('*') {
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+        None => hostname.as_str() == host,
+    })
+}
+
+fn path_rank(path: &PathMatch) -> (usize, usize) {
+    match path {
+        PathMatch::Exact(_) => (2, 0),
+        PathMatch::Regex(pattern) => (1, pattern.len()),
+        PathMatch::Prefix(prefix) => (0, prefix.trim_end_matches('/').len()),
+    }
+}
+
+fn fits(http_match: &HttpMatch, request: &Request) -> bool {
+    let path = match &http_match.path {
+        PathMatch::Exact(path) => *path == request.path,
+        PathMatch::Regex(pattern) => whole(pattern, &request.path),
+        PathMatch::Prefix(prefix) => {
+            let wanted: Vec<&str> = prefix.trim_end_matches('/').split('/').collect();
+            let elements: Vec<&str> = request.path.split('/').collect();
+            elements.starts_with(&wanted)
+        }
+    };
+    path && http_match.method.as_ref().is_none_or(|method| method.0 == request.method)
+        && http_match.headers.iter().all(|header| {
+            let values: Vec<&str> =
+                request.headers.get_all(&header.name).iter().map(|value| value.to_str().unwrap()).collect();
+            !values.is_empty() && text_fits(&header.value, &values.join(","))
+        })
+        && http_match.query.iter().all(|wanted| {
+            let query = request.query.clone().unwrap_or_default();
+            let value = query.split('&').find_map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (name == wanted.name).then(|| value.to_owned())
+            });
+            value.is_some_and(|value| text_fits(&wanted.value, &value))
+        })
+}
+
+fn text_fits(text: &StringMatch, value: &str) -> bool {
+    match text {
+        StringMatch::Exact(text) => text == value,
+        StringMatch::Regex(pattern) => whole(pattern, value),
+    }
+}
+
+fn whole(pattern: &str, text: &str) -> bool {
+    regex::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
+}
+
+fn host_name() -> impl Strategy<Value = &'static str> {
+    select(vec!["a.x.y", "b.x.y", "c.a.x.y", "x.y", "*.x.y", "*.a.x.y", "*.y", "y", "z"])
+}
+
+fn path_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => vec(select(vec!["a", "b", "ab"]), 0..4).prop_map(|elements| format!("/{}", elements.join("/"))),
+        1 => "(/[ab]{0,2}){1,4}/?",
+    ]
+}
+
+fn string_match() -> impl Strategy<Value = StringMatch> {
+    prop_oneof![
+        3 => select(vec!["1", "2", "1,2", ""]).prop_map(|text| StringMatch::Exact(text.to_owned())),
+        1 => select(vec!["1|2", "[12]", "1.*", ".*"]).prop_map(|text| StringMatch::Regex(text.to_owned())),
+    ]
+}
+
+fn http_match() -> impl Strategy<Value = HttpMatch> {
+    let path_match = prop_oneof![
+        3 => path_text().prop_map(PathMatch::Prefix),
+        2 => path_text().prop_map(PathMatch::Exact),
+        1 => select(vec!["/a.*", "/[ab]", "/a/b", ".*", "/(a|b)/.*", "/"]).prop_map(|p| PathMatch::Regex(p.to_owned())),
+    ];
+    let method = option::weighted(0.3, select(vec!["GET", "POST"]));
+    let pairs = || proptest::collection::btree_map(select(vec!["h", "k"]), string_match(), 0..2);
+    (path_match, method, pairs(), pairs()).prop_map(|(path_match, method, headers, query)| {
+        let mut built = path(path_match);
+        built.method = method.map(|method| HttpMethod(method.to_owned()));
+        built.headers = headers
+            .into_iter()
+            .map(|(name, value)| understudy_conf::HeaderMatch { name: name.to_owned(), value })
+            .collect();
+        built.query =
+            query.into_iter().map(|(name, value)| QueryMatch { name: name.to_owned(), value }).collect();
+        built
+    })
+}
+
+/// Two gateways on two sockets, each with listeners whose hostnames differ.
+fn world() -> impl Strategy<Value = State> {
+    let listeners = || proptest::collection::btree_set(option::of(host_name()), 1..4);
+    let routes = vec(
+        (
+            0usize..2,
+            0usize..4,
+            vec(host_name(), 0..3),
+            0i64..3,
+            vec(vec(http_match(), 1..3), 1..3),
+            0usize..8,
+        ),
+        0..8,
+    );
+    (listeners(), listeners(), routes).prop_map(|(first, second, routes)| {
+        let gateways =
+            [("g0", "127.0.0.1:80", first), ("g1", "127.0.0.1:81", second)].map(|(name, socket, hosts)| {
+                let of = |(number, hostname): (usize, Option<&str>)| Listener {
+                    bind: vec![socket.parse().unwrap()],
+                    ..listener(&format!("l{number}"), hostname)
+                };
+                gateway(name, hosts.into_iter().enumerate().map(of).collect())
+            });
+        let routes =
+            routes.into_iter().enumerate().map(|(number, (at, on, hosts, created, rules, order))| {
+                let listeners = &gateways[at].listeners;
+                let listener = listeners[on % listeners.len()].name.as_str();
+                let rules = rules.into_iter().map(rule).collect();
+                // Names whose order is not the order in which they are made.
+                let name = format!("httproute/n{order}/r{number}");
+                Route { created, ..route_on(&format!("g{at}"), listener, &name, &hosts, rules) }
+            });
+        let routes = routes.collect();
+        state(gateways.to_vec(), routes)
+    })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let host = (host_name(), select(vec!["", ":80", ".", ".:80"]), any::<bool>()).prop_map(
+        |(name, end, capitals)| {
+            let name = name.replace('*', "q") + end;
+            if capitals { name.to_uppercase() } else { name }
+        },
+    );
+    let headers = vec((select(vec!["h", "k"]), select(vec!["1", "2", ""])), 0..4).prop_map(|pairs| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    });
+    let query =
+        vec((select(vec!["h", "k", "H"]), select(vec!["", "=1", "=2", "=1=2"])), 0..4).prop_map(|pairs| {
+            pairs.into_iter().map(|(name, value)| format!("{name}{value}")).collect::<Vec<_>>().join("&")
+        });
+    let socket = select(vec!["127.0.0.1:80", "127.0.0.1:81"]);
+    (socket, host, path_text(), option::of(query), select(vec!["GET", "POST", "PUT"]), headers).prop_map(
+        |(socket, host, path, query, method, headers)| Request {
+            socket: socket.parse().unwrap(),
+            host,
+            path,
+            query,
+            method: method.to_owned(),
+            headers,
+        },
+    )
+}
+
+fn look_up(router: &Router, request: &Request) -> Found {
+    let parts = RequestParts {
+        host: &request.host,
+        path: &request.path,
+        query: request.query.as_deref(),
+        method: &request.method,
+        headers: &request.headers,
+    };
+    let found = router.socket(&request.socket)?.lookup(&parts)?;
+    Some((found.rule.label.to_string(), found.matched_prefix.map(str::to_owned)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn the_look_up_equals_a_scan_over_everything(state in world(), requests in vec(request(), 40)) {
+        let (router, degraded) = Router::build(&state);
+        prop_assert_eq!(degraded, Vec::<String>::new());
+        for request in &requests {
+            prop_assert_eq!(look_up(&router, request), scan(&state, request), "{:?}", request);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_client_sends_makes_a_look_up_panic(
+        state in world(),
+        host in any::<String>(),
+        path in any::<String>(),
+        query in option::of(any::<String>()),
+        method in any::<String>(),
+        value in vec(any::<u8>(), 0..8),
+    ) {
+        let (router, _) = Router::build(&state);
+        let mut headers = HeaderMap::new();
+        for name in ["h", "k", "h"] {
+            if let Ok(value) = http::HeaderValue::from_bytes(&value) {
+                headers.append(name, value);
+            }
+        }
+        for path in [path.clone(), format!("/{path}"), format!("/a/{path}"), format!("/a{path}/b")] {
+            for host in [host.clone(), format!("{host}.x.y"), format!("{host}:80"), format!("[{host}]"), format!("É{host}")] {
+                let socket = "127.0.0.1:80".parse().unwrap();
+                let request =
+                    Request { socket, host, path: path.clone(), query: query.clone(), method: method.clone(), headers: headers.clone() };
+                if let Some((_, Some(prefix))) = look_up(&router, &request) {
+                    prop_assert!(path.starts_with(&prefix));
+                }
+            }
+        }
+    }
+}
