@@ -79,7 +79,13 @@ impl Driver {
                 (SwitchKind::Return, Some(endpoint.to_string()), "its trial succeeded".to_owned(), away)
             }
         };
-        self.metrics.switched(&pool, kind);
+        let counters = self.metrics.pool(pool.as_str());
+        match kind {
+            SwitchKind::Failover => counters.failovers.inc(),
+            SwitchKind::Failback => counters.failbacks.inc(),
+            SwitchKind::Ejection => counters.ejections.inc(),
+            SwitchKind::Return => {}
+        }
         let what = endpoint.as_deref().unwrap_or("");
         match kind {
             SwitchKind::Failover => log::warn!("failover of {pool} after {lasted:?}: {cause}"),

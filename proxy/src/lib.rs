@@ -3,6 +3,19 @@
 //! Purpose: serve what stands in the state directory. Inputs: the state, clients' connections, answers of name
 //! servers. Outputs: requests to endpoints, the log of them, metrics and reports.
 
+mod driver;
+mod server;
+mod service;
+mod world;
+
+pub mod access_log;
+pub mod admin;
+pub mod clock;
 pub mod listeners;
+pub mod metrics;
 pub mod resolver;
+pub mod source;
 pub mod workers;
+
+pub use access_log::LogFormat;
+pub use server::{AccessLogOptions, ProxyError, ProxyOptions, run};

@@ -1,27 +1,29 @@
-//! The proxy from start to end: it joins the modules and holds the loop that takes new states.
+//! The proxy from start to end: it joins the modules, and takes new states.
 //!
 //! Inputs: options, the state directory, changes of addresses. Outputs: a served [`World`], acknowledgements and
 //! reports in the state directory.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use understudy_conf::{Acknowledgement, State, store};
+use understudy_conf::{Acknowledgement, Protocol, State, store};
 use understudy_engine::Engine;
 
-use crate::access_log::{AccessLog, AccessLogOptions};
-use crate::admin::{Admin, AdminOptions};
+use crate::access_log::{AccessLog, AccessLogError, LogDestination, LogFormat};
+use crate::admin::{Admin, AdminError, AdminPages};
 use crate::clock::Clock;
 use crate::driver::Driver;
-use crate::listeners::{ListenerOptions, Listeners};
-use crate::metrics::Metrics;
+use crate::listeners::{BindError, ListenerOptions, Listeners};
+use crate::metrics::{Metrics, MetricsError};
 use crate::resolver::{Resolver, ResolverError, ResolverOptions};
 use crate::service::Service;
 use crate::source::Source;
@@ -54,4 +56,276 @@ pub struct ProxyOptions {
     pub access_log: AccessLogOptions,
     /// How long requests under way may take at the end.
     pub drain: Duration,
+}
+
+/// Where and how requests are logged.
+#[derive(Debug, Clone)]
+pub struct AccessLogOptions {
+    /// Where lines go.
+    pub destination: LogDestination,
+    /// How they look.
+    pub format: LogFormat,
+}
+
+impl AccessLogOptions {
+    /// No access log.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { destination: LogDestination::Off, format: LogFormat::default() }
+    }
+}
+
+/// Why the proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// No threads.
+    #[error("the system gives no thread: {0}")]
+    Threads(#[from] std::io::Error),
+    /// Metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    /// The admin address.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// Names.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+}
+
+type App = HttpProxy<Service>;
+
+/// What takes new states and new addresses.
+struct Server {
+    world: Arc<ArcSwap<World>>,
+    engine: Arc<Engine>,
+    resolver: Resolver,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    listeners: Listeners<App>,
+    /// One world is built at a time; it is of this state.
+    building: tokio::sync::Mutex<Option<Arc<State>>>,
+    acknowledge: Notify,
+}
+
+/// Serves what stands in the state directory until `stop` is over.
+///
+/// Must be called on a tokio runtime; connections are carried by threads of its own.
+///
+/// # Errors
+/// [`ProxyError`] if it cannot start. Whatever goes wrong later is logged, reported and overcome.
+pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Result<(), ProxyError> {
+    let control = Handle::current();
+    let clock = Clock::new();
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+    let wake = Arc::new(Notify::new());
+    let engine = {
+        let wake = wake.clone();
+        Engine::new(move || wake.notify_one())
+    };
+    let resolver =
+        Resolver::new(ResolverOptions { overrides: options.resolve, server: options.dns }, &control)?;
+    let world = Arc::new(ArcSwap::from_pointee(World::empty()));
+    let access_log = AccessLog::open(
+        options.access_log.destination,
+        options.access_log.format,
+        metrics.log_dropped.clone(),
+    )?;
+    let workers = Arc::new(Workers::start(options.threads)?);
+    let service = Service {
+        world: world.clone(),
+        clock,
+        access_log,
+        metrics: metrics.clone(),
+        unmatched: metrics.rule("none"),
+        workers_share_connections: workers.count() > 1,
+    };
+    let app = application(service, workers.count());
+    let listeners = Listeners::new(workers.clone(), app, &control, ListenerOptions::default());
+    let driver = Driver::new(engine.clone(), wake, clock, metrics.clone());
+    let server = Arc::new(Server {
+        world,
+        engine,
+        resolver,
+        metrics,
+        clock,
+        listeners,
+        building: tokio::sync::Mutex::default(),
+        acknowledge: Notify::new(),
+    });
+    let source = {
+        let (server, control) = (server.clone(), control.clone());
+        Source::start(&options.state, move |state| {
+            control.block_on(server.take(state));
+            Ok(())
+        })?
+    };
+    let source = Arc::new(source);
+    let admin = options.admin.map(|address| admin(address, &server, &source, &driver, &control)).transpose()?;
+    let tasks = [
+        tokio::spawn(driver.clone().run()),
+        tokio::spawn(server.clone().follow_names()),
+        tokio::spawn(server.clone().acknowledge_changes(options.state.clone(), source.clone())),
+        tokio::spawn(report(options.state, driver)),
+    ];
+    stop.await;
+    log::info!("stopping: requests under way are finished");
+    let left = server.listeners.shut_down(options.drain).await;
+    if left > 0 {
+        log::warn!("{left} connections were cut at the end");
+    }
+    for task in &tasks {
+        task.abort();
+    }
+    drop(admin);
+    // Both wait for threads.
+    let _ = tokio::task::spawn_blocking(move || {
+        drop(source);
+        workers.shut_down();
+    })
+    .await;
+    Ok(())
+}
+
+fn application(service: Service, threads: usize) -> Arc<App> {
+    let conf = ServerConf {
+        threads,
+        max_retries: MAX_ATTEMPTS,
+        upstream_keepalive_pool_size: POOL_SIZE,
+        ..ServerConf::default()
+    };
+    let mut app = HttpProxy::new(service, Arc::new(conf));
+    app.handle_init_modules();
+    Arc::new(app)
+}
+
+fn admin(
+    address: SocketAddr,
+    server: &Arc<Server>,
+    source: &Arc<Source>,
+    driver: &Arc<Driver>,
+    control: &Handle,
+) -> Result<Admin, AdminError> {
+    let status = source.status();
+    let (server, driver) = (server.clone(), driver.clone());
+    let refused = source.status();
+    let pages = AdminPages {
+        ready: Box::new(move || status.borrow().readiness()),
+        metrics: Box::new(move || {
+            server.metrics.connections.set(i64::try_from(server.listeners.connections()).unwrap_or(i64::MAX));
+            server.metrics.dns_failures.set(i64::try_from(server.resolver.failures()).unwrap_or(i64::MAX));
+            server.metrics.state_refused.set(refused.borrow().refused.is_some().into());
+            server.metrics.encode().map_err(|error| error.to_string())
+        }),
+        reports: Box::new(move || driver.reports()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    Admin::start(address, pages, control)
+}
+
+impl Server {
+    /// Serves a new state: names first, then the world at once, then the sockets.
+    async fn take(&self, state: Arc<State>) {
+        let mut building = self.building.lock().await;
+        let wanted = names(&state);
+        let before: HashSet<_> = building.as_ref().map(|before| names(before)).unwrap_or_default();
+        // The old world's names are followed until the new one stands.
+        self.resolver.watch(before.union(&wanted).cloned());
+        if !self.resolver.first_round(NAMES_BOUND).await {
+            log::warn!("some names have no answer after {NAMES_BOUND:?}; they are served as soon as they have");
+        }
+        self.build(&state);
+        self.resolver.watch(wanted);
+        *building = Some(state.clone());
+        self.listeners.apply(&sockets(&state)).await;
+        self.acknowledge.notify_one();
+    }
+
+    fn build(&self, state: &Arc<State>) {
+        let resolve = |name: &str, dns: &understudy_conf::Dns| self.resolver.resolved(name, dns);
+        let before = self.world.load_full();
+        let world = World::build(state, &before, &resolve, &self.engine, &self.metrics, self.clock.now());
+        for problem in &world.degraded {
+            log::warn!("{problem}");
+        }
+        self.metrics.state_version.set(i64::try_from(world.version).unwrap_or(i64::MAX));
+        let routes: HashSet<&str> = world.rules.iter().map(|rule| &*rule.rule.label).chain(["none"]).collect();
+        let pools: HashSet<&str> = state.pools.keys().map(understudy_conf::PoolName::as_str).collect();
+        self.metrics.retain(&routes, &pools);
+        self.world.store(Arc::new(world));
+        drop(before);
+        self.engine.forget_unused();
+    }
+
+    /// Builds the world anew whenever an address changes.
+    async fn follow_names(self: Arc<Self>) {
+        let mut changes = self.resolver.changes();
+        while changes.changed().await.is_ok() {
+            if let Some(state) = &*self.building.lock().await {
+                self.build(state);
+            }
+        }
+    }
+
+    /// Writes the acknowledgement whenever it changes.
+    async fn acknowledge_changes(self: Arc<Self>, folder: PathBuf, source: Arc<Source>) {
+        let mut status = source.status();
+        let mut failures = self.listeners.failures();
+        let mut written: Option<Acknowledgement> = None;
+        loop {
+            let unbound = failures.borrow_and_update().iter().map(BindError::to_string).collect::<Vec<_>>();
+            let acknowledgement = {
+                let status = status.borrow_and_update();
+                let world = self.world.load();
+                Acknowledgement {
+                    serving: status.serving,
+                    refused: status.refused.clone(),
+                    degraded: world.degraded.iter().cloned().chain(unbound).collect(),
+                }
+            };
+            if written.as_ref() != Some(&acknowledgement) {
+                match store::write_acknowledgement(&folder, &acknowledgement) {
+                    Ok(()) => written = Some(acknowledgement),
+                    Err(error) => log::error!("the acknowledgement cannot be written: {error}"),
+                }
+            }
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                changed = failures.changed() => if changed.is_err() { return },
+                () = self.acknowledge.notified() => {}
+            }
+        }
+    }
+}
+
+/// The sockets of listeners that are served.
+fn sockets(state: &State) -> Vec<SocketAddr> {
+    let mut sockets: Vec<SocketAddr> = state
+        .gateways
+        .values()
+        .flat_map(|gateway| &gateway.listeners)
+        .filter(|listener| listener.protocol == Protocol::Http)
+        .flat_map(|listener| listener.bind.iter().copied())
+        .collect();
+    sockets.sort();
+    sockets.dedup();
+    sockets
+}
+
+/// Writes the reports when they have changed.
+async fn report(folder: PathBuf, driver: Arc<Driver>) {
+    let written = Mutex::new(None);
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let reports = driver.reports();
+        if written.lock().as_ref() == Some(&reports) {
+            continue;
+        }
+        match store::write_reports(&folder, &reports) {
+            Ok(()) => *written.lock() = Some(reports),
+            Err(error) => log::error!("the reports cannot be written: {error}"),
+        }
+    }
 }

@@ -171,9 +171,17 @@ impl Service {
         };
         let now = self.clock.now();
         let Some(exchange) = ctx.exchange.as_mut() else { return false };
+        if let Failure::Status(status) = failed
+            && !is_worth_deciding(status, exchange)
+        {
+            return false;
+        }
         let next = self.with_rng(|rng| exchange.failed(failed, facts, now, rng));
         if let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) {
-            table.metrics.attempt_failed(matches!(next, Next::Retry { .. }));
+            table.metrics.count_attempt(failure::outcome(failed));
+        }
+        if matches!(next, Next::Retry { .. }) {
+            self.metrics.retries.inc();
         }
         ctx.cause = Some(reply::cause_text(failed));
         match next {
@@ -187,6 +195,11 @@ impl Service {
             }
         }
     }
+}
+
+/// A status below 500 says nothing of the endpoint, and only a policy can ask for its retry.
+fn is_worth_deciding(status: u16, exchange: &understudy_engine::Exchange) -> bool {
+    status >= 500 || exchange.pool().spec().retry.is_some()
 }
 
 /// Rule R12: the body is kept for a retry up to the limit; what was not read yet needs no keeping.

@@ -1,11 +1,18 @@
 //! The end of a request: the answer to a failure, the outcome, the metrics and the log.
 
+use std::time::SystemTime;
+
+use http::header::USER_AGENT;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
+use understudy_engine::Exchange;
 
-use super::Service;
 use super::context::Context;
 use super::reply::Reply;
+use super::request::inet;
+use super::Service;
+use crate::access_log::{Flag, Flags, Record};
+use crate::metrics::AttemptOutcome;
 
 impl Service {
     /// Answers where no endpoint did, if the client can still be answered.
@@ -23,7 +30,7 @@ impl Service {
         ctx.reply = Some(reply);
         ctx.cause.get_or_insert_with(|| error.etype().as_str().to_owned());
         if session.response_written().is_none() && reply.status > 0 {
-            // The state of the request's body is not known, so the connection ends with the answer.
+            // What is left of the request's body is not known, so the connection ends with the answer.
             session.set_keepalive(None);
             if let Err(error) = self.answer(session, ctx, reply).await {
                 log::debug!("the client went away before its answer: {error}");
@@ -31,14 +38,106 @@ impl Service {
         }
         FailToProxy { error_code: reply.status, can_reuse_downstream: false }
     }
+
+    /// Counts the outcome and the request, and logs it.
+    pub(super) fn conclude(&self, session: &Session, error: Option<&Error>, ctx: &mut Context) {
+        let now = self.clock.now();
+        ctx.attempt.armed = None;
+        if error.is_none()
+            && let Some(exchange) = &mut ctx.exchange
+        {
+            exchange.finished(now);
+        }
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let duration = now.since(ctx.started);
+        match &ctx.rule {
+            Some(rule) => {
+                rule.metrics.count_request(status, duration);
+                if let Some(pool) = rule.pool.as_ref().filter(|_| ctx.exchange.is_some()) {
+                    count_last_attempt(pool, error, ctx, status);
+                }
+            }
+            None => self.unmatched.count_request(status, duration),
+        }
+        if self.access_log.is_on() {
+            self.log(session, ctx, status, error, duration);
+        }
+    }
+
+    fn log(
+        &self,
+        session: &Session,
+        ctx: &Context,
+        status: u16,
+        error: Option<&Error>,
+        duration: std::time::Duration,
+    ) {
+        let header = session.req_header();
+        let mut flags = Flags::default();
+        for flag in ctx.reply.iter().flat_map(|reply| reply.flags) {
+            flags.insert(*flag);
+        }
+        if error.is_some_and(|error| *error.esource() == ErrorSource::Downstream) {
+            flags.insert(Flag::DownstreamEnded);
+        }
+        let exchange = ctx.exchange.as_ref();
+        let member = exchange.and_then(Exchange::current).map(|(member, _)| member);
+        let endpoint = member.map(|member| member.spec.identity.address.to_string());
+        let backend = member.zip(exchange).and_then(|(member, exchange)| {
+            exchange.pool().spec().refs.get(member.reference).map(|reference| &*reference.origin)
+        });
+        self.access_log.log(&Record {
+            time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+            method: header.method.as_str(),
+            authority: super::request::host_of(header).unwrap_or_default(),
+            path: header.uri.path_and_query().map_or("", |path| path.as_str()),
+            protocol: match header.version {
+                http::Version::HTTP_10 => "HTTP/1.0",
+                http::Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
+            status,
+            bytes_received: session.body_bytes_read() as u64,
+            bytes_sent: session.body_bytes_sent() as u64,
+            duration,
+            client: session.client_addr().and_then(inet),
+            route: ctx.rule.as_ref().map(|rule| &*rule.rule.label),
+            priority: member.map(|member| member.priority),
+            backend,
+            endpoint: endpoint.as_deref(),
+            attempts: exchange.map_or(0, Exchange::attempts),
+            retries: exchange.map_or(0, Exchange::retries),
+            flags,
+            cause: ctx.cause.as_deref(),
+            request_id: ctx.request_id.as_deref(),
+            user_agent: header.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()),
+        });
+    }
+}
+
+/// Attempts that failed before were counted where they failed.
+fn count_last_attempt(
+    pool: &crate::world::PoolTable,
+    error: Option<&Error>,
+    ctx: &Context,
+    status: u16,
+) {
+    match error {
+        None if status >= 500 => {}
+        None => pool.metrics.count_attempt(AttemptOutcome::Success),
+        Some(error) if *error.esource() == ErrorSource::Downstream && ctx.attempt.flowing_since.is_none() => {
+            pool.metrics.count_attempt(AttemptOutcome::Cancelled);
+        }
+        Some(_) => {}
+    }
 }
 
 fn of_client(error: &Error) -> Reply {
     match error.etype() {
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout => {
-            Reply { status: 0, flags: "DC", text: "" }
+            Reply { status: 0, flags: &[Flag::DownstreamEnded], text: "" }
         }
-        ErrorType::ReadTimedout => Reply { status: 408, flags: "DT", text: "request timeout" },
+        ErrorType::ReadTimedout => Reply { status: 408, flags: &[], text: "request timeout" },
         _ => Reply::BAD_REQUEST,
     }
 }

@@ -10,7 +10,7 @@ use super::reply::Reply;
 use crate::world::RuleTable;
 
 /// A request on its way.
-pub struct Context {
+pub(crate) struct Context {
     pub(crate) started: Instant,
     /// The rule that it matched; the world may move on, the request stays with it.
     pub(crate) rule: Option<Arc<RuleTable>>,

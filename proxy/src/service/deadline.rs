@@ -183,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_ends_when_the_deadline_is_reached() {
-        let clock = Clock::start();
+        let clock = Clock::new();
         let (mut client, _server) = pair().await;
         let limit = clock.now().after(Duration::from_millis(30));
         let armed = Armed::new(client.as_raw_fd(), limit, Duration::ZERO, clock);
@@ -194,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn silence_ends_an_attempt_and_bytes_keep_it() {
-        let clock = Clock::start();
+        let clock = Clock::new();
         let (mut client, _server) = pair().await;
         let armed = Armed::new(client.as_raw_fd(), Instant::NEVER, Duration::from_millis(60), clock);
         for _ in 0..5 {
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_disarmed_socket_is_left_alone() {
-        let clock = Clock::start();
+        let clock = Clock::new();
         let (client, server) = pair().await;
         let soon = clock.now().after(Duration::from_millis(20));
         drop(Armed::new(client.as_raw_fd(), soon, Duration::ZERO, clock));

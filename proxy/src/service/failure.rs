@@ -6,6 +6,8 @@ use std::io;
 use pingora_error::{Error, ErrorType};
 use understudy_engine::{ConnectFailure, Failure};
 
+use crate::metrics::AttemptOutcome;
+
 /// An error before a connection stood: no byte of the request was sent.
 pub(crate) fn of_connecting(error: &Error) -> ConnectFailure {
     match error.etype() {
@@ -37,6 +39,18 @@ pub(crate) fn of_exchange(error: &Error, response_started: bool, stale: bool) ->
     match error.etype() {
         ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Failure::Protocol,
         _ => Failure::Reset,
+    }
+}
+
+/// Under which name a failed attempt is counted.
+pub(crate) fn outcome(failure: Failure) -> AttemptOutcome {
+    match failure {
+        Failure::Connect(_) => AttemptOutcome::ConnectFailed,
+        Failure::StalePooled => AttemptOutcome::StalePooled,
+        Failure::Reset | Failure::Protocol => AttemptOutcome::Reset,
+        Failure::Timeout { .. } => AttemptOutcome::Timeout,
+        Failure::Body => AttemptOutcome::Body,
+        Failure::Status(_) => AttemptOutcome::ServerError,
     }
 }
 

@@ -23,23 +23,28 @@ use fastrand::Rng;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, Result};
+use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::time::Duration;
 
+use crate::access_log::AccessLog;
 use crate::clock::Clock;
+use crate::metrics::{Metrics, RuleMetrics};
 use crate::world::World;
-pub use context::Context;
-use reply::Reply;
+use context::Context;
 use request::Found;
 
 /// The proxy application.
-pub struct Service {
-    world: Arc<ArcSwap<World>>,
-    clock: Clock,
+pub(crate) struct Service {
+    pub(crate) world: Arc<ArcSwap<World>>,
+    pub(crate) clock: Clock,
+    pub(crate) access_log: AccessLog,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Requests that no route matched.
+    pub(crate) unmatched: RuleMetrics,
     /// A pooled connection may be used by another thread than the one that watches it.
-    workers_share_connections: bool,
+    pub(crate) workers_share_connections: bool,
 }
 
 impl Service {

@@ -3,64 +3,78 @@
 
 use understudy_engine::{ConnectFailure, Failure, GiveUp, NoEndpoint};
 
+use crate::access_log::Flag;
+
 /// An answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    /// As Envoy's response flags; empty where nothing went wrong.
-    pub(crate) flags: &'static str,
+    /// Empty where nothing went wrong.
+    pub(crate) flags: &'static [Flag],
     pub(crate) text: &'static str,
 }
 
 impl Reply {
-    const fn new(status: u16, flags: &'static str, text: &'static str) -> Self {
+    const fn new(status: u16, flags: &'static [Flag], text: &'static str) -> Self {
         Self { status, flags, text }
     }
 
     /// No route matches: 404 with an empty body.
-    pub(crate) const NO_ROUTE: Self = Self::new(404, "NR", "");
+    pub(crate) const NO_ROUTE: Self = Self::new(404, &[Flag::NoRoute], "");
     /// The request itself is not to be served.
-    pub(crate) const BAD_REQUEST: Self = Self::new(400, "DPE", "bad request");
+    pub(crate) const BAD_REQUEST: Self = Self::new(400, &[Flag::DownstreamProtocolError], "bad request");
     /// Something of ours broke.
-    pub(crate) const INTERNAL: Self = Self::new(500, "", "internal error");
+    pub(crate) const INTERNAL: Self = Self::new(500, &[], "internal error");
 
     /// The rule says so: nothing can be forwarded.
     pub(crate) const fn of_rule(status: u16) -> Self {
         let text = if status == 500 { "no valid backend" } else { "" };
-        Self::new(status, "NR", text)
+        Self::new(status, &[Flag::NoRoute], text)
     }
 }
 
 impl From<NoEndpoint> for Reply {
     fn from(error: NoEndpoint) -> Self {
         match error {
-            NoEndpoint::Invalid => Self::new(500, "NC", "no valid backend"),
-            NoEndpoint::Empty | NoEndpoint::Unhealthy => Self::new(503, "UH", "no healthy upstream"),
+            NoEndpoint::Invalid => Self::new(500, &[Flag::NoRoute], "no valid backend"),
+            NoEndpoint::Empty | NoEndpoint::Unhealthy => Self::new(503, &[Flag::NoHealthyUpstream], "no healthy upstream"),
         }
     }
 }
 
 /// The answer to a failure that no further attempt follows.
 pub(crate) fn of_failure(failure: Failure, give_up: GiveUp) -> Reply {
-    let (status, flags, text) = match failure {
-        Failure::Connect(ConnectFailure::TimedOut) => (503, "UF", "upstream connection timeout"),
-        Failure::Connect(_) => (503, "UF", "upstream connection failure"),
-        Failure::StalePooled | Failure::Reset => (503, "UC", "upstream connection termination"),
-        Failure::Protocol => (502, "UPE", "upstream protocol error"),
-        Failure::Timeout { .. } => (504, "UT", "upstream request timeout"),
-        Failure::Body => (502, "UPE", ""),
-        Failure::Status(status) => (status, "", ""),
-    };
-    let flags = match (give_up, flags) {
-        (GiveUp::Exhausted, "UF") => "URX,UF",
-        (GiveUp::Exhausted, "UC") => "URX,UC",
-        (GiveUp::Exhausted, "UT") => "URX,UT",
-        (GiveUp::Exhausted, "UPE") => "URX,UPE",
-        (GiveUp::Overflow, "UF") => "UO,UF",
-        (GiveUp::Overflow, "UC") => "UO,UC",
-        _ => flags,
+    let (status, flags, text): (u16, &'static [Flag], _) = match failure {
+        Failure::Connect(ConnectFailure::TimedOut) => {
+            (503, of(give_up, Flag::UpstreamConnectFailure), "upstream connection timeout")
+        }
+        Failure::Connect(_) => (503, of(give_up, Flag::UpstreamConnectFailure), "upstream connection failure"),
+        Failure::StalePooled | Failure::Reset => {
+            (503, of(give_up, Flag::UpstreamConnectionEnded), "upstream connection termination")
+        }
+        Failure::Protocol => (502, of(give_up, Flag::UpstreamProtocolError), "upstream protocol error"),
+        Failure::Timeout { .. } => (504, of(give_up, Flag::UpstreamTimeout), "upstream request timeout"),
+        Failure::Body => (502, &[Flag::UpstreamProtocolError], ""),
+        Failure::Status(status) => (status, &[], ""),
     };
     Reply::new(status, flags, text)
+}
+
+/// The flag of the failure, with the one that says why there was no further attempt.
+fn of(give_up: GiveUp, flag: Flag) -> &'static [Flag] {
+    macro_rules! with {
+        ($($name:ident),*) => {
+            match (give_up, flag) {
+                $(
+                    (GiveUp::Exhausted, Flag::$name) => &[Flag::RetryLimitExceeded, Flag::$name],
+                    (GiveUp::Overflow, Flag::$name) => &[Flag::UpstreamOverflow, Flag::$name],
+                    (_, Flag::$name) => &[Flag::$name],
+                )*
+                _ => &[],
+            }
+        };
+    }
+    with!(UpstreamConnectFailure, UpstreamConnectionEnded, UpstreamProtocolError, UpstreamTimeout)
 }
 
 /// What failed, for the log.
@@ -76,20 +90,21 @@ mod tests {
 
     #[test]
     fn r14_failures_become_the_statuses_and_flags_that_envoys_users_know() {
-        for (failure, status, flags) in [
-            (Failure::Connect(ConnectFailure::Refused), 503, "UF"),
-            (Failure::Connect(ConnectFailure::TimedOut), 503, "UF"),
-            (Failure::Reset, 503, "UC"),
-            (Failure::Protocol, 502, "UPE"),
-            (Failure::Timeout { kind: TimeoutKind::Request, connected: true }, 504, "UT"),
-            (Failure::Timeout { kind: TimeoutKind::PerTry, connected: false }, 504, "UT"),
+        for (failure, status, flag) in [
+            (Failure::Connect(ConnectFailure::Refused), 503, Flag::UpstreamConnectFailure),
+            (Failure::Connect(ConnectFailure::TimedOut), 503, Flag::UpstreamConnectFailure),
+            (Failure::Reset, 503, Flag::UpstreamConnectionEnded),
+            (Failure::Protocol, 502, Flag::UpstreamProtocolError),
+            (Failure::Timeout { kind: TimeoutKind::Request, connected: true }, 504, Flag::UpstreamTimeout),
+            (Failure::Timeout { kind: TimeoutKind::PerTry, connected: false }, 504, Flag::UpstreamTimeout),
         ] {
             let reply = of_failure(failure, GiveUp::NotRetriable);
-            assert_eq!((reply.status, reply.flags), (status, flags), "{failure:?}");
+            assert_eq!((reply.status, reply.flags), (status, &[flag][..]), "{failure:?}");
             assert!(!reply.text.is_empty());
+            let exhausted = of_failure(failure, GiveUp::Exhausted);
+            assert_eq!(exhausted.flags, [Flag::RetryLimitExceeded, flag]);
+            assert_eq!(of_failure(failure, GiveUp::Overflow).flags, [Flag::UpstreamOverflow, flag]);
         }
-        assert_eq!(of_failure(Failure::Connect(ConnectFailure::Refused), GiveUp::Exhausted).flags, "URX,UF");
-        assert_eq!(of_failure(Failure::Connect(ConnectFailure::Refused), GiveUp::Overflow).flags, "UO,UF");
     }
 
     #[test]

@@ -106,12 +106,12 @@ fn set_limits(ctx: &mut Context, limits: &Limits, has_body: bool) {
     ctx.body_ended = !has_body;
 }
 
-fn inet(address: &PingoraAddr) -> Option<SocketAddr> {
+pub(super) fn inet(address: &PingoraAddr) -> Option<SocketAddr> {
     address.as_inet().copied()
 }
 
 /// The host that the request names; empty for HTTP/1.0 without one. `None`: not readable.
-fn host_of(header: &RequestHeader) -> Option<&str> {
+pub(super) fn host_of(header: &RequestHeader) -> Option<&str> {
     if let Some(authority) = header.uri.authority() {
         return Some(authority.as_str());
     }

@@ -86,7 +86,7 @@ impl Service {
 
     /// Answers with a redirect.
     pub(super) async fn redirect(&self, session: &mut Session, ctx: &mut Context, status: u16, location: &str) -> Result<()> {
-        ctx.reply = Some(Reply { status, flags: "", text: "" });
+        ctx.reply = Some(Reply { status, flags: &[], text: "" });
         let mut header = ResponseHeader::build(status, Some(3))?;
         header.insert_header(LOCATION, location)?;
         header.insert_header(CONTENT_LENGTH, 0)?;

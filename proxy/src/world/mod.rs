@@ -105,7 +105,7 @@ impl World {
                             })
                             .collect();
                         PoolTable {
-                            metrics: metrics.pool(&pool.name),
+                            metrics: metrics.pool(pool.name.as_str()),
                             limits: Limits::new(&effective.timeouts, effective.per_try),
                             tcp_keepalive: effective.tcp_keepalive,
                             buffer_limit: effective.buffer_limit.min(MAX_BUFFER),

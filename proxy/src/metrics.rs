@@ -1,0 +1,340 @@
+//! What is counted, for Prometheus.
+//!
+//! Purpose: a bounded number of series, at the price of a few atomic additions a request. Inputs: events of the
+//! data plane. Outputs: the text of `/metrics`. Labels are resolved once, when a world is built
+//! ([`Metrics::rule`], [`Metrics::pool`]); a request adds to handles only.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Routes, and pools, beyond this many share the label `other`.
+const MAX_NAMES: usize = 2000;
+
+/// The label of what is beyond the limit.
+const OTHER: &str = "other";
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Upper bounds of the duration's buckets, in seconds.
+const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
+
+/// How an attempt at an endpoint ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// An answer below 500.
+    Success,
+    /// An answer of 500 or above.
+    ServerError,
+    /// No connection: refused, timed out, TLS failed.
+    ConnectFailed,
+    /// A pooled connection was dead before a byte was sent.
+    StalePooled,
+    /// The connection ended, or the answer was no HTTP, before its headers were complete.
+    Reset,
+    /// A timeout fired.
+    Timeout,
+    /// The answer was cut in its body.
+    Body,
+    /// The client went away first.
+    Cancelled,
+}
+
+impl AttemptOutcome {
+    const ALL: [(Self, &'static str); 8] = [
+        (Self::Success, "success"),
+        (Self::ServerError, "server_error"),
+        (Self::ConnectFailed, "connect_failed"),
+        (Self::StalePooled, "stale_pooled"),
+        (Self::Reset, "reset"),
+        (Self::Timeout, "timeout"),
+        (Self::Body, "body"),
+        (Self::Cancelled, "cancelled"),
+    ];
+}
+
+/// Why metrics cannot be set up or written.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: Histogram,
+    attempts: IntCounterVec,
+    failovers: IntCounterVec,
+    failbacks: IntCounterVec,
+    ejections: IntCounterVec,
+    serving: IntGaugeVec,
+    /// Attempts after the first.
+    pub retries: IntCounter,
+    /// Lines of the access log that were dropped, because its writer could not keep up.
+    pub log_dropped: IntCounter,
+    /// Look-ups of names that failed.
+    pub dns_failures: IntGauge,
+    /// Clients' connections that are open.
+    pub connections: IntGauge,
+    /// The version of the state that is served; 0 before the first.
+    pub state_version: IntGauge,
+    /// 1 while the newest state on disk is not served.
+    pub state_refused: IntGauge,
+    routes: Mutex<HashSet<String>>,
+    pools: Mutex<HashSet<String>>,
+}
+
+/// Counters of one route.
+#[derive(Clone)]
+pub struct RuleMetrics {
+    classes: [IntCounter; 5],
+    duration: Histogram,
+}
+
+impl RuleMetrics {
+    /// Counts a request that was answered with `status` after `duration`.
+    pub fn count_request(&self, status: u16, duration: Duration) {
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        self.classes[class].inc();
+        self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// Counters of one pool.
+#[derive(Clone)]
+pub struct PoolMetrics {
+    attempts: [IntCounter; AttemptOutcome::ALL.len()],
+    /// Switches from the primary pool to a fallback.
+    pub failovers: IntCounter,
+    /// Switches back.
+    pub failbacks: IntCounter,
+    /// Endpoints that were ejected.
+    pub ejections: IntCounter,
+    /// The priority that serves: 0 the primary pool, 1 the fallback; -1: nothing can serve.
+    pub serving: IntGauge,
+}
+
+impl PoolMetrics {
+    /// Counts an attempt.
+    pub fn count_attempt(&self, outcome: AttemptOutcome) {
+        self.attempts[outcome as usize].inc();
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero. `version` is the program's.
+    ///
+    /// # Errors
+    /// [`MetricsError`] if a name is registered twice, which no input can cause.
+    pub fn new(version: &str) -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, MetricsError> {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, MetricsError> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, MetricsError> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let duration = Histogram::with_opts(
+            HistogramOpts::new("understudy_request_duration_seconds", "Time to the end of the answer.")
+                .buckets(BUCKETS.to_vec()),
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        let serving = IntGaugeVec::new(
+            Opts::new("understudy_pool_serving", "The priority that serves: 0 primary, 1 fallback, -1 none."),
+            &["pool"],
+        )?;
+        registry.register(Box::new(serving.clone()))?;
+        let build = IntGaugeVec::new(Opts::new("understudy_build_info", "Always 1."), &["version"])?;
+        registry.register(Box::new(build.clone()))?;
+        build.with_label_values(&[version]).set(1);
+        Ok(Self {
+            requests: counters("understudy_requests_total", "Requests answered.", &["route", "code_class"])?,
+            duration,
+            attempts: counters(
+                "understudy_upstream_attempts_total",
+                "Attempts at endpoints.",
+                &["pool", "outcome"],
+            )?,
+            failovers: counters("understudy_failovers_total", "Switches to a fallback pool.", &["pool"])?,
+            failbacks: counters("understudy_failbacks_total", "Switches to the primary pool.", &["pool"])?,
+            ejections: counters("understudy_ejections_total", "Endpoints ejected.", &["pool"])?,
+            serving,
+            retries: counter("understudy_retries_total", "Attempts after the first.")?,
+            log_dropped: counter("understudy_access_log_dropped_total", "Lines that were not written.")?,
+            dns_failures: gauge("understudy_dns_failures", "Look-ups of names that failed so far.")?,
+            connections: gauge("understudy_connections", "Open connections of clients.")?,
+            state_version: gauge("understudy_state_version", "The version that is served; 0: none yet.")?,
+            state_refused: gauge("understudy_state_refused", "1 while the newest state is not served.")?,
+            registry,
+            routes: Mutex::default(),
+            pools: Mutex::default(),
+        })
+    }
+
+    /// The handles of a route. Asked for again, it gives the same counters.
+    #[must_use]
+    pub fn rule(&self, route: &str) -> RuleMetrics {
+        let route = label(&self.routes, route);
+        RuleMetrics {
+            classes: CLASSES.map(|class| self.requests.with_label_values(&[route, class])),
+            duration: self.duration.clone(),
+        }
+    }
+
+    /// The handles of a pool. Asked for again, it gives the same counters.
+    #[must_use]
+    pub fn pool(&self, pool: &str) -> PoolMetrics {
+        let pool = label(&self.pools, pool);
+        PoolMetrics {
+            attempts: AttemptOutcome::ALL
+                .map(|(_, outcome)| self.attempts.with_label_values(&[pool, outcome])),
+            failovers: self.failovers.with_label_values(&[pool]),
+            failbacks: self.failbacks.with_label_values(&[pool]),
+            ejections: self.ejections.with_label_values(&[pool]),
+            serving: self.serving.with_label_values(&[pool]),
+        }
+    }
+
+    /// Drops the series of all routes and pools but these. Called with a new world, after its handles were made.
+    pub fn retain(&self, routes: &HashSet<&str>, pools: &HashSet<&str>) {
+        // A series that is not there needs no removal, so errors say nothing.
+        self.routes.lock().retain(|route| {
+            let stays = routes.contains(route.as_str());
+            if !stays {
+                for class in CLASSES {
+                    let _ = self.requests.remove_label_values(&[route, class]);
+                }
+            }
+            stays
+        });
+        self.pools.lock().retain(|pool| {
+            let stays = pools.contains(pool.as_str());
+            if !stays {
+                for (_, outcome) in AttemptOutcome::ALL {
+                    let _ = self.attempts.remove_label_values(&[pool, outcome]);
+                }
+                for counters in [&self.failovers, &self.failbacks, &self.ejections] {
+                    let _ = counters.remove_label_values(&[pool]);
+                }
+                let _ = self.serving.remove_label_values(&[pool]);
+            }
+            stays
+        });
+    }
+
+    /// All metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// [`MetricsError`] if they cannot be written down.
+    pub fn encode(&self) -> Result<String, MetricsError> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// The name itself as a label, or [`OTHER`] once there are too many.
+fn label<'a>(known: &Mutex<HashSet<String>>, name: &'a str) -> &'a str {
+    let mut known = known.lock();
+    if known.contains(name) {
+        return name;
+    }
+    if known.len() >= MAX_NAMES {
+        return OTHER;
+    }
+    known.insert(name.to_owned());
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Metrics {
+        Metrics::new("1.2.3").unwrap()
+    }
+
+    #[test]
+    fn requests_are_counted_by_route_and_class() {
+        let metrics = metrics();
+        let rule = metrics.rule("httproute/default/shop");
+        for status in [200, 204, 404, 503, 999, 0] {
+            rule.count_request(status, Duration::from_millis(3));
+        }
+        metrics.rule("httproute/default/shop").count_request(200, Duration::from_secs(60));
+        let text = metrics.encode().unwrap();
+        for (class, count) in [("1xx", 1), ("2xx", 3), ("3xx", 0), ("4xx", 1), ("5xx", 2)] {
+            let line = format!(
+                "understudy_requests_total{{code_class=\"{class}\",route=\"httproute/default/shop\"}} {count}\n"
+            );
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.contains("understudy_request_duration_seconds_bucket{le=\"0.005\"} 6\n"), "{text}");
+        assert!(text.contains("understudy_request_duration_seconds_count 7\n"));
+        assert!(text.contains("understudy_build_info{version=\"1.2.3\"} 1\n"));
+    }
+
+    #[test]
+    fn each_outcome_is_counted_under_its_own_name() {
+        let metrics = metrics();
+        let pool = metrics.pool("p");
+        for (times, (outcome, _)) in AttemptOutcome::ALL.into_iter().enumerate() {
+            for _ in 0..=times {
+                pool.count_attempt(outcome);
+            }
+        }
+        let text = metrics.encode().unwrap();
+        for (times, (_, name)) in AttemptOutcome::ALL.into_iter().enumerate() {
+            let line = format!(
+                "understudy_upstream_attempts_total{{outcome=\"{name}\",pool=\"p\"}} {}\n",
+                times + 1
+            );
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn series_of_removed_routes_and_pools_are_dropped() {
+        let metrics = metrics();
+        let old = metrics.pool("gone");
+        old.failovers.inc();
+        metrics.pool("stays").failovers.inc();
+        let _ = (metrics.rule("gone"), metrics.rule("stays"));
+        metrics.retain(&HashSet::from(["stays"]), &HashSet::from(["stays"]));
+        // A request that is still under way in the old world counts into nothing.
+        old.failovers.inc();
+        let text = metrics.encode().unwrap();
+        assert!(!text.contains("gone"), "{text}");
+        assert!(text.contains("understudy_failovers_total{pool=\"stays\"} 1\n"), "{text}");
+        assert!(text.contains("route=\"stays\""), "{text}");
+    }
+
+    #[test]
+    fn the_number_of_series_is_bounded() {
+        let metrics = metrics();
+        for n in 0..MAX_NAMES + 500 {
+            metrics.rule(&format!("route-{n}")).count_request(200, Duration::ZERO);
+        }
+        let text = metrics.encode().unwrap();
+        let series = text.lines().filter(|line| line.starts_with("understudy_requests_total{")).count();
+        assert_eq!(series, (MAX_NAMES + 1) * CLASSES.len());
+        assert!(
+            text.contains("understudy_requests_total{code_class=\"2xx\",route=\"other\"} 500\n"),
+            "the rest is counted together"
+        );
+    }
+}
