@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 pub use record::{Flag, Flags, LogFormat, Record};
@@ -59,7 +60,8 @@ pub struct AccessLog {
 
 struct Writer {
     lines: SyncSender<Vec<u8>>,
-    ended: Receiver<()>,
+    /// The log is shared among threads, and only its end looks here.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl AccessLog {
@@ -99,7 +101,7 @@ impl AccessLog {
                 let _ = end.try_send(());
             })
             .map_err(AccessLogError::Thread)?;
-        Ok(Self { format, dropped, writer: Some(Writer { lines, ended }) })
+        Ok(Self { format, dropped, writer: Some(Writer { lines, ended: Mutex::new(ended) }) })
     }
 
     /// Whether lines are written at all. If not, records need not be made.
@@ -122,7 +124,7 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         let Some(Writer { lines, ended }) = self.writer.take() else { return };
         drop(lines);
-        if ended.recv_timeout(END_BOUND) == Err(RecvTimeoutError::Timeout) {
+        if ended.into_inner().recv_timeout(END_BOUND) == Err(RecvTimeoutError::Timeout) {
             log::warn!("the last lines of the access log were not written within {END_BOUND:?}");
         }
     }
@@ -154,8 +156,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::{Sender, channel};
 
-    use parking_lot::Mutex;
-
     use super::record::tests::record;
     use super::*;
 
@@ -178,6 +178,21 @@ mod tests {
         let text = std::fs::read_to_string(&file).unwrap();
         assert_eq!(text.lines().count(), 2000);
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+    }
+
+    #[test]
+    fn the_log_is_shared_between_threads() {
+        fn is_shared<T: Send + Sync>(_: &T) {}
+        let log = AccessLog::to_output(Box::new(Broken), LogFormat::Text, counter()).unwrap();
+        is_shared(&log);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| log.log(&record()));
+            }
+        });
+        let dropped = log.dropped.clone();
+        drop(log);
+        assert_eq!(dropped.get(), 3);
     }
 
     #[test]
