@@ -50,6 +50,12 @@ macro_rules! name_types {
                 Ok(Self(name.into()))
             }
 
+            /// A name that is known to be one.
+            #[allow(dead_code, reason = "not every kind of name has literals")]
+            pub(crate) fn literal(name: &'static str) -> Self {
+                Self(name.into())
+            }
+
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {

@@ -82,6 +82,13 @@ pub struct Policy {
     pub tcp_keepalive: Option<TcpKeepalive>,
 }
 
+impl Default for Policy {
+    /// What governs a pool without a policy.
+    fn default() -> Self {
+        Self::unset(PolicyName::literal("none"))
+    }
+}
+
 impl Policy {
     /// The policy of a pool that has none: no detection, default timeouts.
     #[must_use]

@@ -64,7 +64,7 @@ async fn a_request_gains_what_the_field_expects_and_loses_what_is_hop_by_hop() {
         .header("TE", "trailers")
         .header("X-Public", "yes");
     assert_eq!(proxy.send(&request).await.unwrap().status, 200);
-    let seen = active.observed().log.last().unwrap().clone();
+    let seen = active.observed().log().last().unwrap().clone();
     assert_eq!(seen.target, "/test?a=1");
     assert_eq!(seen.header("host"), Some(HOST));
     assert_eq!(seen.header("x-forwarded-for"), Some("192.0.2.7, 127.0.0.1"));
@@ -124,7 +124,7 @@ async fn filters_of_the_rule_and_of_the_reference_act_and_leave_failover_intact(
         (response.status, response.header("x-answer"), response.header("x-backend")),
         (200, Some("rule"), None)
     );
-    let seen = active.observed().log.last().unwrap().clone();
+    let seen = active.observed().log().last().unwrap().clone();
     assert_eq!(seen.target, "/inner/deep?q=1");
     assert_eq!(seen.header("host"), Some("inner.example"));
     assert_eq!(seen.header("x-forwarded-host"), Some(HOST));
@@ -134,7 +134,7 @@ async fn filters_of_the_rule_and_of_the_reference_act_and_leave_failover_intact(
     );
     active.kill().await;
     assert_eq!(proxy.pods(5).await, all("passive", 5));
-    assert_eq!(passive.observed().log.last().unwrap().header("x-ref"), Some("yes"));
+    assert_eq!(passive.observed().log().last().unwrap().header("x-ref"), Some("yes"));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The answer on its way out: what it says of the endpoint, what is changed, and the answers of our own.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use pingora_error::{Error, ErrorType, Result};
@@ -51,7 +53,7 @@ impl Service {
             armed.touch(now);
         }
         if let (Some(since), Some(exchange)) = (ctx.attempt.flowing_since, ctx.exchange.as_mut())
-            && exchange.flow_interval().is_some_and(|interval| now.since(since) >= interval.into())
+            && exchange.flow_interval().is_some_and(|interval| now.since(since) >= Duration::from(interval))
         {
             exchange.finished(now);
             ctx.attempt.flowing_since = Some(Instant::NEVER);

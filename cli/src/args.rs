@@ -1,0 +1,189 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A gateway that keeps an API online: when the primary backends of a route fail, its fallback steps in at once.
+#[derive(Debug, Parser)]
+#[command(name = "understudy", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve Kubernetes manifests from files: controller and proxy in one process
+    Run(RunArgs),
+    /// Translate manifests into the state directory, and follow their changes
+    Controller(ControllerArgs),
+    /// Serve what stands in the state directory
+    Proxy(ProxyArgs),
+    /// Report every problem of manifests
+    Check(CheckArgs),
+    /// Show each route's pools: which one serves, and why
+    Pools(PoolsArgs),
+    /// Walk through a failover with backends of its own
+    Demo(DemoArgs),
+}
+
+/// Where manifests come from, and how their listeners are bound.
+#[derive(Debug, Args)]
+pub(crate) struct ManifestArgs {
+    /// Manifest files or folders; `-` for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+}
+
+/// How listeners are bound.
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Address for the listeners of Gateways that name none in spec.addresses
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub(crate) bind: IpAddr,
+    /// Added to the port of listeners below 1024
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) port_offset: u16,
+}
+
+/// How the data plane works.
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Address for metrics, readiness and `understudy pools`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:19000")]
+    pub(crate) admin: SocketAddr,
+    /// Address of a name that no name server knows, as with curl; may be given several times
+    #[arg(long, value_name = "HOST=ADDR", value_parser = parse_resolve)]
+    pub(crate) resolve: Vec<(String, IpAddr)>,
+    /// Name server to ask instead of the system's
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) dns: Option<SocketAddr>,
+    /// Threads that carry connections [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Where the access log goes
+    #[arg(long, value_name = "off|stdout|FILE", default_value = "stdout")]
+    pub(crate) access_log: String,
+    /// How the access log is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) manifests: ManifestArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Folder for the state [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControllerArgs {
+    /// Manifest files or folders; `-` for standard input
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// Folder for the state
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// Folder with the state
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) manifests: ManifestArgs,
+    /// Warnings count as errors
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Also print what is merely worth knowing
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolsArgs {
+    /// The proxy's admin address
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:19000")]
+    pub(crate) admin: SocketAddr,
+    /// Show them again every second
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// How they are shown
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// End after the walk, with exit status 0 only if it went as promised
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// How the pools are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// How the access log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A readable line per request.
+    Text,
+    /// A JSON object per request.
+    Json,
+}
+
+fn parse_resolve(text: &str) -> Result<(String, IpAddr), String> {
+    let (host, address) = text.split_once('=').ok_or("write HOST=ADDR, such as active.example=127.0.0.1")?;
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    if host.is_empty() {
+        return Err("the host in HOST=ADDR is empty".to_owned());
+    }
+    let address = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+    Ok((host, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_are_resolved_as_with_curl() {
+        let good = parse_resolve("Active.Default.svc.=127.0.0.1").unwrap();
+        assert_eq!(good, ("active.default.svc".to_owned(), "127.0.0.1".parse().unwrap()));
+        assert_eq!(parse_resolve("a=::1").unwrap().1, "::1".parse::<IpAddr>().unwrap());
+        for bad in ["a", "=127.0.0.1", "a=b", "a=127.0.0.1:80"] {
+            assert!(parse_resolve(bad).is_err(), "{bad}");
+        }
+    }
+}
