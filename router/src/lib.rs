@@ -9,7 +9,9 @@
 //! nothing. Two things are looked at one by one: the matches that have the same host and the same path, and the
 //! regular expressions of a host.
 //!
-//! Paths are matched as they were received: neither percent-decoding nor removal of `.`, `..` or `//` is done.
+//! Paths and query parameters are matched as they were received: neither percent-decoding nor removal of `.`,
+//! `..` or `//` is done. Of a query parameter the first value counts; a header that stands there several times
+//! counts as one, its values joined by commas. Hosts are compared without port, trailing dot and case.
 
 mod build;
 mod conditions;

@@ -11,6 +11,7 @@
 mod digest;
 mod disk;
 mod error;
+mod folder;
 mod kind;
 mod layout;
 mod plan;

@@ -1,14 +1,13 @@
 //! The controller's side: writes only what changed, in an order that never leaves a reference open.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::MetadataExt;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, read_file};
-use super::kind::Kind;
-use super::layout::{FileId, INDEX, LOCK_FILE, TEMPORARY};
+use super::folder::{Lock, create_folders, folders, list_files};
+use super::layout::{FileId, TEMPORARY};
 use super::plan::{Plan, build_plan};
 use super::root::{Root, version_of};
 use super::snapshot::{Snapshot, load_snapshot, read_verified};
@@ -32,7 +31,7 @@ pub struct Published {
 pub struct Writer {
     folder: PathBuf,
     disk: Disk,
-    lock: File,
+    lock: Lock,
     /// What stands on disk; `None` if nothing does, or nothing that could be read.
     current: Option<Snapshot>,
     /// The highest version that was ever seen here.
@@ -55,7 +54,7 @@ impl Writer {
 
     pub(crate) fn open_with(folder: PathBuf, disk: Disk) -> Result<Self, StoreError> {
         create_folders(&folder)?;
-        let lock = lock_folder(&folder)?;
+        let lock = Lock::take(&folder)?;
         let mut writer = Self { folder, disk, lock, current: None, highest: 0, superseded: BTreeSet::new() };
         writer.remove_temporary_files()?;
         writer.take_up()?;
@@ -79,7 +78,7 @@ impl Writer {
     pub fn publish(&mut self, next: &State) -> Result<Published, StoreError> {
         next.validate_references()
             .map_err(|reference| StoreError::Dangling { file: self.folder.join(ROOT_FILE), reference })?;
-        self.check_lock()?;
+        self.lock.check(&self.folder)?;
         if !self.root_is_own()? {
             return self.rewrite(next);
         }
@@ -102,7 +101,7 @@ impl Writer {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn repair(&mut self) -> Result<Published, StoreError> {
-        self.check_lock()?;
+        self.lock.check(&self.folder)?;
         let Some(state) = self.state().cloned() else {
             return Ok(Published { version: self.highest, changed: false, written: 0, removed: 0 });
         };
@@ -198,17 +197,6 @@ impl Writer {
         Ok(own)
     }
 
-    fn check_lock(&self) -> Result<(), StoreError> {
-        let file = self.folder.join(LOCK_FILE);
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let held =
-            self.lock.metadata().map(identity).map_err(|source| StoreError::io("inspect", &file, source))?;
-        match fs::metadata(&file).map(identity) {
-            Ok(found) if found == held => Ok(()),
-            _ => Err(StoreError::LockLost { file }),
-        }
-    }
-
     /// Reads what stands on disk.
     fn take_up(&mut self) -> Result<(), StoreError> {
         let file = self.folder.join(ROOT_FILE);
@@ -274,36 +262,11 @@ impl Writer {
     }
 }
 
-fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    Kind::ALL.into_iter().map(Kind::folder).chain([INDEX]).map(|name| folder.join(name))
-}
-
-fn create_folders(folder: &Path) -> Result<(), StoreError> {
-    folders(folder).try_for_each(|folder| {
-        fs::create_dir_all(&folder).map_err(|source| StoreError::io("create", &folder, source))
-    })
-}
-
-fn lock_folder(folder: &Path) -> Result<File, StoreError> {
-    let file = folder.join(LOCK_FILE);
-    let failed = |source| StoreError::io("lock", &file, source);
-    let lock = File::options().create(true).truncate(false).write(true).open(&file).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { file }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("folder", &self.folder)
+            .field("version", &self.highest)
+            .finish_non_exhaustive()
     }
-}
-
-/// The files in a folder of ours. Folders in it are none of ours.
-fn list_files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let failed = |source| StoreError::io("list", folder, source);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
 }

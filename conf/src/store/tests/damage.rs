@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use proptest::prelude::*;
 use tempfile::tempdir;
 
 use super::super::{Read, Reader, StoreError, Writer};
@@ -229,4 +230,20 @@ fn a_reader_that_meets_a_version_half_removed_takes_the_newer_one() {
         assert_eq!(writer.publish(&state).unwrap().version, u64::from(version));
     }
     reading.join().unwrap();
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_reader_panic(text in "(serving|pools|[-:\\[\\]{}&*!|>'\"#~0-9a-c \n\t,?@]){0,30}|\\PC{0,30}") {
+        let folder = tempdir().unwrap();
+        fs::create_dir(folder.path().join("proxy")).unwrap();
+        for name in ["proxy/acknowledgement.yaml", "proxy/reports.yaml", "state.yaml"] {
+            fs::write(folder.path().join(name), &text).unwrap();
+        }
+        // Whether such a text can mean something is not the point; that it does not stop the controller is.
+        let _ = store::read_acknowledgement(folder.path());
+        let _ = store::read_reports(folder.path());
+        prop_assert!(Reader::new(folder.path()).read().is_err());
+        prop_assert!(Writer::open(folder.path()).unwrap().publish(&shops(1)).unwrap().changed);
+    }
 }
