@@ -1,14 +1,14 @@
 //! Asks name servers. Names are absolute: search domains are never tried. Nothing is cached here, since the
 //! caller decides when to ask again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use understudy_conf::LookupFamily;
 
 use super::ResolverError;
@@ -16,6 +16,13 @@ use super::answer::{Answer, Family, Plan, Round, plan};
 
 /// How long the servers may take for one family of one name, all tries included.
 const BOUND: Duration = Duration::from_secs(15);
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The server of a machine that names none.
+const OWN_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+
+type Builder = ResolverBuilder<TokioRuntimeProvider>;
 
 /// Asks the servers of the system, or one that was named.
 pub(super) struct Servers {
@@ -26,22 +33,14 @@ impl Servers {
     pub(super) fn new(server: Option<SocketAddr>) -> Result<Self, ResolverError> {
         let mut builder = match server {
             Some(address) => {
-                let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                    connection.port = address.port();
-                    connection
-                });
-                let server = NameServerConfig::new(address.ip(), true, connections.into());
-                let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-                let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+                let mut builder = builder_for(address);
                 let options = builder.options_mut();
                 options.use_hosts_file = ResolveHosts::Never;
                 options.timeout = Duration::from_secs(2);
                 options.attempts = 1;
                 builder
             }
-            None => {
-                TokioResolver::builder_tokio().map_err(|error| ResolverError::System(error.to_string()))?
-            }
+            None => builder_of_system()?,
         };
         builder.options_mut().cache_size = 0;
         let resolver = builder.build().map_err(|error| ResolverError::System(error.to_string()))?;
@@ -112,6 +111,45 @@ impl Servers {
     }
 }
 
+fn builder_for(server: SocketAddr) -> Builder {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = server.port();
+        connection
+    });
+    let server = NameServerConfig::new(server.ip(), true, connections.into());
+    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+}
+
+/// A machine whose configuration names no server asks itself, as its C library would: fixed answers, addresses
+/// and the hosts file work there, too.
+fn builder_of_system() -> Result<Builder, ResolverError> {
+    match TokioResolver::builder_tokio() {
+        Ok(builder) => Ok(builder),
+        Err(error) if names_no_server(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()) => {
+            log::warn!("{RESOLV_CONF} names no server ({error}); {OWN_SERVER} is asked");
+            Ok(builder_for(OWN_SERVER))
+        }
+        Err(error) => Err(ResolverError::System(error.to_string())),
+    }
+}
+
+fn names_no_server(resolv_conf: &str) -> bool {
+    !resolv_conf.lines().any(|line| line.trim_start().starts_with("nameserver"))
+}
+
 fn classify(error: &NetError) -> Answer {
     if error.is_no_records_found() { Answer::Nothing } else { Answer::Failed(error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_without_a_server_is_told_from_a_broken_one() {
+        assert!(names_no_server(""));
+        assert!(names_no_server("# nameserver 10.0.0.1\nsearch example.com\n"));
+        assert!(!names_no_server("search example.com\n nameserver 10.0.0.1\n"));
+    }
 }
