@@ -1,0 +1,57 @@
+//! `understudy check`: every problem of manifests.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use understudy_controller::{Report, Severity};
+
+use crate::args::CheckArgs;
+use crate::serve;
+
+/// Prints what is wrong; the exit status says whether anything is.
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
+    let report = understudy_controller::check(
+        &serve::sources(&args.manifests.paths),
+        &serve::options(&args.manifests.listen),
+    );
+    let lowest = if args.verbose { Severity::Info } else { Severity::Warning };
+    let mut out = std::io::stdout().lock();
+    for diagnostic in report.diagnostics.iter().filter(|diagnostic| is_shown(diagnostic.severity, lowest)) {
+        writeln!(out, "{diagnostic}")?;
+    }
+    let count = |severity| report.diagnostics.iter().filter(|found| found.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    writeln!(out, "{}", summary(&report, errors, warnings))?;
+    let failed = errors > 0 || (args.strict && warnings > 0);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn summary(report: &Report, errors: usize, warnings: usize) -> String {
+    let state = &report.state;
+    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    format!(
+        "{}, {}: {} on {}",
+        plural(errors, "error"),
+        plural(warnings, "warning"),
+        plural(state.routes.len(), "route"),
+        plural(state.gateways.len(), "gateway"),
+    )
+}
+
+fn is_shown(severity: Severity, lowest: Severity) -> bool {
+    severity != Severity::Info || lowest == Severity::Info
+}
+
+/// Tells of a report while manifests are followed.
+pub(crate) fn tell(report: &Report) {
+    for diagnostic in &report.diagnostics {
+        match diagnostic.severity {
+            Severity::Error => log::error!("{diagnostic}"),
+            Severity::Warning => log::warn!("{diagnostic}"),
+            Severity::Info => log::debug!("{diagnostic}"),
+        }
+    }
+    let state = &report.state;
+    log::info!("manifests read: {} gateways, {} routes", state.gateways.len(), state.routes.len());
+}
