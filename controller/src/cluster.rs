@@ -3,7 +3,7 @@
 //! Inputs: what the watch stage found. Outputs: a [`Cluster`], in which every object stands once, in an order
 //! that does not depend on the order of files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -126,6 +126,15 @@ fn texts(node: &Node) -> BTreeMap<String, String> {
     }
 }
 
+/// An object that could not be read.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    /// `FILE:LINE`.
+    pub(crate) location: String,
+    /// Whether it says of itself that it is a fallback. It must not become a primary by a mistake elsewhere.
+    pub(crate) fallback: bool,
+}
+
 /// Every object that counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cluster {
@@ -139,15 +148,26 @@ pub(crate) struct Cluster {
     pub(crate) policies: BTreeMap<Key, Object<BackendTrafficPolicy>>,
     pub(crate) services: BTreeMap<Key, Object<Service>>,
     pub(crate) endpoint_slices: BTreeMap<Key, Object<EndpointSlice>>,
+    /// The slices of each Service, in the order of their names.
+    slices_by_service: BTreeMap<Key, BTreeSet<Key>>,
     /// Nothing refers to them yet; they are kept so that their mistakes are found.
     pub(crate) secrets: BTreeMap<Key, Object<Secret>>,
     /// As the secrets.
     pub(crate) config_maps: BTreeMap<Key, Object<ConfigMap>>,
-    /// Objects that stand in a manifest and could not be read, with the place where they stand.
-    pub(crate) refused: BTreeMap<ObjectId, String>,
+    /// Objects that stand in a manifest and could not be read.
+    pub(crate) refused: BTreeMap<ObjectId, Refused>,
 }
 
+/// The label by which an EndpointSlice belongs to a Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
 impl Cluster {
+    /// The slices of a Service, in the order of their names.
+    pub(crate) fn slices_of(&self, service: &Key) -> Vec<&Object<EndpointSlice>> {
+        let keys = self.slices_by_service.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.endpoint_slices.get(key)).collect()
+    }
+
     /// Adds an object, unless one with its name is there already.
     pub(crate) fn add(&mut self, object: KnownObject, diagnostics: &mut Vec<Diagnostic>) {
         match object {
@@ -162,7 +182,13 @@ impl Cluster {
             KnownObject::Backend(object) => insert(&mut self.backends, object, diagnostics),
             KnownObject::BackendTrafficPolicy(object) => insert(&mut self.policies, object, diagnostics),
             KnownObject::Service(object) => insert(&mut self.services, object, diagnostics),
-            KnownObject::EndpointSlice(object) => insert(&mut self.endpoint_slices, object, diagnostics),
+            KnownObject::EndpointSlice(object) => {
+                if let Some(service) = object.labels.get(SERVICE_NAME) {
+                    let service = Key::new(&object.key.namespace, service);
+                    self.slices_by_service.entry(service).or_default().insert(object.key.clone());
+                }
+                insert(&mut self.endpoint_slices, object, diagnostics);
+            }
             KnownObject::Secret(object) => insert(&mut self.secrets, object, diagnostics),
             KnownObject::ConfigMap(object) => insert(&mut self.config_maps, object, diagnostics),
         }

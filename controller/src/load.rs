@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Refused};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::watch::{Batch, FileTexts, KnownObject, ObjectId, Source, read_manifest, read_texts};
 
@@ -102,7 +102,8 @@ impl Remembered {
             match kept.or(found.object.as_ref()) {
                 Some(object) => cluster.add(object.clone(), diagnostics),
                 None => {
-                    cluster.refused.insert(found.id.clone(), format!("{file}:{}", found.line));
+                    let location = format!("{file}:{}", found.line);
+                    cluster.refused.insert(found.id.clone(), Refused { location, fallback: found.fallback });
                 }
             }
         }

@@ -4,17 +4,14 @@ use std::net::SocketAddr;
 
 use understudy_conf::{GatewayDuration, HostnameError, Priority, Weight};
 
-use crate::cluster::Key;
+use crate::cluster::{Key, Refused};
 use crate::diagnostics::{Diagnostic, Place, Reason};
 use crate::graph::{Referrer, Unusable};
 use crate::watch::Kind;
 
-/// "Did you mean X?" in front of a remedy, where something near is known.
-fn suggest(near: Option<&str>, remedy: impl AsRef<str>) -> String {
-    match near {
-        Some(near) => format!("Did you mean {near}? {}", remedy.as_ref()),
-        None => remedy.as_ref().to_owned(),
-    }
+/// "Did you mean X?" where something near is known, else a remedy.
+fn suggest(near: Option<&str>, remedy: impl Into<String>) -> String {
+    near.map_or_else(|| remedy.into(), |near| format!("Did you mean {near}?"))
 }
 
 // Reading.
@@ -134,17 +131,12 @@ pub(crate) fn no_effect(place: &Place, message: impl Into<String>, remedy: impl 
     place.warning(Reason::NoEffect, message, remedy)
 }
 
-pub(crate) fn not_acting(place: &Place, what: &str) -> Diagnostic {
-    let verb = if what.ends_with('s') && !what.ends_with("ss") { "do" } else { "does" };
-    place.warning(
-        Reason::NotActing,
-        format!("{what} {verb} not act yet"),
-        "It is accepted; remove it if you rely on it.",
-    )
+pub(crate) fn not_acting(place: &Place, message: &str) -> Diagnostic {
+    place.warning(Reason::NotActing, message, "It is accepted without effect: do not rely on it.")
 }
 
-pub(crate) fn not_acting_info(place: &Place, what: &str) -> Diagnostic {
-    place.info(Reason::NotActing, format!("{what} does not act yet"), "")
+pub(crate) fn not_acting_info(place: &Place, message: &str) -> Diagnostic {
+    place.info(Reason::NotActing, message, "")
 }
 
 pub(crate) fn deprecated(place: &Place, successor: &str) -> Diagnostic {
@@ -261,9 +253,9 @@ pub(crate) fn missing_parent(
     place: &Place,
     key: &Key,
     near: Option<&str>,
-    refused: Option<&String>,
+    refused: Option<&Refused>,
 ) -> Diagnostic {
-    if let Some(location) = refused {
+    if let Some(Refused { location, .. }) = refused {
         let message = format!("Gateway {key} could not be read ({location})");
         return place.error(Reason::NoMatchingParent, message, "Correct the Gateway.");
     }
@@ -354,8 +346,8 @@ pub(crate) fn backend_not_found(place: &Place, kind: Kind, key: &Key, near: Opti
 pub(crate) fn backend_refused(place: &Place, kind: Kind, key: &Key, location: &str) -> Diagnostic {
     place.error(
         Reason::BackendNotFound,
-        format!("{kind} {key} could not be read ({location})"),
-        format!("Correct the {kind}."),
+        format!("{kind} {key} could not be read"),
+        format!("Correct the {kind} ({location})."),
     )
 }
 
@@ -452,9 +444,9 @@ pub(crate) fn target_not_found(
     kind: Kind,
     key: &Key,
     near: Option<&str>,
-    refused: Option<&String>,
+    refused: Option<&Refused>,
 ) -> Diagnostic {
-    if let Some(location) = refused {
+    if let Some(Refused { location, .. }) = refused {
         let message = format!("{kind} {key} could not be read ({location})");
         return place.error(Reason::TargetNotFound, message, format!("Correct the {kind}."));
     }

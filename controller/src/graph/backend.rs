@@ -56,13 +56,13 @@ fn report_not_acting(backend: &Object<Backend>, diagnostics: &mut Vec<Diagnostic
     for (index, protocol) in spec.app_protocols.iter().flatten().enumerate() {
         if *protocol == AppProtocol::H2c {
             let place = backend.at(&format!("spec.appProtocols[{index}]"));
-            diagnostics.push(reasons::not_acting(&place, "HTTP/2 towards backends"));
+            diagnostics.push(reasons::not_acting(&place, "HTTP/2 is not spoken to backends yet"));
         }
     }
     for (index, endpoint) in spec.endpoints.iter().flatten().enumerate() {
         if endpoint.zone.is_some() {
             let place = backend.at(&format!("spec.endpoints[{index}].zone"));
-            diagnostics.push(reasons::not_acting_info(&place, "balancing by zone"));
+            diagnostics.push(reasons::not_acting_info(&place, "zones do not act yet"));
         }
     }
     if backend.is_valid && spec.endpoints.is_none() && spec.kind != Some(BackendType::DynamicResolver) {
@@ -81,8 +81,8 @@ fn resolve_endpoints(
     if !backend.is_valid {
         return Err(unusable(
             Reason::Invalid,
-            format!("{} is not valid ({})", backend.label, backend.location()),
-            "Correct it.",
+            format!("{} is not valid", backend.label),
+            &format!("Correct it ({}).", backend.location()),
         ));
     }
     if spec.kind == Some(BackendType::DynamicResolver) {
@@ -160,6 +160,6 @@ fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoin
         return None;
     }
     let port = service::find_port(&object.value, u16::try_from(fqdn.port).ok()?)?;
-    let slices = service::find_slices(cluster, &key);
+    let slices = cluster.slices_of(&key);
     if slices.is_empty() { None } else { Some(service::resolve_endpoints(&slices, port)) }
 }

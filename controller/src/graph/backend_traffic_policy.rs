@@ -171,7 +171,7 @@ fn resolve_target(
             }
         }
         (GATEWAY_API, kind @ ("ListenerSet" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute")) => {
-            Err(Some(reasons::not_acting(&at("kind"), &format!("{kind}s")).into()))
+            Err(Some(reasons::not_acting(&at("kind"), &format!("{kind}s do not act yet")).into()))
         }
         _ => Err(None),
     }
@@ -215,37 +215,39 @@ fn resolve_selector(
 
 /// Says which policies of a parent are replaced somewhere below it.
 fn report_overridden(index: &PolicyIndex, cluster: &Cluster, diagnostics: &mut Vec<Diagnostic>) {
-    for (spot, loser) in &index.spots {
-        let winners =
-            index.spots.iter().filter(|(other, winner)| *winner != loser && is_below(other, spot, cluster));
-        let Some(policy) = cluster.policies.get(loser) else { continue };
-        for (below, winner) in winners {
-            let place = policy.at("spec");
-            diagnostics.push(reasons::policy_overridden(&place, &describe(below), winner));
+    for (spot, winner) in &index.spots {
+        for above in parents_of(spot, cluster) {
+            let Some(loser) = index.spots.get(&above).filter(|loser| *loser != winner) else { continue };
+            if let Some(policy) = cluster.policies.get(loser) {
+                diagnostics.push(reasons::policy_overridden(&policy.at("spec"), &describe(spot), winner));
+            }
         }
     }
 }
 
-fn is_below(spot: &Spot, above: &Spot, cluster: &Cluster) -> bool {
-    let has_parent = |route: &Key, gateway: &Key, section: Option<&str>| {
-        cluster.http_routes.get(route).is_some_and(|object| {
-            object.value.spec.parent_refs.iter().flatten().any(|parent| {
-                let same = parent.name == *gateway.name
-                    && parent.namespace.as_deref().unwrap_or(&route.namespace) == &*gateway.namespace;
-                same && section.is_none_or(|section| parent.section_name.as_deref() == Some(section))
-            })
-        })
+/// The spots whose policy would act on a spot that has none.
+fn parents_of(spot: &Spot, cluster: &Cluster) -> Vec<Spot> {
+    let gateways_of = |key: &Key| {
+        let parents = cluster.http_routes.get(key).and_then(|route| route.value.spec.parent_refs.as_deref());
+        let mut spots = Vec::new();
+        for parent in parents.unwrap_or_default() {
+            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&key.namespace), &parent.name);
+            if let Some(section) = &parent.section_name {
+                spots.push(Spot::Listener(gateway.clone(), section.clone()));
+            }
+            spots.push(Spot::Gateway(gateway));
+        }
+        spots
     };
-    match (spot, above) {
-        (Spot::Rule(route, _), Spot::Route(other)) => route == other,
-        (Spot::Route(route) | Spot::Rule(route, _), Spot::Gateway(gateway)) => {
-            has_parent(route, gateway, None)
+    match spot {
+        Spot::Rule(route, _) => {
+            let mut spots = gateways_of(route);
+            spots.push(Spot::Route(route.clone()));
+            spots
         }
-        (Spot::Route(route) | Spot::Rule(route, _), Spot::Listener(gateway, listener)) => {
-            has_parent(route, gateway, Some(listener))
-        }
-        (Spot::Listener(gateway, _), Spot::Gateway(other)) => gateway == other,
-        _ => false,
+        Spot::Route(route) => gateways_of(route),
+        Spot::Listener(gateway, _) => vec![Spot::Gateway(gateway.clone())],
+        Spot::Gateway(_) => Vec::new(),
     }
 }
 

@@ -17,8 +17,8 @@ pub(crate) fn resolve_class(cluster: &Cluster, name: &str, place: &Place) -> Res
         };
     }
     let id = ObjectId { kind: Kind::GatewayClass, key };
-    if let Some(location) = cluster.refused.get(&id) {
-        return Err(reasons::refused_class(place, name, location).into());
+    if let Some(refused) = cluster.refused.get(&id) {
+        return Err(reasons::refused_class(place, name, &refused.location).into());
     }
     let known = cluster.gateway_classes.keys().map(|key| &*key.name);
     Err(reasons::missing_class(place, name, nearest(name, known), CONTROLLER_NAME).into())

@@ -194,7 +194,9 @@ impl Resolver<'_> {
                 Some(AttachmentNode { gateway: key.clone(), listener: index, hostnames })
             })
             .collect();
-        if bound.is_empty() {
+        // A hostname that is none has its own error.
+        let written = route.value.spec.hostnames.as_deref().unwrap_or_default();
+        if bound.is_empty() && written.iter().all(|hostname| Hostname::new(hostname).is_ok()) {
             return Err(reasons::no_matching_hostname(&route.at("spec.hostnames"), &key).into());
         }
         Ok(bound)
@@ -265,10 +267,17 @@ impl Resolver<'_> {
     }
 
     fn rank_of(&self, route: &Object<HttpRoute>, reference: &HttpRouteRulesBackendRefs) -> Priority {
-        let is_backend =
-            reference.group.as_deref() == Some(ENVOY) && reference.kind.as_deref() == Some("Backend");
-        let fallback =
-            is_backend && self.backends.get(&ref_key(route, reference)).is_some_and(|node| node.fallback);
+        if reference.group.as_deref() != Some(ENVOY) || reference.kind.as_deref() != Some("Backend") {
+            return 0;
+        }
+        let key = ref_key(route, reference);
+        let fallback = match self.backends.get(&key) {
+            Some(node) => node.fallback,
+            None => {
+                let id = ObjectId { kind: Kind::Backend, key };
+                self.cluster.refused.get(&id).is_some_and(|refused| refused.fallback)
+            }
+        };
         Priority::from(fallback)
     }
 
@@ -305,9 +314,10 @@ impl Resolver<'_> {
             return Err(reasons::port_not_specified(&at("port"), &key).into());
         };
         let Some(service_port) = service::find_port(&service.value, port) else {
-            let ports =
-                service.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(|port| port.port);
-            return Err(reasons::port_not_found(&at("port"), &key, port, &ports.collect::<Vec<_>>()).into());
+            let ports = service.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+            let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+            let ports: Vec<_> = tcp.map(|port| port.port).collect();
+            return Err(reasons::port_not_found(&at("port"), &key, port, &ports).into());
         };
         if let Some(policy) = find_tls_policy(self.cluster, "", "Service", &key) {
             return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into());
@@ -317,13 +327,16 @@ impl Resolver<'_> {
             Box::new(reasons::invalid(&at("name"), error.to_string(), "Use shorter names."))
         })?;
         if let Entry::Vacant(entry) = services.entry(name) {
-            let slices = service::find_slices(self.cluster, &key);
+            let slices = self.cluster.slices_of(&key);
             let protocol = service::protocol_of(service_port);
             if slices.is_empty() {
                 diagnostics.push(reasons::service_without_slices(&at("name"), &key));
             }
             if protocol == understudy_conf::UpstreamProtocol::H2c {
-                diagnostics.push(reasons::not_acting(&service.at("spec.ports"), "HTTP/2 towards backends"));
+                diagnostics.push(reasons::not_acting(
+                    &service.at("spec.ports"),
+                    "HTTP/2 is not spoken to backends yet",
+                ));
             }
             let endpoints = service::resolve_endpoints(&slices, service_port);
             entry.insert(ServiceBackend { protocol, endpoints });
@@ -357,8 +370,8 @@ impl Resolver<'_> {
         key: &Key,
         known: impl Iterator<Item = &'k Key>,
     ) -> Diagnostic {
-        if let Some(location) = self.cluster.refused.get(&ObjectId { kind, key: key.clone() }) {
-            return reasons::backend_refused(place, kind, key, location);
+        if let Some(refused) = self.cluster.refused.get(&ObjectId { kind, key: key.clone() }) {
+            return reasons::backend_refused(place, kind, key, &refused.location);
         }
         let near = nearest(
             &key.name,

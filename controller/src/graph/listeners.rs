@@ -103,7 +103,7 @@ fn build_listener(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<ListenerNode> {
     let port = u16::try_from(listener.port).ok().filter(|port| *port != 0)?;
-    let name = ListenerName::new(&listener.name).ok()?;
+    let name = ListenerName::new(&listener.name).ok().filter(|name| name.as_str().len() <= 253)?;
     let hostname = match listener.hostname.as_deref() {
         None | Some("") => None,
         Some(hostname) => Some(Hostname::new(hostname).ok()?),
@@ -173,8 +173,9 @@ pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
             let message = format!("a listener before it is called {:?} too", listener.name);
             found.push(reasons::invalid(&at(".name"), message, "Give every listener a name of its own."));
         }
-        if ListenerName::new(&listener.name).is_err() {
-            found.push(reasons::invalid(&at(".name"), "it is no name", "Use a word such as http."));
+        if ListenerName::new(&listener.name).is_err() || listener.name.len() > 253 {
+            let remedy = "Use a word such as http, of at most 253 characters.";
+            found.push(reasons::invalid(&at(".name"), "it is no name", remedy));
         }
         if !(1..=65_535).contains(&listener.port) {
             let message = format!("{} is not a port", listener.port);

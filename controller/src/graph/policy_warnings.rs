@@ -12,7 +12,8 @@ const BUFFER_LIMIT: u64 = 64 * 1024;
 pub(crate) fn report_policy(policy: &Object<BackendTrafficPolicy>, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &policy.value.spec;
     for field in fields_not_acting(spec) {
-        diagnostics.push(reasons::not_acting(&policy.at(&format!("spec.{field}")), "this field"));
+        diagnostics
+            .push(reasons::not_acting(&policy.at(&format!("spec.{field}")), "the field does not act yet"));
     }
     if spec.target_ref.is_some() {
         diagnostics.push(reasons::deprecated(&policy.at("spec.targetRef"), "targetRefs"));

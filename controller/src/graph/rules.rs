@@ -69,9 +69,9 @@ impl<'a> Findings<'a> {
         self.found.push(reasons::no_effect(&place, message, "Remove it: the first entry counts."));
     }
 
-    pub(crate) fn not_acting(&mut self, field: &str, what: &str) {
+    pub(crate) fn not_acting(&mut self, field: &str, message: &str) {
         let place = (self.place)(&self.path(field));
-        self.found.push(reasons::not_acting(&place, what));
+        self.found.push(reasons::not_acting(&place, message));
     }
 
     /// How many errors there are so far.
@@ -129,7 +129,7 @@ fn build_rule(rule: &HttpRouteRules, found: &mut Findings<'_>) -> BuiltRule {
         rule.timeouts.as_ref().and_then(|timeouts| build_timeouts(timeouts, &mut found.at("timeouts")));
     let retry = rule.retry.as_ref().map(|retry| build_retry(retry, &mut found.at("retry")));
     if rule.session_persistence.is_some() {
-        found.not_acting("sessionPersistence", "session persistence");
+        found.not_acting("sessionPersistence", "session persistence does not act yet");
     }
     let single_prefix = has_single_prefix(rule);
     let filters = build_filters(rule.filters.as_deref().unwrap_or_default(), single_prefix, found);

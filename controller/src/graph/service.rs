@@ -8,10 +8,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, E
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use understudy_conf::{Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 
-use crate::cluster::{Cluster, Key, Object};
-
-/// The label by which an EndpointSlice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use crate::cluster::Object;
 
 /// A Service's port with its endpoints.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,15 +27,6 @@ pub(crate) fn find_port(service: &Service, port: u16) -> Option<&ServicePort> {
     let tcp = |candidate: &&ServicePort| candidate.protocol.as_deref().unwrap_or("TCP") == "TCP";
     let ports = service.spec.as_ref()?.ports.as_deref().unwrap_or_default();
     ports.iter().filter(tcp).find(|candidate| candidate.port == i32::from(port))
-}
-
-/// The slices of a Service.
-pub(crate) fn find_slices<'a>(cluster: &'a Cluster, service: &Key) -> Vec<&'a Object<EndpointSlice>> {
-    let of_service = |slice: &&Object<EndpointSlice>| {
-        slice.key.namespace == service.namespace
-            && slice.labels.get(SERVICE_NAME).is_some_and(|name| **name == *service.name)
-    };
-    cluster.endpoint_slices.values().filter(of_service).collect()
 }
 
 /// What is spoken on a Service's port.

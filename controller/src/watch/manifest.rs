@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::cluster::{Key, Object, Origin};
-use crate::diagnostics::{Diagnostic, Place, Reason, reasons};
+use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::validate_object;
 use crate::watch::de::{TypeError, UnknownField, from_node};
 use crate::watch::kinds::{Kind, Recognized, recognize};
@@ -34,6 +34,8 @@ impl std::fmt::Display for ObjectId {
 pub(crate) struct Found {
     pub(crate) id: ObjectId,
     pub(crate) line: u32,
+    /// Whether `spec.fallback` is true, which counts even where nothing else can be read.
+    pub(crate) fallback: bool,
     /// `None` if it has not its kind's form.
     pub(crate) object: Option<KnownObject>,
 }
@@ -263,11 +265,19 @@ impl Reader<'_> {
                 let path = error.path();
                 let line = error.line().unwrap_or(node.line);
                 let place = Place::line(self.file, line).named(Some(&label), &path);
-                self.report(place.error(Reason::Malformed, error.message, error.remedy));
+                self.report(if path.ends_with("Timestamp") {
+                    reasons::malformed(&place, "it is not a time", "Write it as in \"2026-01-31T12:00:00Z\".")
+                } else if error.remedy.is_empty() {
+                    reasons::malformed(&place, error.message, "Correct the value.")
+                } else {
+                    reasons::malformed(&place, error.message, error.remedy)
+                });
                 None
             }
         };
-        self.batch.found.push(Found { id, line: node.line, object });
+        let fallback = node.child("spec").and_then(|spec| spec.child("fallback"));
+        let fallback = fallback.is_some_and(|node| node.value == Value::Bool(true));
+        self.batch.found.push(Found { id, line: node.line, fallback, object });
     }
 }
 

@@ -1,5 +1,8 @@
 //! The known word that is nearest to a mistyped one.
 
+/// More words than this are not compared.
+const MAX_CANDIDATES: usize = 512;
+
 /// The word of `known` that `word` probably means: at most a third of its letters differ.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
@@ -7,8 +10,12 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     if lower.len() > 64 {
         return None;
     }
+    // Names of thousands of objects may be compared with thousands of mistakes.
+    let similar_length = |candidate: &&str| candidate.len().abs_diff(lower.len()) <= lower.len() / 3 + 1;
     known
         .into_iter()
+        .filter(similar_length)
+        .take(MAX_CANDIDATES)
         .map(|candidate| (distance(&lower, &candidate.to_ascii_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= (candidate.len().max(lower.len()) / 3).max(1))
         .min_by_key(|(distance, candidate)| (*distance, *candidate))

@@ -1,5 +1,6 @@
 //! What the tests of translation share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "tests end there")]
 
 use std::fmt::Write as _;
 use std::fs;
