@@ -7,7 +7,7 @@ use super::super::{Published, Read, Reader, StoreError, Writer};
 use super::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn every_state_is_read_as_it_was_written(state in arbitrary::state()) {
