@@ -74,7 +74,9 @@ async fn demo(args: &DemoArgs) -> Result<ExitCode> {
     say("2. The primary is killed: its port is closed, its connections are reset.\n")?;
     walk.ten_requests("3. Ten requests again", "passive").await?;
     active.restart().await.context("the primary cannot listen again")?;
-    say("4. The primary is started again. Its ejection lasts 10 s (baseEjectionTime); then the gateway\n   connects to it, and one real request proves it.\n")?;
+    say(
+        "4. The primary is started again. Its ejection lasts 10 s (baseEjectionTime); then the gateway\n   connects to it, and one real request proves it.\n",
+    )?;
     walk.wait_for_return().await?;
     let kept = walk.kept;
     say(if kept {
@@ -106,7 +108,10 @@ impl Walk {
     }
 
     async fn ten_requests(&mut self, title: &str, expected: &str) -> Result<()> {
-        let mut text = format!("{title}:\n   for i in {{1..10}}; do curl -H \"Host: {HOST}\" http://{}/test | jq .pod; done\n\n", self.gateway);
+        let mut text = format!(
+            "{title}:\n   for i in {{1..10}}; do curl -H \"Host: {HOST}\" http://{}/test | jq .pod; done\n\n",
+            self.gateway
+        );
         let mut failed = 0;
         for _ in 0..10 {
             match self.request().await {

@@ -22,7 +22,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,pingora_core=off,pingora_proxy=off")).init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("info,pingora_core=off,pingora_proxy=off,notify=warn"),
+    )
+    .init();
     match execute(cli.command) {
         Ok(code) => code,
         Err(error) => {

@@ -23,7 +23,9 @@ pub(crate) fn run(args: &PoolsArgs) -> Result<()> {
         let json = fetch(args.admin)?;
         let text = match args.output {
             Output::Json => json,
-            Output::Table => table(&serde_json::from_str(&json).context("the proxy's answer is not understood")?),
+            Output::Table => {
+                table(&serde_json::from_str(&json).context("the proxy's answer is not understood")?)
+            }
         };
         let mut out = std::io::stdout().lock();
         if args.watch && args.output == Output::Table {
@@ -41,7 +43,9 @@ pub(crate) fn run(args: &PoolsArgs) -> Result<()> {
 
 fn fetch(admin: SocketAddr) -> Result<String> {
     let unreachable = || {
-        format!("no proxy answers on {admin}: start one with `--admin {admin}`, or name its address with `--admin`")
+        format!(
+            "no proxy answers on {admin}: start one with `--admin {admin}`, or name its address with `--admin`"
+        )
     };
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE).with_context(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -80,7 +84,8 @@ fn block(pool: &PoolReport) -> String {
         let _ = writeln!(text, "  {}{line}", if index == 0 { "why:     " } else { "         " });
     }
     if !pool.endpoints.is_empty() {
-        let _ = writeln!(text, "  POOL      ENDPOINT                   STATE              REQUESTS  FAILED  ACTIVE");
+        let _ =
+            writeln!(text, "  POOL      ENDPOINT                STATE              REQUESTS  FAILED  ACTIVE");
     }
     for endpoint in &pool.endpoints {
         text.push_str(&row(endpoint));
@@ -90,9 +95,9 @@ fn block(pool: &PoolReport) -> String {
 
 fn row(endpoint: &EndpointReport) -> String {
     let mut text = format!(
-        "  {:<8}  {:<25}  {:<17}  {:>8}  {:>6}  {:>4}\n",
+        "  {:<8}  {:<22}  {:<17}  {:>8}  {:>6}  {:>6}\n",
         role(endpoint.priority),
-        cut(&endpoint.address, 25),
+        cut(&endpoint.address, 22),
         state(endpoint),
         endpoint.requests,
         endpoint.failures,
@@ -188,8 +193,9 @@ mod tests {
         PoolReport {
             pool: PoolName::new("httproute/default/ha-example/rule/0").unwrap(),
             state,
-            reason: "1 of 3 primary endpoints are healthy; 10.0.0.1:3000 ejected: connection refused, and so on"
-                .to_owned(),
+            reason:
+                "1 of 3 primary endpoints are healthy; 10.0.0.1:3000 ejected: connection refused, and so on"
+                    .to_owned(),
             load: vec![(0, 46), (1, 54)],
             endpoints: vec![
                 endpoint("10.0.0.1:3000", 0, Health::Ejected),
@@ -208,8 +214,12 @@ mod tests {
             for line in text.lines() {
                 assert!(line.chars().count() <= WIDTH, "{} columns: {line}", line.chars().count());
             }
-            for needed in ["httproute/default/ha-example/rule/0", "ejected 8.2 s", "returning 25 %", "connection refused"]
-            {
+            for needed in [
+                "httproute/default/ha-example/rule/0",
+                "ejected 8.2 s",
+                "returning 25 %",
+                "connection refused",
+            ] {
                 assert!(text.contains(needed), "{needed} is missing in:\n{text}");
             }
         }

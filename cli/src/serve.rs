@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use understudy_controller::{ListenOptions, Options, Report, Source};
@@ -102,7 +103,8 @@ pub(crate) struct DemoGateway {
 
 /// The gateway of the demo, as `understudy run` would start it.
 pub(crate) async fn demo_gateway(demo: DemoGateway, stop: impl Future<Output = ()>) -> Result<()> {
-    let listen = ListenOptions { port_offset: demo.gateway_port.saturating_sub(80), ..ListenOptions::default() };
+    let listen =
+        ListenOptions { port_offset: demo.gateway_port.saturating_sub(80), ..ListenOptions::default() };
     let options = Options { listen, ..Options::default() };
     let proxy = ProxyOptions {
         state: demo.state,
@@ -131,7 +133,18 @@ pub(crate) fn options(listen: &ListenArgs) -> Options {
     Options { listen, ..Options::default() }
 }
 
+/// A proxy needs two files per request under way; many systems give 1,024 unless asked for more.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
 fn proxy_options(state: PathBuf, args: DataArgs) -> ProxyOptions {
+    raise_file_limit();
     let destination = match args.access_log.as_str() {
         "off" => LogDestination::Off,
         "stdout" => LogDestination::Stdout,

@@ -32,7 +32,12 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(engine: Arc<Engine>, wake: Arc<Notify>, clock: Clock, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        wake: Arc<Notify>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let probes = Arc::new(Semaphore::new(PARALLEL_PROBES));
         Arc::new(Self { engine, wake, clock, metrics, probes, switches: Mutex::default() })
     }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use understudy_conf::{Acknowledgement, Protocol, State, store};
 use understudy_engine::Engine;
 
@@ -26,7 +26,7 @@ use crate::listeners::{BindError, ListenerOptions, Listeners};
 use crate::metrics::{Metrics, MetricsError};
 use crate::resolver::{Resolver, ResolverError, ResolverOptions};
 use crate::service::Service;
-use crate::source::Source;
+use crate::source::{Source, Status};
 use crate::workers::Workers;
 use crate::world::{World, names};
 
@@ -162,12 +162,12 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
             Ok(())
         })?
     };
-    let source = Arc::new(source);
-    let admin = options.admin.map(|address| admin(address, &server, &source, &driver, &control)).transpose()?;
+    let admin =
+        options.admin.map(|address| admin(address, &server, &source, &driver, &control)).transpose()?;
     let tasks = [
         tokio::spawn(driver.clone().run()),
         tokio::spawn(server.clone().follow_names()),
-        tokio::spawn(server.clone().acknowledge_changes(options.state.clone(), source.clone())),
+        tokio::spawn(server.clone().acknowledge_changes(options.state.clone(), source.status())),
         tokio::spawn(report(options.state, driver)),
     ];
     stop.await;
@@ -204,7 +204,7 @@ fn application(service: Service, threads: usize) -> Arc<App> {
 fn admin(
     address: SocketAddr,
     server: &Arc<Server>,
-    source: &Arc<Source>,
+    source: &Source,
     driver: &Arc<Driver>,
     control: &Handle,
 ) -> Result<Admin, AdminError> {
@@ -234,7 +234,9 @@ impl Server {
         // The old world's names are followed until the new one stands.
         self.resolver.watch(before.union(&wanted).cloned());
         if !self.resolver.first_round(NAMES_BOUND).await {
-            log::warn!("some names have no answer after {NAMES_BOUND:?}; they are served as soon as they have");
+            log::warn!(
+                "some names have no answer after {NAMES_BOUND:?}; they are served as soon as they have"
+            );
         }
         self.build(&state);
         self.resolver.watch(wanted);
@@ -251,7 +253,8 @@ impl Server {
             log::warn!("{problem}");
         }
         self.metrics.state_version.set(i64::try_from(world.version).unwrap_or(i64::MAX));
-        let routes: HashSet<&str> = world.rules.iter().map(|rule| &*rule.rule.label).chain(["none"]).collect();
+        let routes: HashSet<&str> =
+            world.rules.iter().map(|rule| &*rule.rule.label).chain(["none"]).collect();
         let pools: HashSet<&str> = state.pools.keys().map(understudy_conf::PoolName::as_str).collect();
         self.metrics.retain(&routes, &pools);
         self.world.store(Arc::new(world));
@@ -270,8 +273,7 @@ impl Server {
     }
 
     /// Writes the acknowledgement whenever it changes.
-    async fn acknowledge_changes(self: Arc<Self>, folder: PathBuf, source: Arc<Source>) {
-        let mut status = source.status();
+    async fn acknowledge_changes(self: Arc<Self>, folder: PathBuf, mut status: watch::Receiver<Status>) {
         let mut failures = self.listeners.failures();
         let mut written: Option<Acknowledgement> = None;
         loop {

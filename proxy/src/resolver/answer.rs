@@ -12,6 +12,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// The first wait after a failure; each further one doubles it.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
+/// A name without an address is looked at this often, if the refresh rate is not shorter.
+const EMPTY_AGAIN: Duration = Duration::from_secs(5);
+
 /// What came back for one family of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -75,6 +78,11 @@ impl Round {
         })
     }
 
+    /// Whether the name was answered, and has no address.
+    fn is_empty(&self) -> bool {
+        self.answers().all(|answer| *answer == Answer::Nothing)
+    }
+
     fn shortest_ttl(&self) -> Option<Duration> {
         self.answers()
             .filter_map(|answer| match answer {
@@ -116,7 +124,9 @@ pub(super) fn next_lookup(round: &Round, dns: &Dns, failures: u32, spread: f64) 
         doubled.min(refresh).mul_f64(1.0 - spread / 2.0)
     } else {
         let ttl = round.shortest_ttl().filter(|_| dns.respect_ttl);
-        ttl.unwrap_or(refresh).mul_f64(1.0 + spread / 20.0)
+        // A name without an address has no TTL, and its endpoints are missed: it is looked at more often.
+        let otherwise = if round.is_empty() { refresh.min(EMPTY_AGAIN) } else { refresh };
+        ttl.unwrap_or(otherwise).mul_f64(1.0 + spread / 20.0)
     };
     wait.max(SHORTEST)
 }
@@ -164,7 +174,8 @@ mod tests {
         assert_eq!(next_lookup(&both, &dns(false), 0, 0.0), Duration::from_secs(30));
         let zero = v4(found(&["10.0.0.1"], 0));
         assert_eq!(next_lookup(&zero, &dns(true), 0, 0.0), Duration::from_secs(30));
-        assert_eq!(next_lookup(&v4(Answer::Nothing), &dns(true), 0, 0.0), Duration::from_secs(30));
+        // An answer without a TTL: the endpoints are missed, so sooner than the refresh rate.
+        assert_eq!(next_lookup(&v4(Answer::Nothing), &dns(true), 0, 0.0), Duration::from_secs(5));
         // Never before the TTL is over, and hardly after it.
         let one = v4(found(&["10.0.0.1"], 1));
         assert_eq!(next_lookup(&one, &dns(true), 0, 0.0), Duration::from_secs(1));

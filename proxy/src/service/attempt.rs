@@ -61,12 +61,21 @@ impl Service {
     }
 
     /// No connection: nothing was sent.
-    pub(super) fn connecting_failed(&self, session: &Session, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    pub(super) fn connecting_failed(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
         let failed = failure::of_connecting(&error);
         let timed_out = failed == understudy_engine::ConnectFailure::TimedOut;
         let failed = match ctx.attempt.connect_bound {
-            ConnectBound::PerTry if timed_out => Failure::Timeout { kind: TimeoutKind::PerTry, connected: false },
-            ConnectBound::Request if timed_out => Failure::Timeout { kind: TimeoutKind::Request, connected: false },
+            ConnectBound::PerTry if timed_out => {
+                Failure::Timeout { kind: TimeoutKind::PerTry, connected: false }
+            }
+            ConnectBound::Request if timed_out => {
+                Failure::Timeout { kind: TimeoutKind::Request, connected: false }
+            }
             _ => Failure::Connect(failed),
         };
         error.set_retry(self.decide(session, ctx, failed));
@@ -100,7 +109,9 @@ impl Service {
         if ended && !ctx.body_ended {
             ctx.body_ended = true;
             let limits = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()).map(|pool| &pool.limits);
-            if let Some(headers) = limits.filter(|limits| limits.request.is_none()).and_then(|limits| limits.headers) {
+            if let Some(headers) =
+                limits.filter(|limits| limits.request.is_none()).and_then(|limits| limits.headers)
+            {
                 ctx.headers_by = now.after(headers);
             }
         }

@@ -7,10 +7,10 @@ use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 use understudy_engine::Exchange;
 
+use super::Service;
 use super::context::Context;
 use super::reply::Reply;
 use super::request::inet;
-use super::Service;
 use crate::access_log::{Flag, Flags, Record};
 use crate::metrics::AttemptOutcome;
 
@@ -116,12 +116,7 @@ impl Service {
 }
 
 /// Attempts that failed before were counted where they failed.
-fn count_last_attempt(
-    pool: &crate::world::PoolTable,
-    error: Option<&Error>,
-    ctx: &Context,
-    status: u16,
-) {
+fn count_last_attempt(pool: &crate::world::PoolTable, error: Option<&Error>, ctx: &Context, status: u16) {
     match error {
         None if status >= 500 => {}
         None => pool.metrics.count_attempt(AttemptOutcome::Success),
@@ -134,9 +129,10 @@ fn count_last_attempt(
 
 fn of_client(error: &Error) -> Reply {
     match error.etype() {
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout => {
-            Reply { status: 0, flags: &[Flag::DownstreamEnded], text: "" }
-        }
+        ErrorType::ConnectionClosed
+        | ErrorType::ReadError
+        | ErrorType::WriteError
+        | ErrorType::WriteTimedout => Reply { status: 0, flags: &[Flag::DownstreamEnded], text: "" },
         ErrorType::ReadTimedout => Reply { status: 408, flags: &[], text: "request timeout" },
         _ => Reply::BAD_REQUEST,
     }

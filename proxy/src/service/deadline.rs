@@ -213,7 +213,8 @@ mod tests {
         let soon = clock.now().after(Duration::from_millis(20));
         drop(Armed::new(client.as_raw_fd(), soon, Duration::ZERO, clock));
         let (other, _peer) = pair().await;
-        let witness = Armed::new(other.as_raw_fd(), soon.after(Duration::from_millis(20)), Duration::ZERO, clock);
+        let witness =
+            Armed::new(other.as_raw_fd(), soon.after(Duration::from_millis(20)), Duration::ZERO, clock);
         while witness.expired().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

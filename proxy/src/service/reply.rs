@@ -37,7 +37,9 @@ impl From<NoEndpoint> for Reply {
     fn from(error: NoEndpoint) -> Self {
         match error {
             NoEndpoint::Invalid => Self::new(500, &[Flag::NoRoute], "no valid backend"),
-            NoEndpoint::Empty | NoEndpoint::Unhealthy => Self::new(503, &[Flag::NoHealthyUpstream], "no healthy upstream"),
+            NoEndpoint::Empty | NoEndpoint::Unhealthy => {
+                Self::new(503, &[Flag::NoHealthyUpstream], "no healthy upstream")
+            }
         }
     }
 }
@@ -48,7 +50,9 @@ pub(crate) fn of_failure(failure: Failure, give_up: GiveUp) -> Reply {
         Failure::Connect(ConnectFailure::TimedOut) => {
             (503, of(give_up, Flag::UpstreamConnectFailure), "upstream connection timeout")
         }
-        Failure::Connect(_) => (503, of(give_up, Flag::UpstreamConnectFailure), "upstream connection failure"),
+        Failure::Connect(_) => {
+            (503, of(give_up, Flag::UpstreamConnectFailure), "upstream connection failure")
+        }
         Failure::StalePooled | Failure::Reset => {
             (503, of(give_up, Flag::UpstreamConnectionEnded), "upstream connection termination")
         }

@@ -12,10 +12,10 @@ use understudy_conf::Action;
 use understudy_engine::Exchange;
 use understudy_router::{RequestParts, RuleMatch};
 
+use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
-use super::Service;
 use crate::world::Limits;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -32,10 +32,7 @@ pub(super) enum Found {
     /// It is answered here.
     Reply(Reply),
     /// It is answered with a redirect.
-    Redirect {
-        status: u16,
-        location: String,
-    },
+    Redirect { status: u16, location: String },
 }
 
 impl Service {
@@ -72,7 +69,12 @@ impl Service {
     }
 
     /// Changes the request for the endpoint that was chosen.
-    pub(super) fn change_request(&self, session: &Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+    pub(super) fn change_request(
+        &self,
+        session: &Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
         forward_headers(session, request)?;
         if let Some(id) = request_id(request) {
             ctx.request_id = Some(id.as_str().into());
@@ -80,9 +82,10 @@ impl Service {
         }
         let Some(rule) = &ctx.rule else { return Ok(()) };
         let prefix = ctx.matched_prefix.map(|length| &session.req_header().uri.path()[..length]);
-        let of_ref = ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
-            rule.pool.as_ref().and_then(|pool| pool.filters.get(member.reference))
-        });
+        let of_ref =
+            ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
+                rule.pool.as_ref().and_then(|pool| pool.filters.get(member.reference))
+            });
         for filters in [Some(&rule.rule.filters), of_ref].into_iter().flatten() {
             if filters.is_empty() {
                 continue;
@@ -172,7 +175,11 @@ fn request_id(request: &RequestHeader) -> Option<String> {
     Some(id)
 }
 
-fn rewrite(request: &mut RequestHeader, filters: &understudy_router::CompiledFilters, prefix: Option<&str>) -> Result<()> {
+fn rewrite(
+    request: &mut RequestHeader,
+    filters: &understudy_router::CompiledFilters,
+    prefix: Option<&str>,
+) -> Result<()> {
     let Some(rewrite) = filters.url_rewrite() else { return Ok(()) };
     if let Some(host) = rewrite.hostname() {
         if let Some(original) = request.headers.get(HOST).cloned() {
@@ -222,7 +229,8 @@ mod tests {
         with.insert_header(HOST, "www.example.com:80").unwrap();
         assert_eq!(host_of(&with), Some("www.example.com:80"));
         assert_eq!(host_of(&request()), Some(""));
-        let absolute = RequestHeader::build("GET", b"http://a.example/x", None).unwrap();
+        let mut absolute = request();
+        absolute.set_uri("http://a.example/x".parse().unwrap());
         assert_eq!(host_of(&absolute), Some("a.example"));
     }
 }

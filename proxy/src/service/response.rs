@@ -16,7 +16,12 @@ use super::reply::Reply;
 
 impl Service {
     /// The answer's headers arrived: a failing status counts at once, and may be turned down for another attempt.
-    pub(super) fn judge(&self, session: &Session, response: &ResponseHeader, ctx: &mut Context) -> Result<()> {
+    pub(super) fn judge(
+        &self,
+        session: &Session,
+        response: &ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
         if response.status.is_informational() {
             if response.status == http::StatusCode::SWITCHING_PROTOCOLS
                 && let Some(armed) = &ctx.attempt.armed
@@ -63,9 +68,10 @@ impl Service {
     /// Changes the answer for the client.
     pub(super) fn change_response(&self, response: &mut ResponseHeader, ctx: &Context) {
         let Some(rule) = &ctx.rule else { return };
-        let of_ref = ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
-            rule.pool.as_ref().and_then(|pool| pool.filters.get(member.reference))
-        });
+        let of_ref =
+            ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
+                rule.pool.as_ref().and_then(|pool| pool.filters.get(member.reference))
+            });
         // The reference is nearer to the endpoint, so its filters see the answer first.
         for filters in [of_ref, Some(&rule.rule.filters)].into_iter().flatten() {
             if !filters.is_empty() {
@@ -87,7 +93,13 @@ impl Service {
     }
 
     /// Answers with a redirect.
-    pub(super) async fn redirect(&self, session: &mut Session, ctx: &mut Context, status: u16, location: &str) -> Result<()> {
+    pub(super) async fn redirect(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        status: u16,
+        location: &str,
+    ) -> Result<()> {
         ctx.reply = Some(Reply { status, flags: &[], text: "" });
         let mut header = ResponseHeader::build(status, Some(3))?;
         header.insert_header(LOCATION, location)?;

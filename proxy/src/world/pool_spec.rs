@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use understudy_conf::{
-    Backend, Dns, Endpoint, EndpointAddress, Policy, Pool, PoolRef, RefTarget, State,
-};
+use understudy_conf::{Backend, Dns, Endpoint, EndpointAddress, Policy, Pool, PoolRef, RefTarget, State};
 use understudy_engine::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
 
@@ -90,7 +88,9 @@ fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resol
         RefTarget::Invalid(why) => (why.as_str().into(), true),
     };
     let mut members: Vec<MemberSpec> = Vec::new();
-    for (backend, endpoint) in backend.iter().flat_map(|backend| backend.endpoints.iter().map(move |e| (backend, e))) {
+    for (backend, endpoint) in
+        backend.iter().flat_map(|backend| backend.endpoints.iter().map(move |e| (backend, e)))
+    {
         for member in members_of(backend, endpoint, policy, resolve) {
             // Two names of one address, or an address written twice, are one endpoint.
             if !members.contains(&member) {
@@ -102,7 +102,12 @@ fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resol
 }
 
 /// Rule D1: each address of a name is an endpoint.
-fn members_of(backend: &Backend, endpoint: &Endpoint, policy: &Policy, resolve: &Resolve<'_>) -> Vec<MemberSpec> {
+fn members_of(
+    backend: &Backend,
+    endpoint: &Endpoint,
+    policy: &Policy,
+    resolve: &Resolve<'_>,
+) -> Vec<MemberSpec> {
     let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| MemberSpec {
         identity: Identity { origin: origin.map(Into::into), address, protocol: backend.protocol },
         hostname: hostname.map(Into::into),
