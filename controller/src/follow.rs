@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 use understudy_conf::store::StoreError;
 
 use crate::load::Loader;
@@ -34,16 +35,20 @@ pub enum FollowError {
         #[source]
         source: StoreError,
     },
+    /// Translating did not end, because of a fault in it or because the runtime shuts down.
+    #[error("following the manifests was cut short: {0}")]
+    CutShort(#[source] tokio::task::JoinError),
 }
 
 /// Publishes the manifests' state into a folder, and again after every change, until `shutdown` is ready.
 ///
 /// `on_report` gets the first report, and after that each one whose state or diagnostics differ from the one
 /// before, always after its state was published. A state that cannot be written is logged and written a little
-/// later; what was published before stays.
+/// later; what was published before stays. Files are read and written on the runtime's threads for blocking
+/// work.
 ///
 /// # Errors
-/// [`FollowError`] if the folder cannot be opened for writing at the start.
+/// [`FollowError`] if the folder cannot be opened for writing at the start, or if the runtime ends.
 pub async fn follow(
     sources: &[Source],
     options: &Options,
@@ -52,9 +57,16 @@ pub async fn follow(
     mut on_report: impl FnMut(&Report),
 ) -> Result<(), FollowError> {
     let folder = state_dir.into();
-    let publisher = Publisher::open(&folder).map_err(|source| FollowError::State { folder, source })?;
-    let mut follower =
-        Follower { sources, options, publisher, loader: Loader::default(), last: None, failed: false };
+    let publisher =
+        Publisher::open(&folder).map_err(|source| FollowError::State { folder: folder.clone(), source })?;
+    let mut follower = Follower {
+        sources: sources.to_vec(),
+        options: options.clone(),
+        publisher,
+        loader: Loader::excluding(folder),
+        last: None,
+        failed: false,
+    };
     let mut watcher = match ChangeWatcher::new() {
         Ok(watcher) => Some(watcher),
         Err(error @ WatchError::Unavailable(_)) => {
@@ -62,20 +74,33 @@ pub async fn follow(
             None
         }
     };
-    let mut rescan = interval_at(Instant::now() + RESCAN, RESCAN);
-    rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut acknowledgement = interval_at(Instant::now() + ACKNOWLEDGEMENT, ACKNOWLEDGEMENT);
-    acknowledgement.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    follower.run_once(watcher.as_mut(), &mut on_report);
+    let mut rescan = ticks(RESCAN);
+    let mut acknowledgement = ticks(ACKNOWLEDGEMENT);
     tokio::pin!(shutdown);
+    let mut work = Work::Read;
     loop {
-        tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            () = settled_change(watcher.as_mut()) => follower.run_once(watcher.as_mut(), &mut on_report),
-            _ = rescan.tick() => follower.run_once(watcher.as_mut(), &mut on_report),
-            _ = acknowledgement.tick() => follower.repair(),
+        let report;
+        (follower, report) = follower.run(work).await?;
+        if let Some(report) = report {
+            on_report(&report);
         }
+        if watcher.as_mut().is_some_and(|watcher| watcher.watch(follower.loader.folders())) {
+            work = Work::Read;
+            continue;
+        }
+        work = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            () = settled_change(watcher.as_mut()) => Work::Read,
+            _ = rescan.tick() => Work::Read,
+            _ = acknowledgement.tick() => Work::Repair,
+        };
     }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Waits for a change, and until no further one follows it closely.
@@ -93,35 +118,59 @@ async fn settled_change(watcher: Option<&mut ChangeWatcher>) {
     }
 }
 
-struct Follower<'a> {
-    sources: &'a [Source],
-    options: &'a Options,
+#[derive(Clone, Copy)]
+enum Work {
+    /// Read the manifests, and publish what changed.
+    Read,
+    /// Write again what the proxy refuses.
+    Repair,
+}
+
+struct Follower {
+    sources: Vec<Source>,
+    options: Options,
     publisher: Publisher,
     loader: Loader,
-    last: Option<Report>,
+    last: Option<Arc<Report>>,
     /// Whether the last state could not be written.
     failed: bool,
 }
 
-impl Follower<'_> {
-    fn run_once(&mut self, watcher: Option<&mut ChangeWatcher>, on_report: &mut impl FnMut(&Report)) {
-        let loaded = self.loader.load(self.sources);
-        if let Some(watcher) = watcher {
-            watcher.watch(&loaded.folders);
+impl Follower {
+    async fn run(mut self, work: Work) -> Result<(Self, Option<Arc<Report>>), FollowError> {
+        let now = Instant::now();
+        let run = move || {
+            let report = match work {
+                Work::Read => self.read(),
+                Work::Repair => {
+                    self.repair(now);
+                    None
+                }
+            };
+            (self, report)
+        };
+        tokio::task::spawn_blocking(run).await.map_err(FollowError::CutShort)
+    }
+
+    /// Reads and publishes; gives the report if it is a new one.
+    fn read(&mut self) -> Option<Arc<Report>> {
+        let changed = self.loader.refresh(&self.sources);
+        match &self.last {
+            Some(_) if !changed && !self.failed => return None,
+            Some(last) if !changed => {
+                let last = last.clone();
+                self.publish(&last);
+                return None;
+            }
+            _ => {}
         }
-        let report = build_report(loaded, self.options);
-        let same = self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.state == report.state && last.diagnostics == report.diagnostics);
-        if same && !self.failed {
-            return;
+        let report = Arc::new(build_report(self.loader.load(), &self.options));
+        if self.failed || self.last.as_ref().is_none_or(|last| last.state != report.state) {
+            self.publish(&report);
         }
-        self.publish(&report);
-        if !same {
-            on_report(&report);
-        }
-        self.last = Some(report);
+        let is_new = self.last.as_ref() != Some(&report);
+        self.last = Some(report.clone());
+        is_new.then_some(report)
     }
 
     fn publish(&mut self, report: &Report) {
@@ -144,8 +193,8 @@ impl Follower<'_> {
         }
     }
 
-    fn repair(&mut self) {
-        if let Err(error) = self.publisher.repair_refused(Instant::now()) {
+    fn repair(&mut self, now: Instant) {
+        if let Err(error) = self.publisher.repair_refused(now) {
             log::error!("the state could not be written again: {error}");
         }
     }

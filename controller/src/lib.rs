@@ -87,11 +87,13 @@ impl Report {
 /// Reads and translates manifests once.
 #[must_use]
 pub fn check(sources: &[Source], options: &Options) -> Report {
-    build_report(load::Loader::default().load(sources), options)
+    let mut loader = load::Loader::default();
+    loader.refresh(sources);
+    build_report(loader.load(), options)
 }
 
 fn build_report(loaded: load::Loaded, options: &Options) -> Report {
-    let load::Loaded { cluster, mut diagnostics, .. } = loaded;
+    let load::Loaded { cluster, mut diagnostics } = loaded;
     let graph = graph::build_graph(&cluster, options, &mut diagnostics);
     let state = translate::build_state(&graph);
     diagnostics::sort(&mut diagnostics);

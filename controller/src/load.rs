@@ -15,7 +15,14 @@ use crate::watch::{Batch, FileTexts, KnownObject, ObjectId, Source, read_manifes
 #[derive(Debug, Default)]
 pub(crate) struct Loader {
     files: BTreeMap<Arc<str>, Remembered>,
+    /// The files in the order of the sources.
+    order: Vec<Arc<str>>,
+    /// What was said of files and folders the last time.
+    reading: Vec<Diagnostic>,
+    folders: BTreeSet<PathBuf>,
     stdin: Option<String>,
+    /// A folder that holds no manifests.
+    excluded: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -31,46 +38,69 @@ struct Remembered {
 pub(crate) struct Loaded {
     pub(crate) cluster: Cluster,
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// Folders in which a change may matter.
-    pub(crate) folders: BTreeSet<PathBuf>,
 }
 
 impl Loader {
-    /// Reads all sources as they are now.
-    pub(crate) fn load(&mut self, sources: &[Source]) -> Loaded {
-        let FileTexts { files, mut diagnostics, folders } = read_texts(sources, &mut self.stdin);
-        let mut cluster = Cluster::default();
-        let mut names = BTreeSet::new();
+    /// A loader that leaves a folder out.
+    pub(crate) fn excluding(folder: PathBuf) -> Self {
+        Self { excluded: Some(folder), ..Self::default() }
+    }
+
+    /// Reads all texts as they are now. Says whether anything differs from the last time.
+    pub(crate) fn refresh(&mut self, sources: &[Source]) -> bool {
+        let FileTexts { files, mut diagnostics, folders } =
+            read_texts(sources, self.excluded.as_deref(), &mut self.stdin);
+        let order: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
+        let mut changed = order != self.order;
         for file in files {
-            names.insert(file.name.clone());
             let remembered = self.files.entry(file.name.clone()).or_default();
             match file.text {
-                Ok(text) => remembered.take(&file.name, text),
+                Ok(text) => changed |= remembered.take(&file.name, text),
                 Err(error) => {
                     diagnostics.push(reasons::unreadable(&Place::file(&file.name), &error));
-                    remembered.lose();
+                    changed |= remembered.lose();
                 }
             }
-            remembered.add_to(&file.name, &mut cluster, &mut diagnostics);
         }
-        self.files.retain(|name, _| names.contains(name));
-        Loaded { cluster, diagnostics, folders }
+        self.files.retain(|name, _| order.contains(name));
+        changed |= diagnostics != self.reading;
+        (self.order, self.reading, self.folders) = (order, diagnostics, folders);
+        changed
+    }
+
+    /// Folders in which a change may matter.
+    pub(crate) fn folders(&self) -> &BTreeSet<PathBuf> {
+        &self.folders
+    }
+
+    /// Joins what was read.
+    pub(crate) fn load(&mut self) -> Loaded {
+        let mut cluster = Cluster::default();
+        let mut diagnostics = self.reading.clone();
+        for name in &self.order {
+            if let Some(remembered) = self.files.get_mut(name) {
+                remembered.add_to(name, &mut cluster, &mut diagnostics);
+            }
+        }
+        Loaded { cluster, diagnostics }
     }
 }
 
 impl Remembered {
-    /// Takes the text that the file has now.
-    fn take(&mut self, file: &Arc<str>, text: String) {
-        if self.text.as_ref() != Some(&text) {
+    /// Takes the text that the file has now; says whether it is another one.
+    fn take(&mut self, file: &Arc<str>, text: String) -> bool {
+        let changed = self.text.as_ref() != Some(&text);
+        if changed {
             self.batch = Arc::new(read_manifest(file, &text));
             self.text = Some(text);
         }
+        changed
     }
 
-    /// The file cannot be read now.
-    fn lose(&mut self) {
-        self.text = None;
+    /// The file cannot be read now; says whether it could before.
+    fn lose(&mut self) -> bool {
         self.batch = Arc::new(Batch { garbled: true, ..Batch::default() });
+        self.text.take().is_some()
     }
 
     fn add_to(&mut self, file: &Arc<str>, cluster: &mut Cluster, diagnostics: &mut Vec<Diagnostic>) {
@@ -114,6 +144,7 @@ impl Remembered {
 mod tests {
     use super::*;
     use crate::diagnostics::Reason;
+    use proptest::prelude::*;
     use std::fs;
 
     struct Folder {
@@ -128,7 +159,8 @@ mod tests {
 
         fn load(&mut self, text: &str) -> (Vec<String>, Vec<Reason>) {
             fs::write(self.folder.path().join("a.yaml"), text).unwrap();
-            let loaded = self.loader.load(&[Source::Path(self.folder.path().to_owned())]);
+            self.loader.refresh(&[Source::Path(self.folder.path().to_owned())]);
+            let loaded = self.loader.load();
             let ports = loaded.cluster.backends.values().map(|backend| {
                 let endpoints = backend.value.spec.endpoints.clone().unwrap_or_default();
                 format!("{} {}", backend.key, endpoints[0].ip.as_ref().unwrap().port)
@@ -170,8 +202,48 @@ mod tests {
     fn an_object_that_was_never_good_is_refused_and_known_as_such() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.yaml"), backend("a", "many")).unwrap();
-        let loaded = Loader::default().load(&[Source::Path(folder.path().to_owned())]);
+        let mut loader = Loader::default();
+        loader.refresh(&[Source::Path(folder.path().to_owned())]);
+        let loaded = loader.load();
         assert_eq!(loaded.cluster.refused.len(), 1);
         assert!(loaded.cluster.backends.is_empty());
+    }
+
+    /// What may stand in a file: something valid.
+    fn valid_text() -> impl Strategy<Value = String> {
+        prop::collection::vec((0..4u8, 1..4u16), 0..4).prop_map(|objects| {
+            let mut names = BTreeSet::new();
+            let distinct = objects.into_iter().filter(|(name, _)| names.insert(*name));
+            distinct.map(|(name, port)| backend(&format!("b{name}"), &port.to_string())).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn reading_again_and_again_gives_what_reading_once_gives(
+            edits in prop::collection::vec((0..3u8, prop::option::weighted(0.8, valid_text())), 1..8),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let sources = [Source::Path(folder.path().to_owned())];
+            let mut loader = Loader::default();
+            loader.refresh(&sources);
+            for (file, text) in edits {
+                let path = folder.path().join(format!("{file}.yaml"));
+                match text {
+                    Some(text) => fs::write(path, text).unwrap(),
+                    None => drop(fs::remove_file(path)),
+                }
+                loader.refresh(&sources);
+                prop_assert!(!loader.refresh(&sources), "nothing changed in between");
+                let mut fresh = Loader::default();
+                fresh.refresh(&sources);
+                let (again, once) = (loader.load(), fresh.load());
+                prop_assert_eq!(&again.diagnostics, &once.diagnostics);
+                let backends = |loaded: &Loaded| -> Vec<_> {
+                    loaded.cluster.backends.values().map(|backend| (backend.key.clone(), backend.value.clone())).collect()
+                };
+                prop_assert_eq!(backends(&again), backends(&once));
+            }
+        }
     }
 }

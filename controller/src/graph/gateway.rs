@@ -40,6 +40,7 @@ pub(crate) fn build_gateways(
         else {
             continue;
         };
+        report_not_acting(gateway, diagnostics);
         let addresses = resolve_addresses(gateway, options, diagnostics);
         let mut listeners = build_listeners(gateway, diagnostics);
         listeners.retain_mut(|listener| {
@@ -48,6 +49,23 @@ pub(crate) fn build_gateways(
         nodes.insert(gateway.key.clone(), GatewayNode { name, listeners });
     }
     nodes
+}
+
+fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
+    let spec = &gateway.value.spec;
+    for (field, given) in [
+        ("spec.tls", spec.tls.is_some()),
+        ("spec.allowedListeners", spec.allowed_listeners.is_some()),
+        ("spec.defaultScope", spec.default_scope.is_some()),
+        (
+            "spec.infrastructure.parametersRef",
+            spec.infrastructure.as_ref().is_some_and(|i| i.parameters_ref.is_some()),
+        ),
+    ] {
+        if given {
+            diagnostics.push(reasons::not_acting(&gateway.at(field), "the field does not act yet"));
+        }
+    }
 }
 
 /// The addresses that a Gateway asks for, or the default one.

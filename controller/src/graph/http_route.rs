@@ -106,6 +106,10 @@ impl Resolver<'_> {
         route: &Object<HttpRoute>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Vec<AttachmentNode> {
+        if route.value.spec.use_default_gateways.is_some() {
+            let place = route.at("spec.useDefaultGateways");
+            diagnostics.push(reasons::not_acting(&place, "the field does not act yet"));
+        }
         let parents = route.value.spec.parent_refs.as_deref().unwrap_or_default();
         if parents.is_empty() {
             diagnostics.push(reasons::no_parents(&route.at("spec.parentRefs")));

@@ -50,9 +50,15 @@ pub(crate) struct FileTexts {
     pub(crate) folders: BTreeSet<PathBuf>,
 }
 
-/// Reads all texts. Standard input comes from `stdin`, and is read into it the first time.
-pub(crate) fn read_texts(sources: &[Source], stdin: &mut Option<String>) -> FileTexts {
-    let mut reader = TextReader { texts: FileTexts::default(), seen: BTreeSet::new() };
+/// Reads all texts. Standard input comes from `stdin`, and is read into it the first time. The folder
+/// `excluded` is left out: the state may be written below the manifests.
+pub(crate) fn read_texts(
+    sources: &[Source],
+    excluded: Option<&Path>,
+    stdin: &mut Option<String>,
+) -> FileTexts {
+    let excluded = excluded.and_then(|folder| folder.canonicalize().ok());
+    let mut reader = TextReader { texts: FileTexts::default(), seen: BTreeSet::new(), excluded };
     for source in sources {
         match source {
             Source::Stdin => reader.read_stdin(stdin),
@@ -66,6 +72,8 @@ struct TextReader {
     texts: FileTexts,
     /// A file that is reached twice is read once.
     seen: BTreeSet<PathBuf>,
+    /// A folder that is left out.
+    excluded: Option<PathBuf>,
 }
 
 impl TextReader {
@@ -100,6 +108,9 @@ impl TextReader {
     }
 
     fn read_folder(&mut self, folder: &Path, depth: usize) {
+        if self.excluded.is_some() && folder.canonicalize().ok() == self.excluded {
+            return;
+        }
         self.texts.folders.insert(folder.to_owned());
         let entries = match list_folder(folder) {
             Ok(entries) => entries,
@@ -186,17 +197,29 @@ mod tests {
             fs::write(path.join(name), name).unwrap();
         }
         let sources = [Source::Path(path.to_owned()), Source::Path(path.join("a.json"))];
-        let texts = read_texts(&sources, &mut None);
+        let texts = read_texts(&sources, None, &mut None);
         let read: Vec<_> = texts.files.iter().map(|file| file.text.as_deref().unwrap()).collect();
         assert_eq!(read, ["a.json", "b/c.yml", "z.yaml"]);
         assert!(texts.folders.contains(&path.join("b")));
     }
 
     #[test]
+    fn the_folder_of_the_state_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        fs::create_dir(&state).unwrap();
+        fs::write(state.join("state.yaml"), "format: 1\n").unwrap();
+        fs::write(folder.path().join("a.yaml"), "").unwrap();
+        let texts = read_texts(&[Source::Path(folder.path().to_owned())], Some(&state), &mut None);
+        assert_eq!(texts.files.len(), 1);
+        assert!(!texts.folders.contains(&state));
+    }
+
+    #[test]
     fn a_missing_file_is_an_error_and_an_empty_folder_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let sources = [Source::Path(folder.path().join("no.yaml")), Source::Path(folder.path().to_owned())];
-        let texts = read_texts(&sources, &mut None);
+        let texts = read_texts(&sources, None, &mut None);
         assert!(texts.files[0].text.is_err());
         assert_eq!(texts.diagnostics.len(), 1);
         assert!(!texts.diagnostics[0].is_error());

@@ -1,7 +1,7 @@
 //! Learns of changes in folders.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -35,8 +35,10 @@ impl ChangeWatcher {
         Ok(Self { watcher, watched: BTreeSet::new(), changes })
     }
 
-    /// Watches exactly these folders. One that cannot be watched is left to the slow rescan.
-    pub(crate) fn watch(&mut self, folders: &BTreeSet<PathBuf>) {
+    /// Watches exactly these folders; says whether one of them is new, so that a change that was made before
+    /// it was watched can be looked for. One that cannot be watched is left to the slow rescan.
+    pub(crate) fn watch(&mut self, folders: &BTreeSet<PathBuf>) -> bool {
+        let mut is_new = false;
         let gone: Vec<_> = self.watched.difference(folders).cloned().collect();
         for folder in gone {
             let _ = self.watcher.unwatch(&folder);
@@ -44,11 +46,19 @@ impl ChangeWatcher {
         }
         for folder in folders {
             // Watching again is harmless, and finds a folder that was replaced by another of its name.
-            match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(self.watched.insert(folder.clone())),
-                Err(error) => log_once(&mut self.watched, folder, &error),
+            let result = self.watcher.watch(folder, RecursiveMode::NonRecursive);
+            let first = self.watched.insert(folder.clone());
+            is_new |= first;
+            if let Err(error) = result
+                && first
+            {
+                let folder = folder.display();
+                log::warn!(
+                    "{folder} cannot be watched, so its changes are found a few seconds later: {error}"
+                );
             }
         }
+        is_new
     }
 
     /// Waits for a change. Changes that come together are one.
@@ -57,14 +67,5 @@ impl ChangeWatcher {
             // The watcher lives as long as this, so its sender does too.
             std::future::pending::<()>().await;
         }
-    }
-}
-
-fn log_once(watched: &mut BTreeSet<PathBuf>, folder: &Path, error: &notify::Error) {
-    if watched.insert(folder.to_owned()) {
-        log::warn!(
-            "{} cannot be watched, so its changes are found a few seconds later: {error}",
-            folder.display()
-        );
     }
 }
