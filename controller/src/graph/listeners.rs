@@ -70,8 +70,31 @@ pub(crate) fn build_listeners(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<ListenerNode> {
     let mut nodes: Vec<ListenerNode> = Vec::new();
-    for (index, listener) in gateway.value.spec.listeners.iter().enumerate() {
+    let listeners = &gateway.value.spec.listeners;
+    for (index, listener) in listeners.iter().enumerate() {
         let field = format!("spec.listeners[{index}]");
+        // UDP ports are others than TCP ports, and two protocols over TLS share one.
+        let transport = |protocol: &str| match protocol {
+            "UDP" => None,
+            "HTTPS" | "TLS" => Some("TLS"),
+            "TCP" => Some("TCP"),
+            _ => Some("HTTP"),
+        };
+        let speaks = transport(&listener.protocol);
+        let conflict = listeners[..index].iter().find(|earlier| {
+            let other = transport(&earlier.protocol);
+            earlier.port == listener.port && speaks.is_some() && other.is_some() && other != speaks
+        });
+        if let Some(earlier) = conflict {
+            let place = gateway.at(&format!("{field}.protocol"));
+            diagnostics.push(reasons::protocol_conflict(
+                &place,
+                &earlier.name,
+                &earlier.protocol,
+                listener.port,
+            ));
+            continue;
+        }
         match listener.protocol.as_str() {
             "HTTP" => {}
             "HTTPS" | "TLS" | "TCP" | "UDP" => {

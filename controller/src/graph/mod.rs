@@ -5,6 +5,7 @@
 //! `validate_*` refuses, `resolve_*` follows a reference, `bind_*` attaches, `build_*` makes a node.
 
 mod backend;
+mod backend_refs;
 mod backend_tls_policy;
 mod backend_traffic_policy;
 mod failover;
@@ -14,6 +15,7 @@ mod gateway_class;
 mod http_route;
 mod listeners;
 mod matches;
+mod parents;
 mod policy_settings;
 mod policy_warnings;
 mod reference_grant;

@@ -1,0 +1,103 @@
+//! About Gateways, their classes and listeners.
+
+use std::net::SocketAddr;
+
+use super::suggest;
+use crate::cluster::Key;
+use crate::diagnostics::{Diagnostic, Place, Reason};
+
+pub(crate) fn missing_class(place: &Place, name: &str, near: Option<&str>, controller: &str) -> Diagnostic {
+    let remedy = format!("Add a GatewayClass {name} with controllerName: {controller}.");
+    place.error(
+        Reason::InvalidParameters,
+        format!("there is no GatewayClass {name}, so the Gateway is not served"),
+        suggest(near, remedy),
+    )
+}
+
+pub(crate) fn refused_class(place: &Place, name: &str, location: &str) -> Diagnostic {
+    place.error(
+        Reason::InvalidParameters,
+        format!("GatewayClass {name} could not be read ({location}), so the Gateway is not served"),
+        "Correct the class.",
+    )
+}
+
+pub(crate) fn foreign_class(place: &Place, name: &str, found: &str, controller: &str) -> Diagnostic {
+    place.warning(
+        Reason::InvalidParameters,
+        format!("GatewayClass {name} belongs to {found:?}, so the Gateway is not served here"),
+        format!("Use a GatewayClass with controllerName: {controller}."),
+    )
+}
+
+pub(crate) fn unsupported_address(place: &Place, kind: &str, value: &str) -> Diagnostic {
+    place.error(
+        Reason::UnsupportedAddress,
+        format!("{value:?} of type {kind} is no address that can be bound"),
+        "Use type IPAddress and an address of this machine.",
+    )
+}
+
+pub(crate) fn protocol_not_acting(place: &Place, listener: &str, protocol: &str) -> Diagnostic {
+    place.warning(
+        Reason::UnsupportedProtocol,
+        format!("listener {listener} of protocol {protocol} is not served yet"),
+        "Use protocol HTTP.",
+    )
+}
+
+pub(crate) fn unsupported_protocol(place: &Place, protocol: &str) -> Diagnostic {
+    place.error(
+        Reason::UnsupportedProtocol,
+        format!("protocol {protocol:?} is unknown"),
+        "Use HTTP; HTTPS, TLS, TCP and UDP are known and not served yet.",
+    )
+}
+
+pub(crate) fn port_out_of_range(place: &Place, port: u16, offset: u16) -> Diagnostic {
+    place.error(
+        Reason::PortUnavailable,
+        format!("port {port} with the offset of {offset} is above 65535"),
+        "Use a smaller --port-offset.",
+    )
+}
+
+pub(crate) fn port_unavailable(
+    place: &Place,
+    socket: SocketAddr,
+    taken: SocketAddr,
+    owner: &Key,
+) -> Diagnostic {
+    place.error(
+        Reason::PortUnavailable,
+        format!("{socket} is not free: Gateway {owner} has {taken}"),
+        "Use another port, or give each Gateway an address of its own in spec.addresses (127.0.0.2, for instance).",
+    )
+}
+
+pub(crate) fn hostname_conflict(place: &Place, other: &str, port: u16) -> Diagnostic {
+    place.error(
+        Reason::HostnameConflict,
+        format!("listener {other} has port {port} with the same hostname already, so this one is not served"),
+        "Give it another hostname or port.",
+    )
+}
+
+pub(crate) fn invalid_route_kind(place: &Place, kind: &str) -> Diagnostic {
+    place.error(
+        Reason::InvalidRouteKinds,
+        format!("routes of kind {kind} cannot be served by an HTTP listener here"),
+        "Use HTTPRoute.",
+    )
+}
+
+pub(crate) fn protocol_conflict(place: &Place, other: &str, protocol: &str, port: i32) -> Diagnostic {
+    place.error(
+        Reason::ProtocolConflict,
+        format!(
+            "listener {other} has port {port} with protocol {protocol} already, so this one is not served"
+        ),
+        "Give it another port.",
+    )
+}

@@ -1,0 +1,89 @@
+//! About policies and their targets.
+
+use super::suggest;
+use crate::cluster::{Key, Refused};
+use crate::diagnostics::{Diagnostic, Place, Reason};
+use crate::watch::Kind;
+
+pub(crate) fn target_not_found(
+    place: &Place,
+    kind: Kind,
+    key: &Key,
+    near: Option<&str>,
+    refused: Option<&Refused>,
+) -> Diagnostic {
+    if let Some(Refused { location, .. }) = refused {
+        let message = format!("{kind} {key} could not be read ({location})");
+        return place.error(Reason::TargetNotFound, message, format!("Correct the {kind}."));
+    }
+    place.error(
+        Reason::TargetNotFound,
+        format!("there is no {kind} {key}, so the policy does not act on it"),
+        suggest(near, "Name an object in the policy's own namespace."),
+    )
+}
+
+pub(crate) fn missing_rule(place: &Place, route: &Key, section: &str, near: Option<&str>) -> Diagnostic {
+    place.error(
+        Reason::TargetNotFound,
+        format!("HTTPRoute {route} has no rule named {section}"),
+        suggest(near, "Give the rule that name, or leave sectionName out."),
+    )
+}
+
+pub(crate) fn missing_listener_target(
+    place: &Place,
+    gateway: &Key,
+    section: &str,
+    near: Option<&str>,
+) -> Diagnostic {
+    place.error(
+        Reason::TargetNotFound,
+        format!("Gateway {gateway} has no listener {section}"),
+        suggest(near, "Use the name of one of its listeners, or leave sectionName out."),
+    )
+}
+
+pub(crate) fn selector_without_targets(place: &Place, kind: &str) -> Diagnostic {
+    place.warning(
+        Reason::TargetNotFound,
+        format!("the selector selects no {kind}"),
+        "Compare its labels with those of the objects; another namespace needs namespaces and a ReferenceGrant.",
+    )
+}
+
+pub(crate) fn policy_conflicted(place: &Place, owner: &Key, location: &str) -> Diagnostic {
+    place.error(
+        Reason::Conflicted,
+        format!("BackendTrafficPolicy {owner} ({location}) has the same target, and was first"),
+        "Join the two, or give them different targets.",
+    )
+}
+
+pub(crate) fn policy_overridden(place: &Place, spot: &str, winner: &Key) -> Diagnostic {
+    place.info(
+        Reason::Overridden,
+        format!("it does not act on {spot}, where BackendTrafficPolicy {winner} replaces it as a whole"),
+        "",
+    )
+}
+
+pub(crate) fn local_origin_without_split(place: &Place) -> Diagnostic {
+    place.warning(
+        Reason::NoEffect,
+        "it has no effect without splitExternalLocalOriginErrors: local failures count as 5xx",
+        "Set splitExternalLocalOriginErrors: true, or remove it.",
+    )
+}
+
+pub(crate) fn first_ejection_always_allowed(place: &Place) -> Diagnostic {
+    place.info(Reason::NoEffect, "the first ejection of a pool is always allowed", "Remove it.")
+}
+
+pub(crate) fn buffer_limit_capped(place: &Place) -> Diagnostic {
+    place.warning(
+        Reason::NotActing,
+        "at most 64Ki of a request's body are kept for a retry",
+        "A request with a longer body is not retried once it was read; use 64Ki or less.",
+    )
+}

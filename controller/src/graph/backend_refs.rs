@@ -1,0 +1,151 @@
+//! HTTPRoute: the references of its rules.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
+use understudy_conf::{BackendName, HttpFilter, Priority, UpstreamProtocol, Weight};
+
+use crate::cluster::{Key, Object};
+use crate::diagnostics::{Diagnostic, Place, reasons};
+use crate::graph::backend_tls_policy::find_tls_policy;
+use crate::graph::http_route::{RefNode, RefTargetNode, Resolver};
+use crate::graph::reference_grant::{Referrer, is_permitted};
+use crate::graph::{ServiceBackend, service};
+use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId, nearest};
+
+impl Resolver<'_> {
+    /// Builds a reference; one that cannot be followed stays as an invalid one.
+    pub(super) fn build_ref(
+        &self,
+        route: &Object<HttpRoute>,
+        reference: &HttpRouteRulesBackendRefs,
+        field: &str,
+        filters: Option<Vec<HttpFilter>>,
+        services: &mut BTreeMap<String, ServiceBackend>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> RefNode {
+        let weight = Weight::try_from(reference.weight.unwrap_or(1)).unwrap_or(0);
+        let mut target =
+            self.resolve_ref(route, reference, field, services, diagnostics).unwrap_or_else(|diagnostic| {
+                let text = diagnostic.message.clone();
+                diagnostics.push(*diagnostic);
+                RefTargetNode::Invalid(text)
+            });
+        // A reference keeps its rank even if it is invalid: an invalid fallback must not become a primary.
+        let priority = self.rank_of(route, reference);
+        if filters.is_none() {
+            target = RefTargetNode::Invalid("a filter of the reference cannot act".to_owned());
+        }
+        RefNode { target, priority, weight, filters: filters.unwrap_or_default() }
+    }
+
+    fn rank_of(&self, route: &Object<HttpRoute>, reference: &HttpRouteRulesBackendRefs) -> Priority {
+        if reference.group.as_deref() != Some(ENVOY) || reference.kind.as_deref() != Some("Backend") {
+            return 0;
+        }
+        let key = ref_key(route, reference);
+        let fallback = match self.backends.get(&key) {
+            Some(node) => node.fallback,
+            None => {
+                let id = ObjectId { kind: Kind::Backend, key };
+                self.cluster.refused.get(&id).is_some_and(|refused| refused.fallback)
+            }
+        };
+        Priority::from(fallback)
+    }
+
+    fn resolve_ref(
+        &self,
+        route: &Object<HttpRoute>,
+        reference: &HttpRouteRulesBackendRefs,
+        field: &str,
+        services: &mut BTreeMap<String, ServiceBackend>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Result<RefTargetNode, Box<Diagnostic>> {
+        let at = |name: &str| route.at(&format!("{field}.{name}"));
+        let group = reference.group.as_deref().unwrap_or("");
+        let kind = reference.kind.as_deref().unwrap_or("Service");
+        let key = ref_key(route, reference);
+        if !matches!((group, kind), ("", "Service") | (ENVOY, "Backend")) {
+            return Err(reasons::invalid_ref_kind(&at("kind"), group, kind).into());
+        }
+        let from = Referrer { group: GATEWAY_API, kind: "HTTPRoute", namespace: &route.key.namespace };
+        if !is_permitted(self.cluster, &from, group, kind, &key) {
+            return Err(reasons::ref_not_permitted(&at("namespace"), &from, group, kind, &key).into());
+        }
+        if kind == "Backend" {
+            return self.resolve_backend(&key, &at("name"));
+        }
+        let Some(service) = self.cluster.services.get(&key) else {
+            let known = self.cluster.services.keys();
+            return Err(self.not_found(&at("name"), Kind::Service, &key, known).into());
+        };
+        if service::is_external_name(&service.value) {
+            return Err(reasons::external_name_service(&at("name"), &key).into());
+        }
+        let Some(port) = reference.port.and_then(|port| u16::try_from(port).ok()) else {
+            return Err(reasons::port_not_specified(&at("port"), &key).into());
+        };
+        let Some(service_port) = service::find_port(&service.value, port) else {
+            let ports = service.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+            let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+            let ports: Vec<_> = tcp.map(|port| port.port).collect();
+            return Err(reasons::port_not_found(&at("port"), &key, port, &ports).into());
+        };
+        if let Some(policy) = find_tls_policy(self.cluster, "", "Service", &key) {
+            return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into());
+        }
+        let name = format!("service/{}/{}/{port}", key.namespace, key.name);
+        let backend = BackendName::new(&name).map_err(|error| {
+            Box::new(reasons::invalid(&at("name"), error.to_string(), "Use shorter names."))
+        })?;
+        if let Entry::Vacant(entry) = services.entry(name) {
+            let slices = self.cluster.slices_of(&key);
+            let protocol = service::protocol_of(service_port);
+            if slices.is_empty() {
+                diagnostics.push(reasons::service_without_slices(&at("name"), &key));
+            }
+            if protocol == UpstreamProtocol::H2c {
+                diagnostics.push(reasons::not_acting(
+                    &service.at("spec.ports"),
+                    "HTTP/2 is not spoken to backends yet",
+                ));
+            }
+            let endpoints = service::resolve_endpoints(&slices, service_port);
+            entry.insert(ServiceBackend { protocol, endpoints });
+        }
+        Ok(RefTargetNode::Service(backend))
+    }
+
+    fn resolve_backend(&self, key: &Key, place: &Place) -> Result<RefTargetNode, Box<Diagnostic>> {
+        match self.backends.get(key) {
+            None => Err(self.not_found(place, Kind::Backend, key, self.cluster.backends.keys()).into()),
+            Some(node) => match &node.endpoints {
+                Ok(_) => Ok(RefTargetNode::Backend(key.clone())),
+                Err(unusable) => Err(reasons::unusable_backend(place, unusable).into()),
+            },
+        }
+    }
+
+    fn not_found<'k>(
+        &self,
+        place: &Place,
+        kind: Kind,
+        key: &Key,
+        known: impl Iterator<Item = &'k Key>,
+    ) -> Diagnostic {
+        if let Some(refused) = self.cluster.refused.get(&ObjectId { kind, key: key.clone() }) {
+            return reasons::backend_refused(place, kind, key, &refused.location);
+        }
+        let near = nearest(
+            &key.name,
+            known.filter(|other| other.namespace == key.namespace).map(|other| &*other.name),
+        );
+        reasons::backend_not_found(place, kind, key, near)
+    }
+}
+
+fn ref_key(route: &Object<HttpRoute>, reference: &HttpRouteRulesBackendRefs) -> Key {
+    Key::new(reference.namespace.as_deref().unwrap_or(&route.key.namespace), &reference.name)
+}
