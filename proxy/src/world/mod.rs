@@ -153,3 +153,50 @@ fn same_routing(a: &State, b: &State) -> bool {
         && a.gateways.values().zip(b.gateways.values()).all(|(a, b)| Arc::ptr_eq(a, b))
         && a.routes.values().zip(b.routes.values()).all(|(a, b)| Arc::ptr_eq(a, b))
 }
+
+#[cfg(test)]
+mod tests {
+    use understudy_conf::{GatewayDuration, Policy};
+
+    use super::*;
+
+    fn limits(change: impl FnOnce(&mut Timeouts), per_try: Option<Duration>) -> Limits {
+        let mut timeouts = Policy::default().timeouts;
+        change(&mut timeouts);
+        Limits::new(&timeouts, per_try)
+    }
+
+    #[test]
+    fn without_a_timeout_headers_have_fifteen_seconds() {
+        // G7, replaced: none after the headers.
+        let unset = limits(|_| {}, None);
+        assert_eq!((unset.headers, unset.request), (Some(Duration::from_secs(15)), None));
+    }
+
+    #[test]
+    fn a_request_timeout_of_zero_is_none_at_all() {
+        let none = limits(|timeouts| timeouts.request = Some(GatewayDuration::default()), None);
+        assert_eq!((none.headers, none.request), (None, None));
+    }
+
+    #[test]
+    fn r7_a_limit_of_one_attempt_that_is_not_below_the_requests_does_not_act() {
+        let request = |timeouts: &mut Timeouts| timeouts.request = Some(GatewayDuration::from_secs(2));
+        let second = Duration::from_secs(1);
+        assert_eq!(limits(request, Some(second)).per_try, Some(second));
+        assert_eq!(limits(request, Some(second * 2)).per_try, None);
+        assert_eq!(limits(|_| {}, Some(second * 99)).per_try, Some(second * 99));
+    }
+
+    #[test]
+    fn the_defaults_are_envoy_gateways() {
+        // G3
+        let unset = limits(|_| {}, None);
+        assert_eq!(unset.connect, Duration::from_secs(10));
+        assert_eq!(unset.connection_idle, Duration::from_secs(3600));
+        assert_eq!(unset.stream_idle, Duration::from_secs(300));
+        let policy = Policy::default();
+        assert_eq!(policy.buffer_limit, 32 * 1024);
+        assert_eq!((policy.dns.refresh_rate, policy.dns.respect_ttl), (GatewayDuration::from_secs(30), true));
+    }
+}
