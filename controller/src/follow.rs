@@ -3,14 +3,15 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 use understudy_conf::store::StoreError;
 
-use crate::load::Loader;
+use crate::load::{Loader, Refreshed, Settling};
 use crate::publish::Publisher;
-use crate::watch::{ChangeWatcher, Source, WatchError};
+use crate::watch::{ChangeWatcher, Source, WatchError, read_stdin};
 use crate::{Options, Report, build_report};
 
 /// Changes within this time are one: an editor makes several of one save.
@@ -19,6 +20,9 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const DEBOUNCE_LIMIT: Duration = Duration::from_millis(500);
 /// All is read again this often, in case a notification was lost.
 const RESCAN: Duration = Duration::from_secs(3);
+/// How often, and at which distance, a change that may not be complete is looked at before it is taken as it is.
+const SETTLING_LOOKS: u32 = 40;
+const SETTLING_PAUSE: Duration = Duration::from_millis(25);
 /// A proxy that refuses the state is noticed this soon.
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(1);
 
@@ -59,11 +63,19 @@ pub async fn follow(
     let folder = state_dir.into();
     let publisher =
         Publisher::open(&folder).map_err(|source| FollowError::State { folder: folder.clone(), source })?;
+    tokio::pin!(shutdown);
+    let mut loader = Loader::excluding(folder);
+    if sources.contains(&Source::Stdin) {
+        tokio::select! {
+            text = read_stdin_aside() => loader.take_stdin(text),
+            () = &mut shutdown => return Ok(()),
+        }
+    }
     let mut follower = Follower {
         sources: sources.to_vec(),
         options: options.clone(),
         publisher,
-        loader: Loader::excluding(folder),
+        loader,
         last: None,
         failed: false,
     };
@@ -76,7 +88,6 @@ pub async fn follow(
     };
     let mut rescan = ticks(RESCAN);
     let mut acknowledgement = ticks(ACKNOWLEDGEMENT);
-    tokio::pin!(shutdown);
     let mut work = Work::Read;
     loop {
         let report;
@@ -95,6 +106,13 @@ pub async fn follow(
             _ = acknowledgement.tick() => Work::Repair,
         };
     }
+}
+
+/// Reads standard input on a thread that nobody waits for: it may never end.
+async fn read_stdin_aside() -> Result<String, String> {
+    let (sender, text) = oneshot::channel();
+    std::thread::spawn(move || drop(sender.send(read_stdin())));
+    text.await.unwrap_or_else(|_| Err("the thread that read it is gone".to_owned()))
 }
 
 fn ticks(period: Duration) -> Interval {
@@ -154,7 +172,7 @@ impl Follower {
 
     /// Reads and publishes; gives the report if it is a new one.
     fn read(&mut self) -> Option<Arc<Report>> {
-        let changed = self.loader.refresh(&self.sources);
+        let changed = self.refresh();
         match &self.last {
             Some(_) if !changed && !self.failed => return None,
             Some(last) if !changed => {
@@ -171,6 +189,18 @@ impl Follower {
         let is_new = self.last.as_ref() != Some(&report);
         self.last = Some(report.clone());
         is_new.then_some(report)
+    }
+
+    /// Looks at the manifests until what changed is complete; says whether anything changed.
+    fn refresh(&mut self) -> bool {
+        for _ in 0..SETTLING_LOOKS {
+            match self.loader.refresh(&self.sources, Settling::Wait(SystemTime::now())) {
+                Refreshed::Unchanged => return false,
+                Refreshed::Changed => return true,
+                Refreshed::Unsettled => std::thread::sleep(SETTLING_PAUSE),
+            }
+        }
+        self.loader.refresh(&self.sources, Settling::TakeAll) == Refreshed::Changed
     }
 
     fn publish(&mut self, report: &Report) {

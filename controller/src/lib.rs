@@ -88,7 +88,7 @@ impl Report {
 #[must_use]
 pub fn check(sources: &[Source], options: &Options) -> Report {
     let mut loader = load::Loader::default();
-    loader.refresh(sources);
+    loader.refresh(sources, load::Settling::TakeAll);
     build_report(loader.load(), options)
 }
 

@@ -6,10 +6,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::cluster::{Cluster, Refused};
 use crate::diagnostics::{Diagnostic, Place, reasons};
-use crate::watch::{Batch, FileTexts, KnownObject, ObjectId, Source, read_manifest, read_texts};
+use crate::watch::{
+    Batch, FileText, FileTexts, KnownObject, ObjectId, Source, StdinText, read_manifest, read_texts,
+};
+
+/// A change is complete when nothing followed it for this long.
+const SETTLED: Duration = Duration::from_millis(50);
+/// A file that was emptied is meant to be empty when nothing followed for this long.
+const EMPTIED: Duration = Duration::from_millis(800);
+
+/// What to do with a change that may not be complete.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Settling {
+    /// Leave it alone, as the time is now.
+    Wait(SystemTime),
+    /// Take it.
+    TakeAll,
+}
+
+/// What a look at the manifests found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refreshed {
+    /// Nothing differs from the last time.
+    Unchanged,
+    /// Something differs, and was taken.
+    Changed,
+    /// Something differs, and was left alone because more may follow.
+    Unsettled,
+}
 
 /// Reads manifests again and again.
 #[derive(Debug, Default)]
@@ -20,7 +48,7 @@ pub(crate) struct Loader {
     /// What was said of files and folders the last time.
     reading: Vec<Diagnostic>,
     folders: BTreeSet<PathBuf>,
-    stdin: Option<String>,
+    stdin: StdinText,
     /// A folder that holds no manifests.
     excluded: Option<PathBuf>,
 }
@@ -46,10 +74,21 @@ impl Loader {
         Self { excluded: Some(folder), ..Self::default() }
     }
 
-    /// Reads all texts as they are now. Says whether anything differs from the last time.
-    pub(crate) fn refresh(&mut self, sources: &[Source]) -> bool {
-        let FileTexts { files, mut diagnostics, folders } =
-            read_texts(sources, self.excluded.as_deref(), &mut self.stdin);
+    /// Takes what standard input held, so that it need not be read here.
+    pub(crate) fn take_stdin(&mut self, text: Result<String, String>) {
+        self.stdin = Some(text);
+    }
+
+    /// Reads all texts as they are now. With [`Settling::Wait`], a change that is so young that more of it may
+    /// follow is left alone, as a whole.
+    pub(crate) fn refresh(&mut self, sources: &[Source], settling: Settling) -> Refreshed {
+        let texts = read_texts(sources, self.excluded.as_deref(), &mut self.stdin);
+        if let Settling::Wait(now) = settling
+            && self.is_unsettled(&texts, now)
+        {
+            return Refreshed::Unsettled;
+        }
+        let FileTexts { files, mut diagnostics, folders } = texts;
         let order: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
         let mut changed = order != self.order;
         for file in files {
@@ -62,10 +101,32 @@ impl Loader {
                 }
             }
         }
-        self.files.retain(|name, _| order.contains(name));
+        let names: BTreeSet<_> = order.iter().cloned().collect();
+        self.files.retain(|name, _| names.contains(name));
         changed |= diagnostics != self.reading;
         (self.order, self.reading, self.folders) = (order, diagnostics, folders);
-        changed
+        if changed { Refreshed::Changed } else { Refreshed::Unchanged }
+    }
+
+    /// Whether a file or folder was changed a moment ago. Not every program writes a file in one piece, and
+    /// half a file may be valid.
+    fn is_unsettled(&self, texts: &FileTexts, now: SystemTime) -> bool {
+        let is_young = |modified: Option<SystemTime>, patience: Duration| {
+            modified.and_then(|modified| now.duration_since(modified).ok()).is_some_and(|age| age < patience)
+        };
+        let half_written = texts.files.iter().any(|file| {
+            let Ok(text) = &file.text else { return false };
+            let before = self.files.get(&file.name).and_then(|remembered| remembered.text.as_ref());
+            // Programs that write in place empty a file first.
+            let emptied = text.is_empty() && before.is_some_and(|before| !before.is_empty());
+            before != Some(text) && is_young(file.modified, if emptied { EMPTIED } else { SETTLED })
+        });
+        let same_files = texts.files.iter().map(|file: &FileText| &file.name).eq(&self.order);
+        half_written
+            || !same_files
+                && texts.folders.iter().any(|folder| {
+                    is_young(std::fs::metadata(folder).and_then(|metadata| metadata.modified()).ok(), SETTLED)
+                })
     }
 
     /// Folders in which a change may matter.
@@ -159,7 +220,7 @@ mod tests {
 
         fn load(&mut self, text: &str) -> (Vec<String>, Vec<Reason>) {
             fs::write(self.folder.path().join("a.yaml"), text).unwrap();
-            self.loader.refresh(&[Source::Path(self.folder.path().to_owned())]);
+            self.loader.refresh(&[Source::Path(self.folder.path().to_owned())], Settling::TakeAll);
             let loaded = self.loader.load();
             let ports = loaded.cluster.backends.values().map(|backend| {
                 let endpoints = backend.value.spec.endpoints.clone().unwrap_or_default();
@@ -203,10 +264,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.yaml"), backend("a", "many")).unwrap();
         let mut loader = Loader::default();
-        loader.refresh(&[Source::Path(folder.path().to_owned())]);
+        loader.refresh(&[Source::Path(folder.path().to_owned())], Settling::TakeAll);
         let loaded = loader.load();
         assert_eq!(loaded.cluster.refused.len(), 1);
         assert!(loaded.cluster.backends.is_empty());
+    }
+
+    #[test]
+    fn a_change_is_taken_when_it_is_complete() {
+        let mut folder = Folder::new();
+        folder.load(&backend("a", "1"));
+        let sources = [Source::Path(folder.folder.path().to_owned())];
+        let path = folder.folder.path().join("a.yaml");
+        let mut look = |text: &str, age: u64| {
+            fs::write(&path, text).unwrap();
+            let now = fs::metadata(&path).unwrap().modified().unwrap() + Duration::from_millis(age);
+            folder.loader.refresh(&sources, Settling::Wait(now))
+        };
+        assert_eq!(look(&backend("a", "2"), 10), Refreshed::Unsettled);
+        assert_eq!(look(&backend("a", "1"), 10), Refreshed::Unchanged);
+        assert_eq!(look(&backend("a", "2"), 60), Refreshed::Changed);
+        assert_eq!(look("", 500), Refreshed::Unsettled);
+        assert_eq!(look("", 900), Refreshed::Changed);
     }
 
     /// What may stand in a file: something valid.
@@ -226,17 +305,17 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let sources = [Source::Path(folder.path().to_owned())];
             let mut loader = Loader::default();
-            loader.refresh(&sources);
+            loader.refresh(&sources, Settling::TakeAll);
             for (file, text) in edits {
                 let path = folder.path().join(format!("{file}.yaml"));
                 match text {
                     Some(text) => fs::write(path, text).unwrap(),
                     None => drop(fs::remove_file(path)),
                 }
-                loader.refresh(&sources);
-                prop_assert!(!loader.refresh(&sources), "nothing changed in between");
+                loader.refresh(&sources, Settling::TakeAll);
+                prop_assert_eq!(loader.refresh(&sources, Settling::TakeAll), Refreshed::Unchanged);
                 let mut fresh = Loader::default();
-                fresh.refresh(&sources);
+                fresh.refresh(&sources, Settling::TakeAll);
                 let (again, once) = (loader.load(), fresh.load());
                 prop_assert_eq!(&again.diagnostics, &once.diagnostics);
                 let backends = |loaded: &Loaded| -> Vec<_> {

@@ -53,3 +53,13 @@ fn assert_complete(diagnostic: &Diagnostic, path: &Path) {
         assert!(whole || diagnostic.field.is_some(), "{diagnostic}");
     }
 }
+
+#[test]
+fn a_file_full_of_mistakes_is_answered_with_a_bounded_list() {
+    let fields: String = (0..5000).map(|number| format!("  field{number}: x\n")).collect();
+    let backend = "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {name: a}\nspec:\n";
+    let many: String = (0..10).map(|_| format!("{backend}{fields}---\n")).collect();
+    let report = common::check_text(&many);
+    assert!(report.diagnostics.len() < 1100, "{}", report.diagnostics.len());
+    assert!(report.diagnostics.iter().any(|d| d.message.starts_with("more than 1000 things")));
+}

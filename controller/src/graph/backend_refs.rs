@@ -105,6 +105,8 @@ impl Resolver<'_> {
             let protocol = service::protocol_of(service_port);
             if slices.is_empty() {
                 diagnostics.push(reasons::service_without_slices(&at("name"), &key));
+            } else if !service::has_port(&slices, service_port) {
+                diagnostics.push(reasons::service_port_without_slices(&at("port"), &key, port));
             }
             if protocol == UpstreamProtocol::H2c {
                 diagnostics.push(reasons::not_acting(

@@ -63,6 +63,13 @@ pub(crate) fn resolve_endpoints(slices: &[&Object<EndpointSlice>], port: &Servic
     chosen.into_values().collect()
 }
 
+/// Whether any slice has the port that belongs to a Service's port.
+pub(crate) fn has_port(slices: &[&Object<EndpointSlice>], port: &ServicePort) -> bool {
+    slices
+        .iter()
+        .any(|slice| find_target_port(slice.value.ports.as_deref().unwrap_or_default(), port).is_some())
+}
+
 /// The port of a slice that belongs to a Service's port: by name, else by the target's number.
 fn find_target_port(ports: &[EndpointPort], port: &ServicePort) -> Option<u16> {
     let name = |name: &Option<String>| name.clone().unwrap_or_default();

@@ -12,6 +12,9 @@ use crate::watch::nearest::nearest;
 use crate::watch::node::{Entry, Node, Value};
 use crate::watch::scalar::yaml_1_1_bool;
 
+/// More unknown fields than this are not collected for one object.
+const MAX_UNKNOWN: usize = 1000;
+
 /// Why a value has not its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TypeError {
@@ -316,6 +319,7 @@ impl<'de> de::MapAccess<'de> for Fields<'de, '_> {
         self.current = Some(entry);
         if let Some(known) = self.known
             && !known.contains(&entry.key.as_str())
+            && self.context.unknown.borrow().len() < MAX_UNKNOWN
         {
             let path = self.context.within(&entry.key, || self.context.path.borrow().clone());
             self.context.unknown.borrow_mut().push(UnknownField {

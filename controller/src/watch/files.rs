@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::watch::yaml::MAX_BYTES;
@@ -38,6 +39,16 @@ pub(crate) struct FileText {
     /// Its name in diagnostics.
     pub(crate) name: Arc<str>,
     pub(crate) text: Result<String, io::Error>,
+    /// When it was changed, if that is known.
+    pub(crate) modified: Option<SystemTime>,
+}
+
+/// What standard input held, once it was read.
+pub(crate) type StdinText = Option<Result<String, String>>;
+
+/// Reads standard input to its end.
+pub(crate) fn read_stdin() -> Result<String, String> {
+    read_bounded(io::stdin().lock()).map_err(|error| error.to_string())
 }
 
 /// The texts of all manifests.
@@ -52,16 +63,13 @@ pub(crate) struct FileTexts {
 
 /// Reads all texts. Standard input comes from `stdin`, and is read into it the first time. The folder
 /// `excluded` is left out: the state may be written below the manifests.
-pub(crate) fn read_texts(
-    sources: &[Source],
-    excluded: Option<&Path>,
-    stdin: &mut Option<String>,
-) -> FileTexts {
+pub(crate) fn read_texts(sources: &[Source], excluded: Option<&Path>, stdin: &mut StdinText) -> FileTexts {
     let excluded = excluded.and_then(|folder| folder.canonicalize().ok());
-    let mut reader = TextReader { texts: FileTexts::default(), seen: BTreeSet::new(), excluded };
+    let mut reader =
+        TextReader { texts: FileTexts::default(), seen: BTreeSet::new(), excluded, is_full: false };
     for source in sources {
         match source {
-            Source::Stdin => reader.read_stdin(stdin),
+            Source::Stdin => reader.take_stdin(stdin),
             Source::Path(path) => reader.read_path(path),
         }
     }
@@ -74,21 +82,16 @@ struct TextReader {
     seen: BTreeSet<PathBuf>,
     /// A folder that is left out.
     excluded: Option<PathBuf>,
+    /// Whether more files were found than are read.
+    is_full: bool,
 }
 
 impl TextReader {
-    fn read_stdin(&mut self, stdin: &mut Option<String>) {
-        if !self.seen.insert(PathBuf::from("-")) {
-            return;
+    fn take_stdin(&mut self, stdin: &mut StdinText) {
+        if self.seen.insert(PathBuf::from("-")) {
+            let text = stdin.get_or_insert_with(read_stdin).clone().map_err(io::Error::other);
+            self.texts.files.push(FileText { name: "<stdin>".into(), text, modified: None });
         }
-        let text = match stdin {
-            Some(text) => Ok(text.clone()),
-            None => read_bounded(io::stdin().lock()),
-        };
-        if let Ok(text) = &text {
-            *stdin = Some(text.clone());
-        }
-        self.texts.files.push(FileText { name: "<stdin>".into(), text });
     }
 
     fn read_path(&mut self, path: &Path) {
@@ -137,14 +140,17 @@ impl TextReader {
             return;
         }
         if self.texts.files.len() >= MAX_FILES {
-            if self.texts.files.len() == MAX_FILES {
+            if !self.is_full {
                 let place = Place::file(&display(path));
                 self.texts.diagnostics.push(reasons::too_many_files(&place, MAX_FILES));
             }
+            self.is_full = true;
             return;
         }
         let text = fs::File::open(path).and_then(read_bounded);
-        self.texts.files.push(FileText { name: display(path), text });
+        // After reading, so that a write in between is seen.
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        self.texts.files.push(FileText { name: display(path), text, modified });
     }
 }
 

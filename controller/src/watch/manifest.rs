@@ -16,6 +16,9 @@ use crate::watch::kinds::{Kind, Recognized, recognize};
 use crate::watch::node::{Node, Value};
 use crate::watch::yaml;
 
+/// More findings than this are not listed for one manifest.
+const MAX_FINDINGS: usize = 1000;
+
 /// An object's identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectId {
@@ -151,7 +154,14 @@ impl Reader<'_> {
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
-        self.batch.diagnostics.push(diagnostic);
+        match self.batch.diagnostics.len() {
+            0..MAX_FINDINGS => self.batch.diagnostics.push(diagnostic),
+            MAX_FINDINGS => {
+                let more = reasons::more_findings(&Place::file(self.file), MAX_FINDINGS);
+                self.batch.diagnostics.push(more);
+            }
+            _ => {}
+        }
     }
 
     /// Reads one object, which ends before line `end`.
@@ -247,7 +257,7 @@ impl Reader<'_> {
             self.report(reasons::unknown_field(&place, &field.key, field.nearest, field.known));
         }
         let duplicates: Vec<_> =
-            self.duplicates.iter().filter(|d| d.line >= node.line && d.line < end).cloned().collect();
+            self.duplicates.iter().filter(|d| d.line >= node.line && d.line < end).collect();
         for duplicate in &duplicates {
             let place = Place::line(self.file, duplicate.line).named(Some(&label), &duplicate.key);
             self.report(reasons::duplicate_key(&place, &duplicate.key, duplicate.first));
@@ -258,7 +268,7 @@ impl Reader<'_> {
                 if problems.iter().any(Diagnostic::is_error) || !duplicates.is_empty() {
                     object.set_invalid();
                 }
-                self.batch.diagnostics.extend(problems);
+                problems.into_iter().for_each(|problem| self.report(problem));
                 Some(object)
             }
             Err(error) => {

@@ -16,7 +16,7 @@ mod yaml;
 
 pub(crate) use de::shortened;
 pub use files::Source;
-pub(crate) use files::{FileTexts, read_texts};
+pub(crate) use files::{FileText, FileTexts, StdinText, read_stdin, read_texts};
 pub(crate) use kinds::{ENVOY, GATEWAY_API, Kind};
 pub(crate) use manifest::{Batch, KnownObject, ObjectId, read_manifest};
 pub(crate) use nearest::nearest;

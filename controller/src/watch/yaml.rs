@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 64;
 /// Nodes that aliases may add to one file.
 const MAX_ALIASED: usize = 100_000;
 
+/// More duplicate keys than this are not collected for one document.
+const MAX_DUPLICATES: usize = 1000;
+
 /// Why a text could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -188,7 +191,10 @@ impl Builder {
                     merges.push(node)
                 }
                 Some((name, line)) => match lines.get(&name) {
-                    Some(first) => self.duplicates.push(DuplicateKey { line, key: name, first: *first }),
+                    Some(first) if self.duplicates.len() < MAX_DUPLICATES => {
+                        self.duplicates.push(DuplicateKey { line, key: name, first: *first });
+                    }
+                    Some(_) => {}
                     None => {
                         lines.insert(name.clone(), line);
                         entries.push(Entry { key: name, line, node });

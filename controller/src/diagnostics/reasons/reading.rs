@@ -26,6 +26,14 @@ pub(crate) fn too_many_files(place: &Place, limit: usize) -> Diagnostic {
     )
 }
 
+pub(crate) fn more_findings(place: &Place, limit: usize) -> Diagnostic {
+    place.error(
+        Reason::Malformed,
+        format!("more than {limit} things are wrong here, and the rest is not listed"),
+        "Correct these first.",
+    )
+}
+
 pub(crate) fn syntax(place: &Place, message: impl Into<String>, remedy: &str) -> Diagnostic {
     place.error(Reason::Syntax, message, remedy)
 }

@@ -207,3 +207,11 @@ pub(crate) fn service_without_slices(place: &Place, key: &Key) -> Diagnostic {
         ),
     )
 }
+
+pub(crate) fn service_port_without_slices(place: &Place, key: &Key, port: u16) -> Diagnostic {
+    place.warning(
+        Reason::EndpointsNotFound,
+        format!("no EndpointSlice of Service {key} has a port that belongs to its port {port}"),
+        "Give the slice's port the name of the Service's port.",
+    )
+}
