@@ -7,13 +7,13 @@ use anyhow::Result;
 use understudy_controller::{Report, Severity};
 
 use crate::args::CheckArgs;
-use crate::serve;
+use crate::manifests;
 
 /// Prints what is wrong; the exit status says whether anything is.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     let report = understudy_controller::check(
-        &serve::sources(&args.manifests.paths),
-        &serve::options(&args.manifests.listen),
+        &manifests::sources(&args.manifests.paths),
+        &manifests::options(&args.manifests.listen),
     );
     let lowest = if args.verbose { Severity::Info } else { Severity::Warning };
     let mut out = std::io::stdout().lock();

@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod demo;
+mod manifests;
 mod pools;
 mod serve;
 mod signals;

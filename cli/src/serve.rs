@@ -13,8 +13,8 @@ use understudy_controller::{ListenOptions, Options, Report, Source};
 use understudy_proxy::access_log::LogDestination;
 use understudy_proxy::{AccessLogOptions, ProxyOptions};
 
-use crate::args::{ControllerArgs, DataArgs, ListenArgs, LogFormat, ProxyArgs, RunArgs};
-use crate::{check, signals};
+use crate::args::{ControllerArgs, DataArgs, LogFormat, ProxyArgs, RunArgs};
+use crate::{check, manifests, signals};
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -28,15 +28,15 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
             (folder.path().to_owned(), Some(folder))
         }
     };
-    let sources = sources(&args.manifests.paths);
-    let options = options(&args.manifests.listen);
+    let sources = manifests::sources(&args.manifests.paths);
+    let options = manifests::options(&args.manifests.listen);
     let proxy = proxy_options(state, args.data);
     runtime(2)?.block_on(async { both(&sources, &options, proxy, signals::stop()?, check::tell).await })
 }
 
 /// The controller alone.
 pub(crate) fn controller(args: ControllerArgs) -> Result<()> {
-    let (sources, options) = (sources(&args.manifests), options(&args.listen));
+    let (sources, options) = (manifests::sources(&args.manifests), manifests::options(&args.listen));
     runtime(1)?.block_on(async {
         understudy_controller::follow(&sources, &options, args.state, signals::stop()?, check::tell).await?;
         Ok(())
@@ -115,22 +115,7 @@ pub(crate) async fn demo_gateway(demo: DemoGateway, stop: impl Future<Output = (
         access_log: AccessLogOptions::off(),
         drain: Duration::from_secs(1),
     };
-    both(&[source(&demo.manifest)], &options, proxy, stop, |_| {}).await
-}
-
-/// Manifests as the controller names them.
-pub(crate) fn sources(paths: &[PathBuf]) -> Vec<Source> {
-    paths.iter().map(|path| source(path)).collect()
-}
-
-fn source(path: &Path) -> Source {
-    if path.as_os_str() == "-" { Source::Stdin } else { Source::Path(path.to_owned()) }
-}
-
-/// How manifests are translated.
-pub(crate) fn options(listen: &ListenArgs) -> Options {
-    let listen = ListenOptions { bind: listen.bind, port_offset: listen.port_offset };
-    Options { listen, ..Options::default() }
+    both(&[Source::Path(demo.manifest)], &options, proxy, stop, |_| {}).await
 }
 
 /// A proxy needs two files per request under way; many systems give 1,024 unless asked for more.
