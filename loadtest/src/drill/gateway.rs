@@ -1,12 +1,13 @@
 //! The proxies, started as real processes from the same manifests, and stopped by their pid when dropped.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep};
@@ -51,6 +52,8 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     children: Vec<(&'static str, Child)>,
     folder: TempDir,
+    /// Keep its ports.
+    reserved: Vec<Socket>,
 }
 
 impl Gateway {
@@ -65,10 +68,10 @@ impl Gateway {
         manifests: impl Fn(u16) -> String,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let address = free_address()?;
+        let (address, socket) = reserve()?;
         let path = folder.path().join("manifests.yaml");
         std::fs::write(&path, manifests(address.port()))?;
-        let mut gateway = Self { address, children: Vec::new(), folder };
+        let mut gateway = Self { address, children: Vec::new(), folder, reserved: vec![socket] };
         match proxy {
             Proxy::Understudy => gateway.understudy(&binaries.understudy, &path, dns)?,
             Proxy::Envoy => gateway.envoy(&binaries.envoy, &path, dns)?,
@@ -81,7 +84,9 @@ impl Gateway {
         let state = self.folder.path().join("state");
         let (manifests, state) = (text(manifests)?, text(&state)?.to_owned());
         self.spawn("controller", binary, &["controller", "--manifests", manifests, "--state", &state])?;
-        let (admin, dns) = (free_address()?.to_string(), dns.to_string());
+        let (admin, socket) = reserve()?;
+        self.reserved.push(socket);
+        let (admin, dns) = (admin.to_string(), dns.to_string());
         let arguments = ["proxy", "--state", &state, "--threads", "1", "--admin", &admin, "--dns", &dns];
         self.spawn("proxy", binary, &[&arguments[..], &["--access-log", "off"]].concat())
     }
@@ -176,7 +181,11 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+/// Reserves a port: bound and not listening, it is given to nobody as a free one, and a proxy may listen on it.
+fn reserve() -> Result<(SocketAddr, Socket)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let address = socket.local_addr()?.as_socket().context("a port of 127.0.0.1")?;
+    Ok((address, socket))
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::cases::Length;
 use super::gateway::Proxy;
 use super::outcome::Row;
+use super::setup::VERSION;
 use super::table::{table, totals};
 use super::{Args, Who};
 
@@ -28,9 +29,13 @@ impl Report<'_> {
         }
         if self.proxies.contains(&Proxy::Envoy) {
             match self.objection {
-                None => text.push_str(
-                    "\nThe Envoy column counts: this run reproduces the known figures of cases 2, 8, 11 and 15.\n",
-                ),
+                None => {
+                    let _ = write!(
+                        text,
+                        "\nThe Envoy column counts: this run reproduces the known figures of cases 2, 8, 11 and 15 \
+                         of Envoy {VERSION}.\n"
+                    );
+                }
                 Some(why) => {
                     let _ = write!(text, "\n**The Envoy column does not count**: {why}.\n");
                 }

