@@ -27,8 +27,9 @@ pub use names::{
     RouteName,
 };
 pub use policy::{
-    BackOff, CircuitBreaker, Dns, LoadBalancer, LookupFamily, PassiveHealthCheck, Percent, PercentError,
-    Policy, Retry, RetryBudget, RetryTrigger, TcpKeepalive, Timeouts,
+    BackOff, CircuitBreaker, ConsistentHash, Dns, HashCookie, HashKey, LoadBalancer, LookupFamily, Overflow,
+    PassiveHealthCheck, Percent, PercentError, Policy, Retry, RetryBudget, RetryTrigger, TcpKeepalive,
+    Timeouts,
 };
 pub use pool::{Pool, PoolRef, Priority, RefTarget, Weight};
 pub use report::{

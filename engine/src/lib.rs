@@ -13,11 +13,13 @@
 //! Health is learned once: a [`Record`] per endpoint and scope (policy object and timeouts), whichever pools
 //! refer to it. A pool only decides whether it obeys (`maxEjectionPercent`).
 
+mod admission;
 mod choose;
 mod engine;
 mod event;
 mod evidence;
 mod exchange;
+mod hash;
 mod instant;
 mod obey;
 mod pool;
@@ -25,13 +27,16 @@ mod priority;
 mod record;
 mod report;
 mod retry;
+mod slow_start;
 mod spec;
 mod view;
 
+pub use admission::Room;
 pub use engine::{Engine, Probe, Tick};
 pub use event::{Event, EventKind};
 pub use evidence::{Cause, ConnectFailure, Outcome};
 pub use exchange::{Choice, Exchange, NoEndpoint, RequestTraits};
+pub use hash::hash;
 pub use instant::Instant;
 pub use pool::{Member, Pool};
 pub use priority::{GroupHealth, Loads, loads};

@@ -1,16 +1,20 @@
 //! A pool at work: its members, its view of their health, its counters.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use understudy_conf::{PoolName, PoolState, Priority};
+use understudy_conf::{ConsistentHash, LoadBalancer, PoolName, PoolState, Priority};
 
+use crate::admission::Lane;
 use crate::event::{Event, EventKind, Hub};
+use crate::hash::{self, Table};
+use crate::slow_start::Joined;
 use crate::spec::PoolSpec;
 use crate::view::View;
-use crate::{Instant, MemberSpec, Record};
+use crate::{Identity, Instant, MemberSpec, Record};
 
 /// One endpoint in one pool.
 #[derive(Debug)]
@@ -23,6 +27,17 @@ pub struct Member {
     pub reference: usize,
     /// Its rank.
     pub priority: Priority,
+    /// What hashes are compared with.
+    pub(crate) key: u64,
+    pub(crate) state: Arc<MemberState>,
+}
+
+/// What a pool knows of an endpoint beside its health. It outlives rebuilds of the pool.
+#[derive(Debug)]
+pub(crate) struct MemberState {
+    /// Connections in use: requests of this pool under way at it.
+    pub(crate) in_use: AtomicUsize,
+    pub(crate) joined: Joined,
 }
 
 /// One reference of a pool at work; its specification has the same index in [`PoolSpec::refs`].
@@ -32,6 +47,10 @@ pub(crate) struct Reference {
     pub(crate) members: std::ops::Range<usize>,
     /// Whose turn it is (rule L1).
     pub(crate) turn: AtomicUsize,
+    /// What hashes are compared with.
+    pub(crate) key: u64,
+    /// Which endpoint a hash belongs to (rule L5), where there is a choice.
+    pub(crate) table: Option<Arc<Table>>,
 }
 
 /// What outlives a rebuild of the pool: its name, its counters, and what it told users last.
@@ -43,6 +62,7 @@ pub(crate) struct PoolShared {
     pub(crate) active: AtomicUsize,
     /// Retries under way.
     pub(crate) retries: AtomicUsize,
+    lanes: Mutex<BTreeMap<Priority, Arc<Lane>>>,
     serving: Mutex<Serving>,
 }
 
@@ -58,6 +78,13 @@ impl PoolShared {
         &self.name
     }
 
+    /// The counts of these priorities; those of others are forgotten.
+    fn lanes_of(&self, priorities: &[Priority]) -> Vec<Arc<Lane>> {
+        let mut lanes = self.lanes.lock();
+        lanes.retain(|priority, _| priorities.contains(priority));
+        priorities.iter().map(|priority| lanes.entry(*priority).or_default().clone()).collect()
+    }
+
     pub(crate) fn mark_dirty(&self) {
         self.dirty.store(true, Ordering::Release);
     }
@@ -69,6 +96,7 @@ pub struct Pool {
     members: Vec<Member>,
     refs: Vec<Reference>,
     priorities: Vec<Priority>,
+    lanes: Vec<Arc<Lane>>,
     shared: Arc<PoolShared>,
     view: ArcSwap<View>,
     view_until: AtomicU64,
@@ -101,6 +129,7 @@ impl Pool {
                     dirty: AtomicBool::new(false),
                     active: AtomicUsize::new(0),
                     retries: AtomicUsize::new(0),
+                    lanes: Mutex::default(),
                     serving: Mutex::new(Serving { primary: true, since: now }),
                 })
             },
@@ -114,7 +143,8 @@ impl Pool {
             .collect();
         priorities.sort_unstable();
         priorities.dedup();
-        let (mut members, mut refs) = (Vec::new(), Vec::new());
+        let (mut members, mut refs) = (Vec::<Member>::new(), Vec::<Reference>::new());
+        let mut states = known_states(previous);
         for (index, reference) in spec.refs.iter().enumerate() {
             let start = members.len();
             let had_healthy = previous.is_none_or(|previous| previous.has_healthy(reference.priority, now));
@@ -125,16 +155,38 @@ impl Pool {
                     record.join_on_trial(now);
                 }
                 record.attach_pool(&shared);
-                let spec = member.clone();
-                members.push(Member { spec, record, reference: index, priority: reference.priority });
+                let state = states.entry(member.identity.clone()).or_insert_with(|| {
+                    // All endpoints of a new pool are new: then none is.
+                    let joined = if previous.is_some() { Joined::at(now) } else { Joined::long_ago() };
+                    Arc::new(MemberState { in_use: AtomicUsize::new(0), joined })
+                });
+                members.push(Member {
+                    spec: member.clone(),
+                    record,
+                    reference: index,
+                    priority: reference.priority,
+                    key: hash::hash(member.identity.address.to_string().as_bytes()),
+                    state: state.clone(),
+                });
             }
-            refs.push(Reference { members: start..members.len(), turn: AtomicUsize::new(0) });
+            let same = spec.refs[..index].iter().filter(|other| other.origin == reference.origin).count();
+            refs.push(Reference {
+                turn: AtomicUsize::new(0),
+                key: hash::mix(hash::hash(reference.origin.as_bytes()), same as u64),
+                table: match &spec.load_balancer {
+                    LoadBalancer::ConsistentHash(hash) => build_table(hash, &members[start..], previous),
+                    _ => None,
+                },
+                members: start..members.len(),
+            });
         }
+        let lanes = shared.lanes_of(&priorities);
         let pool = Arc::new(Self {
             spec,
             members,
             refs,
             priorities,
+            lanes,
             shared,
             view: ArcSwap::from_pointee(View::default()),
             view_until: AtomicU64::new(0),
@@ -170,6 +222,11 @@ impl Pool {
     /// The priorities that have a reference with weight, ascending.
     pub(crate) fn priorities(&self) -> &[Priority] {
         &self.priorities
+    }
+
+    /// The counts of [`Self::priorities`], in the same order.
+    pub(crate) fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
     }
 
     pub(crate) fn shared(&self) -> &PoolShared {
@@ -231,5 +288,21 @@ impl Pool {
                 EventKind::Failover { cause, lasted }
             },
         });
+    }
+}
+
+fn known_states(previous: Option<&Pool>) -> HashMap<Identity, Arc<MemberState>> {
+    let members = previous.map(Pool::members).unwrap_or_default();
+    members.iter().map(|member| (member.spec.identity.clone(), member.state.clone())).collect()
+}
+
+/// The table of a reference's members; the one that stands where nothing changed, since a table is costly.
+fn build_table(hash: &ConsistentHash, members: &[Member], previous: Option<&Pool>) -> Option<Arc<Table>> {
+    let keys: Vec<u64> = members.iter().map(|member| member.key).collect();
+    let mut known =
+        previous.into_iter().flat_map(Pool::refs).filter_map(|reference| reference.table.as_ref());
+    match known.find(|table| table.is_of(&keys, hash.table_size)) {
+        Some(table) => Some(table.clone()),
+        None => Table::build(keys, hash.table_size).map(Arc::new),
     }
 }

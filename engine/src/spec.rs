@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use understudy_conf::{
-    CircuitBreaker, LoadBalancer, PassiveHealthCheck, Percent, PolicyName, PoolName, Priority, Retry,
-    Timeouts, UpstreamProtocol, Weight,
+    CircuitBreaker, GatewayDuration, LoadBalancer, PassiveHealthCheck, Percent, PolicyName, PoolName,
+    Priority, Retry, Timeouts, UpstreamProtocol, Weight,
 };
 
 /// Where bytes are sent: an address that needs no further resolution.
@@ -91,6 +91,8 @@ pub struct PoolSpec {
     pub circuit_breaker: CircuitBreaker,
     /// How an endpoint is chosen within a reference.
     pub load_balancer: LoadBalancer,
+    /// Time over which the share of an endpoint that joins or returns grows (rule L6).
+    pub slow_start: Option<GatewayDuration>,
     /// The references, in the order of the rule.
     pub refs: Vec<RefSpec>,
 }

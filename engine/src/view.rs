@@ -1,9 +1,9 @@
 //! What a pool sees of its members at a moment: who may be chosen, and how the load is shared.
 
-use understudy_conf::{PoolState, Priority};
+use understudy_conf::{LoadBalancer, PoolState, Priority};
 
 use crate::obey::{self, Candidate};
-use crate::pool::Pool;
+use crate::pool::{Member, Pool};
 use crate::priority::{self, GroupHealth};
 use crate::record::{Phase, Standing};
 use crate::{Cause, Instant};
@@ -73,7 +73,7 @@ impl Default for View {
 impl View {
     pub(crate) fn build(pool: &Pool, now: Instant) -> Self {
         let standings: Vec<Standing> =
-            pool.members().iter().map(|member| member.record.standing(now)).collect();
+            pool.members().iter().map(|member| standing_of(pool, member, now)).collect();
         let priorities = pool.priorities();
         let members = member_views(pool, &standings);
         let in_group = |index: usize, priority: Priority| {
@@ -149,6 +149,18 @@ impl View {
             state,
         }
     }
+}
+
+/// Where a member stands; in a pool with a slow start that takes the place of the ramp.
+fn standing_of(pool: &Pool, member: &Member, now: Instant) -> Standing {
+    let mut standing = member.record.standing(now);
+    let balances = matches!(pool.spec().load_balancer, LoadBalancer::LeastRequest | LoadBalancer::RoundRobin);
+    if let Some(window) = pool.spec().slow_start.filter(|_| balances) {
+        let (share, until) = member.state.joined.share(standing.phase, window.into(), now);
+        standing.share = share;
+        standing.until = standing.until.min(until);
+    }
+    standing
 }
 
 fn member_views(pool: &Pool, standings: &[Standing]) -> Vec<MemberView> {

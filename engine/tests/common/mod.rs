@@ -16,8 +16,8 @@ use understudy_engine::{
 };
 
 pub const SENT: Facts = Facts { response_started: false, can_resend: true };
-pub const GET: RequestTraits = RequestTraits { replayable: true };
-pub const POST: RequestTraits = RequestTraits { replayable: false };
+pub const GET: RequestTraits = RequestTraits { replayable: true, hash: None };
+pub const POST: RequestTraits = RequestTraits { replayable: false, hash: None };
 
 /// The task's settings: base 10 s, interval 2 s, 100 %, one failure ejects.
 pub fn task() -> PassiveHealthCheck {
@@ -66,6 +66,7 @@ pub fn spec(name: &str, passive: Option<PassiveHealthCheck>, refs: Vec<RefSpec>)
         retry: None,
         circuit_breaker: CircuitBreaker::default(),
         load_balancer: LoadBalancer::LeastRequest,
+        slow_start: None,
         refs,
     }
 }

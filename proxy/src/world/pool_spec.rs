@@ -69,7 +69,8 @@ pub(crate) fn resolve_pool(
         panic_threshold: policy.panic_threshold,
         retry,
         circuit_breaker: policy.circuit_breaker.clone(),
-        load_balancer: policy.load_balancer,
+        load_balancer: policy.load_balancer.clone(),
+        slow_start: policy.slow_start,
         refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &policy, resolve)).collect(),
     };
     let effective = Effective {
