@@ -16,6 +16,7 @@ mod http_route;
 mod listeners;
 mod matches;
 mod parents;
+mod policy_balancer;
 mod policy_settings;
 mod policy_warnings;
 mod reference_grant;

@@ -1,13 +1,14 @@
 //! BackendTrafficPolicy: its settings with every default filled in.
 
 use understudy_conf::{
-    BackOff, CircuitBreaker, Dns, GatewayDuration, LoadBalancer, PassiveHealthCheck, Percent, Policy,
-    PolicyName, Retry, RetryBudget, TcpKeepalive, Timeouts,
+    BackOff, CircuitBreaker, Dns, GatewayDuration, PassiveHealthCheck, Percent, Policy, PolicyName, Retry,
+    RetryBudget, TcpKeepalive, Timeouts,
 };
 use understudy_crds::{
-    BackendTrafficPolicySpec, DurationText, LoadBalancerType, PassiveHealthCheck as PassiveSpec,
-    Retry as RetrySpec,
+    BackendTrafficPolicySpec, DurationText, PassiveHealthCheck as PassiveSpec, Retry as RetrySpec,
 };
+
+use crate::graph::policy_balancer::{build_load_balancer, build_slow_start};
 
 /// Builds the policy of settings that `validate()` has checked.
 pub(crate) fn build_policy(name: PolicyName, spec: &BackendTrafficPolicySpec) -> Policy {
@@ -19,10 +20,8 @@ pub(crate) fn build_policy(name: PolicyName, spec: &BackendTrafficPolicySpec) ->
         retry: spec.retry.as_ref().map(build_retry),
         timeouts: build_timeouts(spec),
         circuit_breaker: build_circuit_breaker(spec),
-        load_balancer: match spec.load_balancer.as_ref().map(|balancer| balancer.kind) {
-            Some(LoadBalancerType::RoundRobin) => LoadBalancer::RoundRobin,
-            _ => LoadBalancer::LeastRequest,
-        },
+        load_balancer: build_load_balancer(spec.load_balancer.as_ref()),
+        slow_start: build_slow_start(spec.load_balancer.as_ref()),
         dns: build_dns(spec),
         buffer_limit: spec
             .connection
@@ -102,7 +101,15 @@ fn build_timeouts(spec: &BackendTrafficPolicySpec) -> Timeouts {
 fn build_circuit_breaker(spec: &BackendTrafficPolicySpec) -> CircuitBreaker {
     let unset = CircuitBreaker::default();
     let Some(breaker) = &spec.circuit_breaker else { return unset };
+    let per_endpoint = breaker.per_endpoint.as_ref();
+    let per_connection = count(breaker.max_requests_per_connection, 0);
     CircuitBreaker {
+        max_connections: count(breaker.max_connections, unset.max_connections),
+        max_pending_requests: count(breaker.max_pending_requests, unset.max_pending_requests),
+        max_parallel_requests: count(breaker.max_parallel_requests, unset.max_parallel_requests),
+        max_requests_per_connection: Some(per_connection).filter(|requests| *requests > 0),
+        max_connections_per_endpoint: per_endpoint.map(|endpoint| count(endpoint.max_connections, 1024)),
+        overflow: unset.overflow,
         max_parallel_retries: count(breaker.max_parallel_retries, unset.max_parallel_retries),
         retry_budget: breaker.retry_budget.as_ref().map(|budget| RetryBudget {
             numerator: count(Some(budget.percent.numerator), 0),
@@ -191,6 +198,25 @@ mod tests {
             Some(GatewayDuration::default())
         );
         assert_eq!(policy("timeout: {tcp: {connectTimeout: 1s}}").timeouts.request, None);
+    }
+
+    #[test]
+    fn limits_are_1024_where_a_block_leaves_them_out() {
+        // B1
+        assert_eq!(policy("circuitBreaker: {}").circuit_breaker, CircuitBreaker::default());
+        let breaker = policy(
+            "circuitBreaker: {maxConnections: 1, maxPendingRequests: 0, maxParallelRequests: 3, \
+             maxRequestsPerConnection: 4, perEndpoint: {maxConnections: 5}}",
+        )
+        .circuit_breaker;
+        assert_eq!((breaker.max_connections, breaker.max_pending_requests), (1, 0));
+        assert_eq!((breaker.max_parallel_requests, breaker.max_requests_per_connection), (3, Some(4)));
+        assert_eq!(breaker.max_connections_per_endpoint, Some(5));
+        let empty = policy("circuitBreaker: {maxRequestsPerConnection: 0, perEndpoint: {}}").circuit_breaker;
+        assert_eq!(
+            (empty.max_requests_per_connection, empty.max_connections_per_endpoint),
+            (None, Some(1024))
+        );
     }
 
     #[test]
