@@ -141,6 +141,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         metrics: metrics.clone(),
         unmatched: metrics.rule("none"),
         workers_share_connections: workers.count() > 1,
+        uses: Default::default(),
     };
     let app = application(service, workers.count());
     let listeners = Listeners::new(workers.clone(), app, &control, ListenerOptions::default());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use understudy_engine::{Exchange, Instant};
 
 use super::deadline::Armed;
@@ -33,6 +34,10 @@ pub(crate) struct Context {
     /// What went wrong last, for the log.
     pub(crate) cause: Option<String>,
     pub(crate) request_id: Option<Box<str>>,
+    /// What the pool's balancer hashes, if it does and the request has it.
+    pub(crate) hash: Option<u64>,
+    /// The cookie that the client gets with the answer.
+    pub(crate) set_cookie: Option<HeaderValue>,
 }
 
 /// What holds for one attempt only.
@@ -46,6 +51,8 @@ pub(crate) struct AttemptState {
     pub(crate) stale: bool,
     /// The attempt's answer was turned down for another attempt.
     pub(crate) turned_down: bool,
+    /// The connection carries no request after this one.
+    pub(crate) last_on_connection: bool,
     /// Bytes of the request's body that went into this attempt.
     pub(crate) body_bytes: u64,
     /// When the answer's headers arrived.
@@ -60,6 +67,7 @@ impl Default for AttemptState {
             connect_bound: ConnectBound::default(),
             stale: false,
             turned_down: false,
+            last_on_connection: false,
             body_bytes: 0,
             flowing_since: None,
         }
@@ -94,6 +102,8 @@ impl Context {
             reply: None,
             cause: None,
             request_id: None,
+            hash: None,
+            set_cookie: None,
         }
     }
 }

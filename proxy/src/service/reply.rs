@@ -26,6 +26,11 @@ impl Reply {
     /// Something of ours broke.
     pub(crate) const INTERNAL: Self = Self::new(500, &[], "internal error");
 
+    /// The request's time was over before an endpoint was chosen.
+    pub(crate) const TIMEOUT: Self = Self::new(504, &[Flag::UpstreamTimeout], "upstream request timeout");
+    /// A limit of the pool was reached (rule B2).
+    pub(crate) const OVERFLOW: Self = Self::new(503, &[Flag::UpstreamOverflow], "upstream overflow");
+
     /// The rule says so: nothing can be forwarded.
     pub(crate) const fn of_rule(status: u16) -> Self {
         let text = if status == 500 { "no valid backend" } else { "" };
@@ -37,6 +42,8 @@ impl From<NoEndpoint> for Reply {
     fn from(error: NoEndpoint) -> Self {
         match error {
             NoEndpoint::Invalid => Self::new(500, &[Flag::NoRoute], "no valid backend"),
+            // Who waits chooses again; where that is not so, there was no room.
+            NoEndpoint::Overflow | NoEndpoint::Wait => Self::OVERFLOW,
             NoEndpoint::Empty | NoEndpoint::Unhealthy => {
                 Self::new(503, &[Flag::NoHealthyUpstream], "no healthy upstream")
             }
@@ -116,5 +123,6 @@ mod tests {
         assert_eq!(Reply::from(NoEndpoint::Invalid).status, 500);
         assert_eq!(Reply::from(NoEndpoint::Empty).status, 503);
         assert_eq!(Reply::from(NoEndpoint::Unhealthy).status, 503);
+        assert_eq!(Reply::from(NoEndpoint::Overflow), Reply::OVERFLOW);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_error::Result;
 use pingora_http::RequestHeader;
@@ -62,6 +62,11 @@ impl Service {
             Action::Forward(_) => {
                 let Some(pool) = &table.pool else { return Found::Reply(Reply::of_rule(500)) };
                 set_limits(ctx, &pool.limits, has_body);
+                if let Some(hash) = &pool.hash {
+                    let client = session.client_addr().and_then(inet).map(|client| client.ip());
+                    let hashed = hash.hash(client, &header.headers, header.uri.query());
+                    (ctx.hash, ctx.set_cookie) = (hashed.hash, hashed.set_cookie);
+                }
                 ctx.exchange = Some(Exchange::begin(pool.pool.clone(), ctx.started));
                 Found::Forward
             }
@@ -79,6 +84,10 @@ impl Service {
         if let Some(id) = request_id(request) {
             ctx.request_id = Some(id.as_str().into());
             request.insert_header(X_REQUEST_ID, id)?;
+        }
+        // An upgraded connection is never used again anyway.
+        if ctx.attempt.last_on_connection && !request.headers.contains_key(UPGRADE) {
+            request.insert_header(CONNECTION, "close")?;
         }
         let Some(rule) = &ctx.rule else { return Ok(()) };
         let prefix = ctx.matched_prefix.map(|length| &session.req_header().uri.path()[..length]);

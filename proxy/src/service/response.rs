@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -13,6 +13,9 @@ use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
+
+/// Rule B2: the name that the tools of Envoy's users look for.
+const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 impl Service {
     /// The answer's headers arrived: a failing status counts at once, and may be turned down for another attempt.
@@ -87,6 +90,9 @@ impl Service {
         header.insert_header(CONTENT_LENGTH, reply.text.len())?;
         if !reply.text.is_empty() {
             header.insert_header(CONTENT_TYPE, "text/plain")?;
+        }
+        if reply == Reply::OVERFLOW {
+            header.insert_header(X_ENVOY_OVERLOADED, "true")?;
         }
         self.change_response(&mut header, ctx);
         write(session, header, reply.text).await

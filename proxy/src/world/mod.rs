@@ -13,6 +13,7 @@ use understudy_engine::{Engine, Instant, Pool};
 use understudy_router::{CompiledFilters, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
+use crate::service::RequestHash;
 pub(crate) use pool_spec::{Resolve, names};
 
 /// How long headers may take where nothing else is said.
@@ -45,6 +46,8 @@ pub(crate) struct PoolTable {
     /// Filters by reference.
     pub(crate) filters: Vec<CompiledFilters>,
     pub(crate) limits: Limits,
+    /// What of a request its balancer hashes, if it does.
+    pub(crate) hash: Option<RequestHash>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
@@ -109,6 +112,7 @@ impl World {
                             limits: Limits::new(&effective.timeouts, effective.per_try),
                             tcp_keepalive: effective.tcp_keepalive,
                             buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
+                            hash: RequestHash::build(&spec.load_balancer),
                             pool: engine.build_pool(spec, now),
                             filters,
                         }
