@@ -222,6 +222,46 @@ fn counts_go_on_when_the_pool_is_built_anew() {
     assert!(begin(&mut world, &pool).1.is_ok());
 }
 
+#[test]
+fn b3_no_call_is_lost_between_threads() {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let world = World::new();
+    let breaker = CircuitBreaker { max_connections: 2, max_pending_requests: 8, ..CircuitBreaker::default() };
+    let pool =
+        world.pool(PoolSpec { circuit_breaker: breaker, ..spec("a", None, vec![reference(0, 1, &[1])]) });
+    let (under_way, most, now) = (AtomicUsize::new(0), AtomicUsize::new(0), world.now);
+    std::thread::scope(|scope| {
+        for seed in 0..8 {
+            let (pool, under_way, most) = (&pool, &under_way, &most);
+            scope.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+                for _ in 0..500 {
+                    let mut exchange = Exchange::begin(pool.clone(), now);
+                    while exchange.choose(GET, now, &mut rng) == Err(NoEndpoint::Wait) {
+                        let mut room = exchange.room().unwrap();
+                        while std::pin::Pin::new(&mut room)
+                            .poll(&mut Context::from_waker(&waker))
+                            .is_pending()
+                        {
+                            std::thread::park();
+                        }
+                    }
+                    most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    under_way.fetch_sub(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+}
+
 /// A step of a random story.
 #[derive(Debug, Clone)]
 enum Step {

@@ -62,6 +62,8 @@ impl Service {
         if self.access_log.is_on() {
             self.log(session, ctx, status, error, duration);
         }
+        // What is left to do on the client's connection needs no room in the pool.
+        ctx.exchange = None;
     }
 
     fn log(
