@@ -1,5 +1,6 @@
 //! Picking an endpoint out of a view.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fastrand::Rng;
@@ -205,6 +206,12 @@ pub(crate) struct Further<'a> {
     pub(crate) again: bool,
 }
 
+/// An endpoint may be several members, of one pool or of both.
+fn was_tried(pool: &Pool, tried: &[usize], index: usize) -> bool {
+    let record = |index: usize| &pool.members()[index].record;
+    tried.iter().any(|&before| Arc::ptr_eq(record(before), record(index)))
+}
+
 /// The endpoint of a further attempt: never one already tried while another can serve, in either pool.
 pub(crate) fn further(
     pool: &Pool,
@@ -215,7 +222,7 @@ pub(crate) fn further(
     let allowed = |index: usize, untried: bool, exhausted: bool| {
         let member = &pool.members()[index];
         pool.spec().refs[member.reference].weight > 0
-            && !(untried && further.tried.contains(&index))
+            && !(untried && was_tried(pool, further.tried, index))
             && !(exhausted && further.exhausted.contains(&member.priority))
     };
     let mut pick = |test: &dyn Fn(usize) -> bool| {
@@ -235,7 +242,7 @@ pub(crate) fn further(
     if let Some(found) = pick(&|index| usable(index) && allowed(index, true, false)) {
         return Some(found);
     }
-    if view.desperate || !view.members.iter().any(|seen| seen.usable) {
+    if view.desperate || !view.any_usable {
         // On trial first, then, in panic, the ejected ones.
         let worst = if view.desperate { 3 } else { 1 };
         for wanted in 1..=worst {

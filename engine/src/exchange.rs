@@ -55,8 +55,10 @@ struct Attempt {
     choice: Choice,
     /// Index of the lane that counts it.
     lane: usize,
-    /// Its outcome is known.
-    settled: bool,
+    /// The request may be sent again though it reached the endpoint.
+    replayable: bool,
+    /// Its outcome, once it was told.
+    settled: Option<Outcome>,
     /// It counts as a retry under way.
     retry: bool,
 }
@@ -72,7 +74,7 @@ pub struct Exchange {
     used: Used,
     pending: Option<Ground>,
     /// Chosen again, since only its pooled connection was dead.
-    same_again: Option<usize>,
+    same_again: Option<Choice>,
     /// Its place in a queue, while it waits.
     place: Option<Place>,
     last_seen: Instant,
@@ -135,8 +137,12 @@ impl Exchange {
         let held = self.end_attempt(now);
         let same_again = self.same_again.take();
         let (choice, lane) = match (same_again, held) {
-            // The connection is replaced by a new one: it is the same request to the same endpoint.
-            (Some(member), Some((_, lane))) => (Choice { member, trial: false }, lane),
+            // The connection is replaced by a new one: it is the same request to the same endpoint. What was a
+            // trial stays one, so that it is replayed elsewhere if it fails.
+            (Some(Choice { member, trial }), Some((_, lane))) => {
+                let trial = trial && self.pool.members()[member].record.begin_trial();
+                (Choice { member, trial }, lane)
+            }
             (_, held) => {
                 self.release(held);
                 self.choose_anew(request, now, rng)?
@@ -149,7 +155,7 @@ impl Exchange {
         }
         self.pool.members()[choice.member].record.begin();
         self.attempts += 1;
-        self.attempt = Some(Attempt { choice, lane, settled: false, retry });
+        self.attempt = Some(Attempt { choice, lane, replayable: request.replayable, settled: None, retry });
         Ok(choice)
     }
 
@@ -239,15 +245,15 @@ impl Exchange {
 
     /// The attempt failed: counts it and decides what is next.
     pub fn failed(&mut self, failure: Failure, facts: Facts, now: Instant, rng: &mut Rng) -> Next {
-        let Some(Attempt { choice, .. }) = self.attempt.as_ref() else {
+        let Some(&Attempt { choice, replayable, .. }) = self.attempt.as_ref() else {
             return Next::GiveUp(GiveUp::NotRetriable);
         };
-        let choice = *choice;
+        // The trial was ours, but what must not be done twice is not done twice for it.
+        let trial = choice.trial && (replayable || failure.nothing_sent());
         if let Some(cause) = failure.cause() {
             self.settle(Some(Outcome::Failure(cause)), now);
         }
-        let grounds =
-            retry::grounds(failure, facts, choice.trial, self.pool.spec().retry.as_ref(), self.used);
+        let grounds = retry::grounds(failure, facts, trial, self.pool.spec().retry.as_ref(), self.used);
         let grounds = match grounds {
             Ok(grounds) => grounds,
             Err(give_up) => return Next::GiveUp(give_up),
@@ -257,7 +263,7 @@ impl Exchange {
         }
         if failure == Failure::StalePooled && grounds.contains(&Ground::Safe) {
             self.used.safe += 1;
-            self.same_again = Some(choice.member);
+            self.same_again = Some(choice);
             self.pending = Some(Ground::Safe);
             return Next::Retry { after: Duration::ZERO };
         }
@@ -310,10 +316,10 @@ impl Exchange {
     /// Records the outcome of the current attempt once, and ends it.
     fn settle(&mut self, outcome: Option<Outcome>, now: Instant) {
         self.last_seen = now;
-        let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.settled) else {
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.settled.is_none()) else {
             return self.settle_late(outcome, now);
         };
-        attempt.settled = true;
+        attempt.settled = outcome;
         let choice = attempt.choice;
         let record = &self.pool.members()[choice.member].record;
         if let Some(outcome) = outcome {
@@ -337,7 +343,8 @@ impl Exchange {
     /// An answer that dies after it counted as success (a stream that had flowed) still counts as a failure.
     fn settle_late(&mut self, outcome: Option<Outcome>, now: Instant) {
         if let (Some(attempt), Some(failure @ Outcome::Failure(Cause::Body))) =
-            (self.attempt.as_ref(), outcome)
+            (self.attempt.as_mut(), outcome)
+            && attempt.settled.replace(failure) == Some(Outcome::Success)
         {
             self.pool.members()[attempt.choice.member].record.record(failure, now);
         }
@@ -347,7 +354,7 @@ impl Exchange {
     fn end_attempt(&mut self, now: Instant) -> Option<(usize, usize)> {
         let attempt = self.attempt.take()?;
         let record = &self.pool.members()[attempt.choice.member].record;
-        if attempt.choice.trial && !attempt.settled {
+        if attempt.choice.trial && attempt.settled.is_none() {
             record.end_trial(None, now);
         }
         record.endpoint().end();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -57,7 +57,8 @@ pub(crate) struct Reference {
 #[derive(Debug)]
 pub(crate) struct PoolShared {
     name: PoolName,
-    dirty: AtomicBool,
+    /// Changes of the members' health so far.
+    changes: AtomicU64,
     /// Requests under way.
     pub(crate) active: AtomicUsize,
     /// Retries under way.
@@ -85,8 +86,8 @@ impl PoolShared {
         priorities.iter().map(|priority| lanes.entry(*priority).or_default().clone()).collect()
     }
 
-    pub(crate) fn mark_dirty(&self) {
-        self.dirty.store(true, Ordering::Release);
+    pub(crate) fn mark_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -100,6 +101,9 @@ pub struct Pool {
     shared: Arc<PoolShared>,
     view: ArcSwap<View>,
     view_until: AtomicU64,
+    /// The changes that the view knows of. Of its own, since requests under way may hold the pool before a
+    /// rebuild: what one pool has seen, the other has not.
+    view_changes: AtomicU64,
     refreshing: Mutex<()>,
     hub: Arc<Hub>,
 }
@@ -126,7 +130,7 @@ impl Pool {
             || {
                 Arc::new(PoolShared {
                     name: spec.name.clone(),
-                    dirty: AtomicBool::new(false),
+                    changes: AtomicU64::new(0),
                     active: AtomicUsize::new(0),
                     retries: AtomicUsize::new(0),
                     lanes: Mutex::default(),
@@ -190,6 +194,7 @@ impl Pool {
             shared,
             view: ArcSwap::from_pointee(View::default()),
             view_until: AtomicU64::new(0),
+            view_changes: AtomicU64::new(0),
             refreshing: Mutex::default(),
             hub,
         });
@@ -235,7 +240,7 @@ impl Pool {
 
     /// Whether the view must be built anew.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
-        self.shared.dirty.load(Ordering::Acquire)
+        self.shared.changes.load(Ordering::Acquire) != self.view_changes.load(Ordering::Acquire)
             || now.as_micros() >= self.view_until.load(Ordering::Relaxed)
     }
 
@@ -247,7 +252,7 @@ impl Pool {
             .any(|(member, seen)| member.priority == priority && seen.usable)
     }
 
-    /// The view at `now`. Built anew only after a change; otherwise this costs two loads.
+    /// The view at `now`. Built anew only after a change; otherwise this costs three loads.
     pub(crate) fn current(&self, now: Instant) -> arc_swap::Guard<Arc<View>> {
         if self.is_stale(now) {
             self.refresh(now);
@@ -255,15 +260,21 @@ impl Pool {
         self.view.load()
     }
 
-    /// Builds the view anew and tells of a switch.
+    /// Builds the view anew, unless another thread just did, and tells of a switch.
     pub(crate) fn refresh(&self, now: Instant) {
         let _one_at_a_time = self.refreshing.lock();
-        // Before the records are read: what changes from here on marks it again.
-        self.shared.dirty.store(false, Ordering::Release);
+        if !self.is_stale(now) {
+            return;
+        }
+        // Before the records are read: what changes from here on makes the view stale again.
+        let changes = self.shared.changes.load(Ordering::Acquire);
         let view = View::build(self, now);
-        self.view_until.store(view.until.as_micros(), Ordering::Relaxed);
+        let until = view.until.as_micros();
         self.announce(&view, now);
         self.view.store(Arc::new(view));
+        // Last, so that nobody takes the old view for the new one.
+        self.view_until.store(until, Ordering::Relaxed);
+        self.view_changes.store(changes, Ordering::Release);
     }
 
     fn announce(&self, view: &View, now: Instant) {

@@ -46,6 +46,8 @@ pub(crate) struct View {
     pub(crate) trials: Vec<usize>,
     /// Endpoints that are not usable may be chosen when nothing else can serve (panic).
     pub(crate) desperate: bool,
+    /// Some member that can be drawn takes traffic.
+    pub(crate) any_usable: bool,
     /// Some usable member gets less than its share.
     pub(crate) ramping: bool,
     pub(crate) state: PoolState,
@@ -62,6 +64,7 @@ impl Default for View {
             load: Vec::new(),
             trials: Vec::new(),
             desperate: false,
+            any_usable: false,
             ramping: false,
             state: PoolState::Down,
             reason: String::new(),
@@ -89,7 +92,8 @@ impl View {
             .collect();
         let loads = priority::loads(&health, pool.spec().panic_threshold.get());
         let desperate = loads.total_panic;
-        let any_usable = members.iter().any(|seen| seen.usable);
+        // What has no weight stands in for nobody.
+        let any_usable = health.iter().any(|group| group.healthy > 0);
         let mut load = loads.load;
         if desperate && !any_usable {
             // On trial is chosen before any ejected endpoint when nothing is healthy.
@@ -146,6 +150,7 @@ impl View {
             load,
             trials,
             desperate,
+            any_usable,
             state,
         }
     }
