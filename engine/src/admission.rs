@@ -258,7 +258,9 @@ fn begin(
     let mut full: Vec<usize> = chosen.into_iter().collect();
     loop {
         let has_room = |member: usize| {
-            !tried.contains(&member) && !full.contains(&member) && state(member).has_room(limit)
+            !choose::was_tried(pool, tried, member)
+                && !full.contains(&member)
+                && state(member).has_room(limit)
         };
         let member = choose::among(pool, view.groups.get(group)?, &has_room, draws)?;
         if state(member).begin(limit) {

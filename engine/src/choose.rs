@@ -207,7 +207,7 @@ pub(crate) struct Further<'a> {
 }
 
 /// An endpoint may be several members, of one pool or of both.
-fn was_tried(pool: &Pool, tried: &[usize], index: usize) -> bool {
+pub(crate) fn was_tried(pool: &Pool, tried: &[usize], index: usize) -> bool {
     let record = |index: usize| &pool.members()[index].record;
     tried.iter().any(|&before| Arc::ptr_eq(record(before), record(index)))
 }

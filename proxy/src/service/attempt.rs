@@ -9,7 +9,9 @@ use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
-use understudy_engine::{Address, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind};
+use understudy_engine::{
+    Address, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
+};
 
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
