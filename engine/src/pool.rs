@@ -1,13 +1,14 @@
 //! A pool at work: its members, its view of their health, its counters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use understudy_conf::{PoolName, PoolState, Priority};
 
 use crate::event::{Event, EventKind, Hub};
+use crate::prober::Check;
 use crate::spec::PoolSpec;
 use crate::view::View;
 use crate::{Instant, MemberSpec, Record};
@@ -19,6 +20,8 @@ pub struct Member {
     pub spec: MemberSpec,
     /// What is known of it.
     pub record: Arc<Record>,
+    /// The check that it has to pass.
+    pub(crate) check: Option<Arc<Check>>,
     /// Index of its reference in the pool.
     pub reference: usize,
     /// Its rank.
@@ -38,7 +41,9 @@ pub(crate) struct Reference {
 #[derive(Debug)]
 pub(crate) struct PoolShared {
     name: PoolName,
-    dirty: AtomicBool,
+    /// Grows with each change of a member's health. A pool and its successor serve side by side for a while, so
+    /// each remembers how far it has seen.
+    changes: AtomicU64,
     /// Requests under way.
     pub(crate) active: AtomicUsize,
     /// Retries under way.
@@ -59,8 +64,15 @@ impl PoolShared {
     }
 
     pub(crate) fn mark_dirty(&self) {
-        self.dirty.store(true, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
+}
+
+/// What is known of a member, for building a pool.
+pub(crate) struct Found {
+    pub(crate) record: Arc<Record>,
+    pub(crate) is_new: bool,
+    pub(crate) check: Option<Arc<Check>>,
 }
 
 /// The pools of one rule at work.
@@ -72,6 +84,8 @@ pub struct Pool {
     shared: Arc<PoolShared>,
     view: ArcSwap<View>,
     view_until: AtomicU64,
+    /// The changes that the view knows.
+    seen: AtomicU64,
     refreshing: Mutex<()>,
     hub: Arc<Hub>,
 }
@@ -89,7 +103,7 @@ impl Pool {
     /// Builds the pool of records; `previous` is the same pool before a change.
     pub(crate) fn build(
         spec: PoolSpec,
-        mut record_of: impl FnMut(&MemberSpec) -> (Arc<Record>, bool),
+        mut record_of: impl FnMut(&MemberSpec) -> Found,
         previous: Option<&Self>,
         hub: Arc<Hub>,
         now: Instant,
@@ -98,7 +112,7 @@ impl Pool {
             || {
                 Arc::new(PoolShared {
                     name: spec.name.clone(),
-                    dirty: AtomicBool::new(false),
+                    changes: AtomicU64::new(0),
                     active: AtomicUsize::new(0),
                     retries: AtomicUsize::new(0),
                     serving: Mutex::new(Serving { primary: true, since: now }),
@@ -119,14 +133,15 @@ impl Pool {
             let start = members.len();
             let had_healthy = previous.is_none_or(|previous| previous.has_healthy(reference.priority, now));
             for member in &reference.members {
-                let (record, is_new) = record_of(member);
+                let Found { record, is_new, check } = record_of(member);
                 record.set_detection(spec.scope.passive.as_ref());
-                if is_new && !had_healthy {
+                // With an active check it takes nothing until that passed.
+                if is_new && !had_healthy && check.is_none() {
                     record.join_on_trial(now);
                 }
                 record.attach_pool(&shared);
                 let spec = member.clone();
-                members.push(Member { spec, record, reference: index, priority: reference.priority });
+                members.push(Member { spec, record, check, reference: index, priority: reference.priority });
             }
             refs.push(Reference { members: start..members.len(), turn: AtomicUsize::new(0) });
         }
@@ -138,6 +153,7 @@ impl Pool {
             shared,
             view: ArcSwap::from_pointee(View::default()),
             view_until: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
             refreshing: Mutex::default(),
             hub,
         });
@@ -178,7 +194,7 @@ impl Pool {
 
     /// Whether the view must be built anew.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
-        self.shared.dirty.load(Ordering::Acquire)
+        self.shared.changes.load(Ordering::Acquire) != self.seen.load(Ordering::Acquire)
             || now.as_micros() >= self.view_until.load(Ordering::Relaxed)
     }
 
@@ -201,12 +217,17 @@ impl Pool {
     /// Builds the view anew and tells of a switch.
     pub(crate) fn refresh(&self, now: Instant) {
         let _one_at_a_time = self.refreshing.lock();
-        // Before the records are read: what changes from here on marks it again.
-        self.shared.dirty.store(false, Ordering::Release);
+        if !self.is_stale(now) {
+            // Somebody else has just done it.
+            return;
+        }
+        // Before the records are read: what changes from here on is news again.
+        let changes = self.shared.changes.load(Ordering::Acquire);
         let view = View::build(self, now);
         self.view_until.store(view.until.as_micros(), Ordering::Relaxed);
         self.announce(&view, now);
         self.view.store(Arc::new(view));
+        self.seen.store(changes, Ordering::Release);
     }
 
     fn announce(&self, view: &View, now: Instant) {
@@ -215,6 +236,10 @@ impl Pool {
             PoolState::Fallback => false,
             PoolState::Panic | PoolState::Down => return,
         };
+        // The first round of checks is no failover.
+        if !primary && view.awaits_primary {
+            return;
+        }
         let mut serving = self.shared.serving.lock();
         if serving.primary == primary {
             return;

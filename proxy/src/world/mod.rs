@@ -88,13 +88,14 @@ impl World {
             let (router, degraded) = Router::build(state);
             (Arc::new(router), degraded)
         };
+        let hosts = pool_spec::check_hosts(state);
         let rules = router
             .rules()
             .iter()
             .map(|rule| {
                 let pool = match &rule.action {
                     Action::Forward(name) => state.pools.get(name).map(|pool| {
-                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve);
+                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &hosts);
                         let filters = pool
                             .refs
                             .iter()
