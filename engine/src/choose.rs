@@ -1,5 +1,6 @@
 //! Picking an endpoint out of a view.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fastrand::Rng;
@@ -124,12 +125,18 @@ pub(crate) struct Further<'a> {
     pub(crate) again: bool,
 }
 
+/// An endpoint may be several members, of one pool or of both.
+fn was_tried(pool: &Pool, tried: &[usize], index: usize) -> bool {
+    let record = |index: usize| &pool.members()[index].record;
+    tried.iter().any(|&before| Arc::ptr_eq(record(before), record(index)))
+}
+
 /// The endpoint of a further attempt: never one already tried while another can serve, in either pool.
 pub(crate) fn further(pool: &Pool, view: &View, further: &Further<'_>, rng: &mut Rng) -> Option<usize> {
     let allowed = |index: usize, untried: bool, exhausted: bool| {
         let member = &pool.members()[index];
         pool.spec().refs[member.reference].weight > 0
-            && !(untried && further.tried.contains(&index))
+            && !(untried && was_tried(pool, further.tried, index))
             && !(exhausted && further.exhausted.contains(&member.priority))
     };
     let pick = |test: &dyn Fn(usize) -> bool, rng: &mut Rng| {
@@ -149,7 +156,7 @@ pub(crate) fn further(pool: &Pool, view: &View, further: &Further<'_>, rng: &mut
     if let Some(found) = pick(&|index| usable(index) && allowed(index, true, false), rng) {
         return Some(found);
     }
-    if view.desperate || !view.members.iter().any(|seen| seen.usable) {
+    if view.desperate || !view.any_usable {
         // On trial first, then, in panic, the ejected ones.
         let worst = if view.desperate { 3 } else { 1 };
         for wanted in 1..=worst {

@@ -44,8 +44,10 @@ pub struct Choice {
 
 struct Attempt {
     choice: Choice,
-    /// Its outcome is known.
-    settled: bool,
+    /// The request may be sent again though it reached the endpoint.
+    replayable: bool,
+    /// Its outcome, once it was told.
+    settled: Option<Outcome>,
     /// It counts as a retry under way.
     retry: bool,
 }
@@ -61,7 +63,7 @@ pub struct Exchange {
     used: Used,
     pending: Option<Ground>,
     /// Chosen again, since only its pooled connection was dead.
-    same_again: Option<usize>,
+    same_again: Option<Choice>,
     last_seen: Instant,
 }
 
@@ -121,8 +123,9 @@ impl Exchange {
         self.end_attempt(now);
         let ground = self.pending.take();
         let view = self.pool.current(now);
-        let choice = if let Some(member) = self.same_again.take() {
-            Choice { member, trial: false }
+        let choice = if let Some(Choice { member, trial }) = self.same_again.take() {
+            // What was a trial stays one, so that it is replayed elsewhere if it fails.
+            Choice { member, trial: trial && self.pool.members()[member].record.begin_trial() }
         } else if self.tried.is_empty() {
             match choose::trial(&self.pool, &view, request, now) {
                 Some(member) => Choice { member, trial: true },
@@ -142,7 +145,7 @@ impl Exchange {
         }
         self.pool.members()[choice.member].record.begin();
         self.attempts += 1;
-        self.attempt = Some(Attempt { choice, settled: false, retry });
+        self.attempt = Some(Attempt { choice, replayable: request.replayable, settled: None, retry });
         Ok(choice)
     }
 
@@ -194,15 +197,15 @@ impl Exchange {
 
     /// The attempt failed: counts it and decides what is next.
     pub fn failed(&mut self, failure: Failure, facts: Facts, now: Instant, rng: &mut Rng) -> Next {
-        let Some(Attempt { choice, .. }) = self.attempt.as_ref() else {
+        let Some(&Attempt { choice, replayable, .. }) = self.attempt.as_ref() else {
             return Next::GiveUp(GiveUp::NotRetriable);
         };
-        let choice = *choice;
+        // The trial was ours, but what must not be done twice is not done twice for it.
+        let trial = choice.trial && (replayable || failure.nothing_sent());
         if let Some(cause) = failure.cause() {
             self.settle(Some(Outcome::Failure(cause)), now);
         }
-        let grounds =
-            retry::grounds(failure, facts, choice.trial, self.pool.spec().retry.as_ref(), self.used);
+        let grounds = retry::grounds(failure, facts, trial, self.pool.spec().retry.as_ref(), self.used);
         let grounds = match grounds {
             Ok(grounds) => grounds,
             Err(give_up) => return Next::GiveUp(give_up),
@@ -212,7 +215,7 @@ impl Exchange {
         }
         if failure == Failure::StalePooled && grounds.contains(&Ground::Safe) {
             self.used.safe += 1;
-            self.same_again = Some(choice.member);
+            self.same_again = Some(choice);
             self.pending = Some(Ground::Safe);
             return Next::Retry { after: Duration::ZERO };
         }
@@ -265,10 +268,10 @@ impl Exchange {
     /// Records the outcome of the current attempt once, and ends it.
     fn settle(&mut self, outcome: Option<Outcome>, now: Instant) {
         self.last_seen = now;
-        let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.settled) else {
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.settled.is_none()) else {
             return self.settle_late(outcome, now);
         };
-        attempt.settled = true;
+        attempt.settled = outcome;
         let choice = attempt.choice;
         let record = &self.pool.members()[choice.member].record;
         if let Some(outcome) = outcome {
@@ -292,7 +295,8 @@ impl Exchange {
     /// An answer that dies after it counted as success (a stream that had flowed) still counts as a failure.
     fn settle_late(&mut self, outcome: Option<Outcome>, now: Instant) {
         if let (Some(attempt), Some(failure @ Outcome::Failure(Cause::Body))) =
-            (self.attempt.as_ref(), outcome)
+            (self.attempt.as_mut(), outcome)
+            && attempt.settled.replace(failure) == Some(Outcome::Success)
         {
             self.pool.members()[attempt.choice.member].record.record(failure, now);
         }
@@ -302,7 +306,7 @@ impl Exchange {
     fn end_attempt(&mut self, now: Instant) {
         let Some(attempt) = self.attempt.take() else { return };
         let record = &self.pool.members()[attempt.choice.member].record;
-        if attempt.choice.trial && !attempt.settled {
+        if attempt.choice.trial && attempt.settled.is_none() {
             record.end_trial(None, now);
         }
         record.endpoint().end();

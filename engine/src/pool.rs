@@ -41,8 +41,7 @@ pub(crate) struct Reference {
 #[derive(Debug)]
 pub(crate) struct PoolShared {
     name: PoolName,
-    /// Grows with each change of a member's health. A pool and its successor serve side by side for a while, so
-    /// each remembers how far it has seen.
+    /// Changes of the members' health so far.
     changes: AtomicU64,
     /// Requests under way.
     pub(crate) active: AtomicUsize,
@@ -63,8 +62,8 @@ impl PoolShared {
         &self.name
     }
 
-    pub(crate) fn mark_dirty(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn mark_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -84,8 +83,9 @@ pub struct Pool {
     shared: Arc<PoolShared>,
     view: ArcSwap<View>,
     view_until: AtomicU64,
-    /// The changes that the view knows.
-    seen: AtomicU64,
+    /// The changes that the view knows of. Of its own, since requests under way may hold the pool before a
+    /// rebuild: what one pool has seen, the other has not.
+    view_changes: AtomicU64,
     refreshing: Mutex<()>,
     hub: Arc<Hub>,
 }
@@ -153,7 +153,7 @@ impl Pool {
             shared,
             view: ArcSwap::from_pointee(View::default()),
             view_until: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
+            view_changes: AtomicU64::new(0),
             refreshing: Mutex::default(),
             hub,
         });
@@ -194,7 +194,7 @@ impl Pool {
 
     /// Whether the view must be built anew.
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
-        self.shared.changes.load(Ordering::Acquire) != self.seen.load(Ordering::Acquire)
+        self.shared.changes.load(Ordering::Acquire) != self.view_changes.load(Ordering::Acquire)
             || now.as_micros() >= self.view_until.load(Ordering::Relaxed)
     }
 
@@ -206,7 +206,7 @@ impl Pool {
             .any(|(member, seen)| member.priority == priority && seen.usable)
     }
 
-    /// The view at `now`. Built anew only after a change; otherwise this costs two loads.
+    /// The view at `now`. Built anew only after a change; otherwise this costs three loads.
     pub(crate) fn current(&self, now: Instant) -> arc_swap::Guard<Arc<View>> {
         if self.is_stale(now) {
             self.refresh(now);
@@ -214,20 +214,21 @@ impl Pool {
         self.view.load()
     }
 
-    /// Builds the view anew and tells of a switch.
+    /// Builds the view anew, unless another thread just did, and tells of a switch.
     pub(crate) fn refresh(&self, now: Instant) {
         let _one_at_a_time = self.refreshing.lock();
         if !self.is_stale(now) {
-            // Somebody else has just done it.
             return;
         }
-        // Before the records are read: what changes from here on is news again.
+        // Before the records are read: what changes from here on makes the view stale again.
         let changes = self.shared.changes.load(Ordering::Acquire);
         let view = View::build(self, now);
-        self.view_until.store(view.until.as_micros(), Ordering::Relaxed);
+        let until = view.until.as_micros();
         self.announce(&view, now);
         self.view.store(Arc::new(view));
-        self.seen.store(changes, Ordering::Release);
+        // Last, so that nobody takes the old view for the new one.
+        self.view_until.store(until, Ordering::Relaxed);
+        self.view_changes.store(changes, Ordering::Release);
     }
 
     fn announce(&self, view: &View, now: Instant) {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::check::{CheckStanding, Verdict};
 use crate::event::{Event, EventKind, Hub};
-use crate::record::{Endpoint, Record};
+use crate::record::{Endpoint, MIN_PROBE_PAUSE, Record};
 use crate::{Address, CheckFailure, CheckResult, CheckSpec, Instant};
 
 /// Checks fall due on this grid, so that many of them cost few ticks.
@@ -268,7 +268,7 @@ impl Schedule {
             // Whoever asked for it is gone.
             let Some(check) = entry.check.upgrade() else { continue };
             due.extend(check.begin(now));
-            let interval = Duration::from(check.spec.settings.interval).max(GRID);
+            let interval = Duration::from(check.spec.settings.interval).max(MIN_PROBE_PAUSE);
             let mut exact = entry.exact.after(interval);
             if entry.first {
                 // No storm: from here on the checks are spread over the interval by what they check.

@@ -24,6 +24,8 @@ use crate::{Cause, CheckSpec, ConnectFailure, Identity, Instant, Outcome, Scope}
 const MAX_EJECTION: Duration = Duration::from_secs(300);
 /// Shares of a returning endpoint in percent, one interval each; after the last one it is healthy.
 const RAMP: [u8; 3] = [10, 25, 50];
+/// Pause between two probes at least, whatever the interval.
+pub(crate) const MIN_PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is shared by all that reach an endpoint, whatever their policy.
 #[derive(Debug)]
@@ -269,6 +271,8 @@ impl Record {
             return;
         }
         inner.detection = detection.cloned();
+        // A run that was counted towards another threshold could step over the new one (O13: equality).
+        inner.counters = Counters::default();
         if inner.detection.is_none() && inner.phase != Phase::Healthy {
             inner.phase = Phase::Healthy;
             inner.ejected_at = None;
@@ -298,7 +302,10 @@ impl Record {
     pub(crate) fn attach_pool(&self, pool: &Arc<PoolShared>) {
         let mut pools = self.pools.lock();
         pools.retain(|known| known.strong_count() > 0);
-        pools.push(Arc::downgrade(pool));
+        // A rebuilt pool shares what it had before.
+        if !pools.iter().any(|known| known.as_ptr() == Arc::as_ptr(pool)) {
+            pools.push(Arc::downgrade(pool));
+        }
     }
 
     /// Puts a new endpoint on trial by connect: it joined a pool that had no healthy member.
@@ -397,7 +404,7 @@ impl Record {
     /// The pools must look again, and the driver too.
     pub(crate) fn changed(&self) {
         for pool in self.pools.lock().iter().filter_map(Weak::upgrade) {
-            pool.mark_dirty();
+            pool.mark_changed();
         }
         if !self.watched.swap(true, Ordering::AcqRel) {
             self.hub.watch(self.me.clone());
@@ -452,7 +459,7 @@ impl Record {
         match (inner.phase, check) {
             (Phase::Probing { next }, Some(check)) if now >= next => {
                 let interval = inner.detection.as_ref().map_or(Duration::ZERO, |d| d.interval.into());
-                let next = now.after(interval);
+                let next = now.after(interval.max(MIN_PROBE_PAUSE));
                 inner.phase = Phase::Probing { next };
                 Due::Check(check, next)
             }
@@ -512,7 +519,7 @@ impl Record {
         let interval = inner.detection.as_ref().map_or(Duration::ZERO, |detection| detection.interval.into());
         if !connected {
             // Failed probes change nothing and cost no client anything.
-            inner.phase = Phase::Probing { next: now.after(interval) };
+            inner.phase = Phase::Probing { next: now.after(interval.max(MIN_PROBE_PAUSE)) };
             return false;
         }
         inner.counters = Counters::default();
@@ -528,13 +535,20 @@ impl Record {
 
     /// Takes the one place for a trial request.
     pub(crate) fn begin_trial(&self) -> bool {
-        self.trial.compare_exchange(false, true, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.trial.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// A trial request ended. `None`: nobody knows how (the client went away).
     pub(crate) fn end_trial(&self, outcome: Option<Outcome>, now: Instant) {
-        self.trial.store(false, Ordering::Relaxed);
-        let (Some(outcome), mut inner) = (outcome, self.inner.lock()) else { return };
+        if let Some(outcome) = outcome {
+            self.judge_trial(outcome, now);
+        }
+        // Last: the next trial request must not start before the verdict on this one is seen.
+        self.trial.store(false, Ordering::Release);
+    }
+
+    fn judge_trial(&self, outcome: Outcome, now: Instant) {
+        let mut inner = self.inner.lock();
         let (Phase::Trial { since, successes }, Some(detection)) = (inner.phase, inner.detection.clone())
         else {
             return;
@@ -595,3 +609,7 @@ fn ramp_step(since: Instant, interval: Duration, now: Instant) -> Option<(u8, In
     }
     None
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

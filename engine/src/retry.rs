@@ -61,7 +61,7 @@ impl Failure {
     }
 
     /// Whether no byte of the request has reached the endpoint.
-    fn nothing_sent(self) -> bool {
+    pub(crate) fn nothing_sent(self) -> bool {
         matches!(
             self,
             Self::Connect(_)

@@ -51,6 +51,8 @@ pub(crate) struct View {
     pub(crate) desperate: bool,
     /// Some primary endpoint's active check has no result yet.
     pub(crate) awaits_primary: bool,
+    /// Some member that can be drawn takes traffic.
+    pub(crate) any_usable: bool,
     /// Some usable member gets less than its share.
     pub(crate) ramping: bool,
     pub(crate) state: PoolState,
@@ -68,6 +70,7 @@ impl Default for View {
             trials: Vec::new(),
             desperate: false,
             awaits_primary: false,
+            any_usable: false,
             ramping: false,
             state: PoolState::Down,
             reason: String::new(),
@@ -95,7 +98,8 @@ impl View {
             .collect();
         let loads = priority::loads(&health, pool.spec().panic_threshold.get());
         let desperate = loads.total_panic;
-        let any_usable = members.iter().any(|seen| seen.usable);
+        // What has no weight stands in for nobody.
+        let any_usable = health.iter().any(|group| group.healthy > 0);
         let mut load = loads.load;
         if desperate && !any_usable {
             // On trial is chosen before any ejected endpoint when nothing is healthy.
@@ -159,6 +163,7 @@ impl View {
             load,
             trials,
             desperate,
+            any_usable,
             state,
         }
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::procfs;
 use crate::program::Processors;
-use crate::report::{Report, Round, Sample};
+use crate::report::{Report, Round, Sample, Setting};
 use crate::subject::{Backends, Subject};
 use crate::wrk;
 
@@ -56,6 +56,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     .context("starting what is measured")?;
 
+    let setting = Setting {
+        measured: measured.name,
+        bare: bare.name,
+        machine: procfs::machine(),
+        connections: args.connections,
+        seconds: args.seconds,
+    };
     let mut rounds = Vec::new();
     for number in 0..args.rounds {
         let round = if number % 2 == 0 {
@@ -68,7 +75,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         println!("{}", round.line(number + 1));
         rounds.push(round);
     }
-    let report = Report::new(measured.name, bare.name, args.connections, args.seconds, rounds)?;
+    let report = Report::new(setting, rounds)?;
     println!("\n{}", report.markdown());
     if let Some(out) = &args.out {
         report.write(out)?;

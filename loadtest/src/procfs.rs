@@ -28,6 +28,17 @@ pub(crate) fn resident(pid: u32) -> Result<u64> {
     kibibytes(&status, "VmRSS:").map(|kib| kib * 1024).with_context(|| format!("{path} has no VmRSS"))
 }
 
+/// The machine in a few words: processors, their model, and how busy it was over the last minute.
+pub(crate) fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let loadavg = read("/proc/loadavg");
+    let load = loadavg.split_whitespace().next().unwrap_or("unknown");
+    format!("{count} × {}, load average {load} before", model.map_or("unknown processor", |(_, name)| name))
+}
+
 /// utime and stime: the 14th and 15th field. The second one, in parentheses, may contain anything.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);

@@ -55,11 +55,27 @@ impl Round {
 pub(crate) struct Report {
     measured: &'static str,
     bare: &'static str,
+    machine: String,
     connections: u32,
     seconds: u32,
     ratio: Spread,
     invalid_rounds: usize,
     rounds: Vec<Round>,
+}
+
+/// What was measured, and how.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The name of the side that is measured.
+    pub(crate) measured: &'static str,
+    /// The name of the side that it is compared with.
+    pub(crate) bare: &'static str,
+    /// The machine in a few words.
+    pub(crate) machine: String,
+    /// Connections of the load.
+    pub(crate) connections: u32,
+    /// Seconds of each measurement.
+    pub(crate) seconds: u32,
 }
 
 /// The middle of several figures, with both ends.
@@ -91,20 +107,16 @@ impl Report {
     ///
     /// # Errors
     /// When no round is valid.
-    pub(crate) fn new(
-        measured: &'static str,
-        bare: &'static str,
-        connections: u32,
-        seconds: u32,
-        all: Vec<Round>,
-    ) -> Result<Self> {
+    pub(crate) fn new(setting: Setting, all: Vec<Round>) -> Result<Self> {
         let total = all.len();
         let bad: u64 = all.iter().map(Round::bad).sum();
         let rounds: Vec<Round> = all.into_iter().filter(|round| round.bad() == 0).collect();
         let Some(ratio) = Spread::of(rounds.iter().map(Round::ratio)) else {
             bail!("no valid round: {bad} answers in {total} rounds were not 2xx, or failed");
         };
-        Ok(Self { measured, bare, connections, seconds, ratio, invalid_rounds: total - rounds.len(), rounds })
+        let Setting { measured, bare, machine, connections, seconds } = setting;
+        let invalid_rounds = total - rounds.len();
+        Ok(Self { measured, bare, machine, connections, seconds, ratio, invalid_rounds, rounds })
     }
 
     /// The report as Markdown.
@@ -142,8 +154,8 @@ impl Report {
         let _ = writeln!(
             text,
             "\nHTTP/1.1 with keep-alive on both sides, one worker thread each, {} connections, {} s a round, \
-             order alternating.",
-            self.connections, self.seconds
+             order alternating. {}.",
+            self.connections, self.seconds, self.machine
         );
         text
     }
@@ -186,11 +198,15 @@ mod tests {
         Round { measured: sample(measured_us, bad), bare: sample(bare_us, 0) }
     }
 
+    fn setting() -> Setting {
+        Setting { measured: "a", bare: "b", machine: "m".to_owned(), connections: 32, seconds: 5 }
+    }
+
     #[test]
     fn the_ratio_is_the_median_of_the_valid_rounds() {
         let rounds =
             vec![round(11.0, 10.0, 0), round(13.0, 10.0, 0), round(12.0, 10.0, 0), round(99.0, 1.0, 3)];
-        let report = Report::new("a", "b", 32, 5, rounds).unwrap();
+        let report = Report::new(setting(), rounds).unwrap();
         assert!((report.ratio.median - 1.2).abs() < 1e-9);
         assert_eq!((report.invalid_rounds, report.rounds.len()), (1, 3));
         let text = report.markdown();
@@ -201,7 +217,7 @@ mod tests {
 
     #[test]
     fn without_a_valid_round_there_is_no_report() {
-        let error = Report::new("a", "b", 32, 5, vec![round(1.0, 1.0, 7)]).unwrap_err();
+        let error = Report::new(setting(), vec![round(1.0, 1.0, 7)]).unwrap_err();
         assert!(error.to_string().contains("7 answers"), "{error}");
     }
 

@@ -221,6 +221,7 @@ fn admin(
             server.metrics.connections.set(i64::try_from(server.listeners.connections()).unwrap_or(i64::MAX));
             server.metrics.dns_failures.set(i64::try_from(server.resolver.failures()).unwrap_or(i64::MAX));
             server.metrics.state_refused.set(refused.borrow().refused.is_some().into());
+            server.set_serving();
             server.metrics.encode().map_err(|error| error.to_string())
         }),
         reports: Box::new(move || driver.reports()),
@@ -268,6 +269,22 @@ impl Server {
         self.world.store(Arc::new(world));
         drop(before);
         self.engine.forget_unused();
+    }
+
+    /// Says for each pool which priority serves.
+    fn set_serving(&self) {
+        let reports = self.engine.reports(self.clock.now());
+        for table in self.world.load().rules.iter().filter_map(|rule| rule.pool.as_ref()) {
+            let report = reports.binary_search_by(|report| report.pool.cmp(table.pool.name()));
+            let serving = report.ok().and_then(|index| {
+                reports[index]
+                    .load
+                    .iter()
+                    .find(|(_, share)| *share > 0)
+                    .map(|(priority, _)| i64::from(*priority))
+            });
+            table.metrics.serving.set(serving.unwrap_or(-1));
+        }
     }
 
     /// Builds the world anew whenever an address changes.

@@ -34,7 +34,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
     stages.run("tests", 720, || tests(which, &mut counts));
     if !fast {
         stages.run("rustdoc", 120, rustdoc);
-        stages.run("commands", 60, || none(commands::unknown(&files::tracked()?)?));
+        stages.run("commands", 120, || none(commands::unknown(&files::tracked()?)?));
         stages.run("licences", 360, deny::check);
         stages.run("release", 720, release::build);
         stages.run("demo", 90, release::demo);

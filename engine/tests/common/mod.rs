@@ -94,6 +94,10 @@ pub fn no_retry() -> Option<Retry> {
     Some(Retry { num_retries: 0, ..Retry::default() })
 }
 
+pub fn millis(millis: u64) -> GatewayDuration {
+    GatewayDuration::from_millis(millis)
+}
+
 /// How an endpoint behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {

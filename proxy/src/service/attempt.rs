@@ -9,7 +9,7 @@ use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
-use understudy_engine::{Address, Facts, Failure, Instant, Next, RequestTraits, TimeoutKind};
+use understudy_engine::{Address, Facts, Failure, GiveUp, Instant, Next, RequestTraits, TimeoutKind};
 
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
@@ -17,16 +17,14 @@ use super::reply::{self, Reply};
 use super::{Service, failure};
 use crate::world::PoolTable;
 
-/// Connections of this group are for requests whose pooled connection was found dead: they are new.
-const FRESH: u64 = 1;
-
 impl Service {
     /// Chooses an endpoint and says how to reach it.
     pub(super) async fn choose(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let after_stale = ctx.attempt.stale;
         ctx.attempt = AttemptState::default();
         if !ctx.back_off.is_zero() {
-            let wait = std::mem::take(&mut ctx.back_off).min(ctx.complete_by.since(self.clock.now()));
+            let limit = ctx.complete_by.min(ctx.headers_by).since(self.clock.now());
+            let wait = std::mem::take(&mut ctx.back_off).min(limit);
             tokio::time::sleep(wait).await;
         }
         let now = self.clock.now();
@@ -36,7 +34,7 @@ impl Service {
         let Some(table) = rule.pool.as_ref() else { return refuse(ctx, Reply::INTERNAL) };
         if now >= ctx.complete_by || now >= ctx.headers_by {
             let timeout = Failure::Timeout { kind: TimeoutKind::Request, connected: false };
-            return refuse(ctx, reply::of_failure(timeout, understudy_engine::GiveUp::NotRetriable));
+            return refuse(ctx, reply::of_failure(timeout, GiveUp::NotRetriable));
         }
         let replayable = session.is_body_empty() && session.req_header().method.is_idempotent();
         let choice = self.with_rng(|rng| exchange.choose(RequestTraits { replayable }, now, rng));
@@ -44,17 +42,21 @@ impl Service {
             Ok(choice) => choice.member,
             Err(error) => {
                 ctx.cause.get_or_insert_with(|| error.to_string());
-                return refuse(ctx, Reply::from(error));
+                // R9: what could be retried when it failed, and cannot now, is answered as it failed.
+                let reply = ctx.failed.map(|failed| reply::of_failure(failed, GiveUp::Exhausted));
+                return refuse(ctx, reply.unwrap_or_else(|| Reply::from(error)));
             }
         };
         let address = &table.pool.members()[member].spec.identity.address;
         let Some(mut peer) = peer_of(address) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        if after_stale {
-            peer.group_key = FRESH;
-        }
         set_options(&mut peer, table);
+        if after_stale {
+            // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
+            peer.group_key = self.with_rng(|rng| rng.u64(1..));
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
         ctx.attempt.try_by = table.limits.per_try.map_or(Instant::NEVER, |limit| now.after(limit));
         ctx.attempt.connect_bound = bound_connecting(&mut peer, table, ctx, now);
         Ok(peer)
@@ -108,6 +110,10 @@ impl Service {
         let now = self.clock.now();
         if ended && !ctx.body_ended {
             ctx.body_ended = true;
+            if ctx.attempt.answer_ended {
+                // Both directions are done: from here on the connection is no longer this request's.
+                ctx.attempt.armed = None;
+            }
             let limits = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()).map(|pool| &pool.limits);
             if let Some(headers) =
                 limits.filter(|limits| limits.request.is_none()).and_then(|limits| limits.headers)
@@ -142,10 +148,9 @@ impl Service {
         if *error.esource() != ErrorSource::Upstream {
             return error;
         }
-        let started = session.response_written().is_some();
-        let expired = armed.as_ref().and_then(Armed::expired);
-        if expired == Some(Expired::Deadline) {
-            return self.deadline_reached(session, ctx, error, started);
+        let started = has_answer(session);
+        if let Some(limit) = armed.as_ref().and_then(Armed::expired) {
+            return self.limit_reached(session, ctx, error, limit);
         }
         let unsent = reused && *error.etype() == ErrorType::WriteError && ctx.attempt.body_bytes == 0;
         ctx.attempt.stale |= unsent && !started;
@@ -154,20 +159,24 @@ impl Service {
         error
     }
 
-    fn deadline_reached(
+    fn limit_reached(
         &self,
         session: &mut Session,
         ctx: &mut Context,
         mut error: Box<Error>,
-        started: bool,
+        limit: Expired,
     ) -> Box<Error> {
-        let over = self.clock.now() >= ctx.headers_by.min(ctx.complete_by);
+        let over = limit == Expired::Idle || self.clock.now() >= ctx.headers_by.min(ctx.complete_by);
         let kind = if over { TimeoutKind::Request } else { TimeoutKind::PerTry };
         let failed = Failure::Timeout { kind, connected: true };
-        if started || !session.is_body_done() {
-            // O7, and the same for a client that is slow to send: the endpoint is not to blame.
-            ctx.cause = Some(reply::cause_text(failed));
-            ctx.reply = Some(reply::of_failure(failed, understudy_engine::GiveUp::NotRetriable));
+        if has_answer(session) || !session.is_body_done() {
+            // O7, and the same for a client that is slow to send or to read: the endpoint is not to blame.
+            (ctx.cause, ctx.reply) = match limit {
+                Expired::Deadline => {
+                    (Some(reply::cause_text(failed)), Some(reply::of_failure(failed, GiveUp::NotRetriable)))
+                }
+                Expired::Idle => (Some("nothing moved for too long".to_owned()), Some(Reply::IDLE)),
+            };
             return error;
         }
         error.set_retry(self.decide(session, ctx, failed));
@@ -195,6 +204,7 @@ impl Service {
             self.metrics.retries.inc();
         }
         ctx.cause = Some(reply::cause_text(failed));
+        ctx.failed = Some(failed);
         match next {
             Next::Retry { after } => {
                 ctx.back_off = after;
@@ -217,6 +227,13 @@ fn is_worth_deciding(status: u16, exchange: &understudy_engine::Exchange) -> boo
 fn can_resend(session: &Session, ctx: &Context) -> bool {
     let limit = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()).map_or(0, |table| table.buffer_limit);
     ctx.attempt.body_bytes <= limit && !session.as_ref().retry_buffer_truncated()
+}
+
+/// Whether the client has the head of its answer; informational ones are none.
+pub(super) fn has_answer(session: &Session) -> bool {
+    session.response_written().is_some_and(|written| {
+        !written.status.is_informational() || written.status == http::StatusCode::SWITCHING_PROTOCOLS
+    })
 }
 
 fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {

@@ -1,6 +1,6 @@
 //! The end of a request: the answer to a failure, the outcome, the metrics and the log.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::USER_AGENT;
 use pingora_error::{Error, ErrorSource, ErrorType};
@@ -8,11 +8,15 @@ use pingora_proxy::{FailToProxy, Session};
 use understudy_engine::Exchange;
 
 use super::Service;
+use super::attempt::has_answer;
 use super::context::Context;
 use super::reply::Reply;
 use super::request::inet;
 use crate::access_log::{Flag, Flags, Record};
 use crate::metrics::AttemptOutcome;
+
+/// How long the rest of a request's body is read after its answer.
+const DRAIN: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Answers where no endpoint did, if the client can still be answered.
@@ -29,7 +33,7 @@ impl Service {
         };
         ctx.reply = Some(reply);
         ctx.cause.get_or_insert_with(|| error.etype().as_str().to_owned());
-        if session.response_written().is_none() && reply.status > 0 {
+        if !has_answer(session) && reply.status > 0 {
             // What is left of the request's body is not known, so the connection ends with the answer.
             session.set_keepalive(None);
             if let Err(error) = self.answer(session, ctx, reply).await {
@@ -64,14 +68,7 @@ impl Service {
         }
     }
 
-    fn log(
-        &self,
-        session: &Session,
-        ctx: &Context,
-        status: u16,
-        error: Option<&Error>,
-        duration: std::time::Duration,
-    ) {
+    fn log(&self, session: &Session, ctx: &Context, status: u16, error: Option<&Error>, duration: Duration) {
         let header = session.req_header();
         let mut flags = Flags::default();
         for flag in ctx.reply.iter().flat_map(|reply| reply.flags) {
@@ -109,9 +106,21 @@ impl Service {
             retries: exchange.map_or(0, Exchange::retries),
             flags,
             cause: ctx.cause.as_deref(),
-            request_id: ctx.request_id.as_deref(),
+            request_id: ctx.request_id.as_deref().or_else(|| super::request::own_request_id(header)),
             user_agent: header.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()),
         });
+    }
+}
+
+/// Where the answer came before the end of the request's body, the connection ends with it. Closing while the client
+/// still sends would reset the connection, and the answer could be lost with it: so this reads on for a moment.
+pub(super) async fn drain(session: &mut Session) {
+    if session.was_upgraded() || session.is_body_done() {
+        return;
+    }
+    session.set_total_drain_timeout(Some(DRAIN));
+    if let Err(error) = session.drain_request_body().await {
+        log::debug!("the rest of a request's body is left unread: {error}");
     }
 }
 

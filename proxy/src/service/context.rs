@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_engine::{Exchange, Instant};
+use understudy_engine::{Exchange, Failure, Instant};
 
 use super::deadline::Armed;
 use super::reply::Reply;
@@ -30,8 +30,11 @@ pub(crate) struct Context {
     pub(crate) body_ended: bool,
     /// The answer is ours; set where nothing else will be.
     pub(crate) reply: Option<Reply>,
+    /// How the last attempt failed.
+    pub(crate) failed: Option<Failure>,
     /// What went wrong last, for the log.
     pub(crate) cause: Option<String>,
+    /// The identifier that the request was given; `None` if it brought one.
     pub(crate) request_id: Option<Box<str>>,
 }
 
@@ -50,6 +53,8 @@ pub(crate) struct AttemptState {
     pub(crate) body_bytes: u64,
     /// When the answer's headers arrived.
     pub(crate) flowing_since: Option<Instant>,
+    /// The answer is read to its end.
+    pub(crate) answer_ended: bool,
 }
 
 impl Default for AttemptState {
@@ -62,6 +67,7 @@ impl Default for AttemptState {
             turned_down: false,
             body_bytes: 0,
             flowing_since: None,
+            answer_ended: false,
         }
     }
 }
@@ -92,8 +98,15 @@ impl Context {
             back_off: Duration::ZERO,
             body_ended: false,
             reply: None,
+            failed: None,
             cause: None,
             request_id: None,
         }
+    }
+
+    /// How long neither direction may move; `None`: for ever.
+    pub(crate) fn stream_idle(&self) -> Option<Duration> {
+        let pool = self.rule.as_ref()?.pool.as_ref()?;
+        Some(pool.limits.stream_idle).filter(|idle| !idle.is_zero())
     }
 }

@@ -148,12 +148,6 @@ impl Armed {
         self.sweeper.entries.lock()[self.key].last_byte = now;
     }
 
-    /// Neither limit holds any longer.
-    pub(crate) fn lift(&self) {
-        let entry = &mut self.sweeper.entries.lock()[self.key];
-        (entry.deadline, entry.idle) = (Instant::NEVER, Duration::ZERO);
-    }
-
     /// The limit that ended the attempt, if one did.
     pub(crate) fn expired(&self) -> Option<Expired> {
         self.sweeper.entries.lock()[self.key].expired

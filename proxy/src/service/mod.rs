@@ -23,7 +23,7 @@ use fastrand::Rng;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, Result};
+use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::time::Duration;
@@ -69,8 +69,14 @@ impl ProxyHttp for Service {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let has_body = !session.is_body_empty();
+        // A request that comes before the answer to the one before waits for its turn.
+        session.set_pipelining_enabled(true);
         match self.route(session, ctx, has_body) {
-            Found::Forward => return Ok(false),
+            Found::Forward => {
+                // A client that reads nothing holds its endpoint no longer than its stream may be silent.
+                session.set_write_timeout(ctx.stream_idle());
+                return Ok(false);
+            }
             Found::Reply(reply) => self.answer(session, ctx, reply).await?,
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
         }
@@ -134,11 +140,12 @@ impl ProxyHttp for Service {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
         if !response.status.is_informational() {
+            response::speak_for_ourselves(session, response);
             self.change_response(response, ctx);
         }
         Ok(())
@@ -172,6 +179,11 @@ impl ProxyHttp for Service {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         self.conclude(session, error, ctx);
+        // The endpoint is free, whatever the client still does.
+        ctx.exchange = None;
+        if error.is_none_or(|error| *error.esource() != ErrorSource::Downstream) {
+            conclude::drain(session).await;
+        }
     }
 
     /// The access log has it, with more.

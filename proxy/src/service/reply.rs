@@ -23,6 +23,8 @@ impl Reply {
     pub(crate) const NO_ROUTE: Self = Self::new(404, &[Flag::NoRoute], "");
     /// The request itself is not to be served.
     pub(crate) const BAD_REQUEST: Self = Self::new(400, &[Flag::DownstreamProtocolError], "bad request");
+    /// No byte in either direction for too long.
+    pub(crate) const IDLE: Self = Self::new(504, &[Flag::StreamIdle], "stream timeout");
     /// Something of ours broke.
     pub(crate) const INTERNAL: Self = Self::new(500, &[], "internal error");
 

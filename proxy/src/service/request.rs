@@ -76,9 +76,10 @@ impl Service {
         ctx: &mut Context,
     ) -> Result<()> {
         forward_headers(session, request)?;
-        if let Some(id) = request_id(request) {
-            ctx.request_id = Some(id.as_str().into());
-            request.insert_header(X_REQUEST_ID, id)?;
+        if own_request_id(request).is_none() {
+            // All attempts of a request have the same.
+            let id = ctx.request_id.get_or_insert_with(new_request_id);
+            request.insert_header(X_REQUEST_ID, &**id)?;
         }
         let Some(rule) = &ctx.rule else { return Ok(()) };
         let prefix = ctx.matched_prefix.map(|length| &session.req_header().uri.path()[..length]);
@@ -157,12 +158,13 @@ fn forward_headers(session: &Session, request: &mut RequestHeader) -> Result<()>
     request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))
 }
 
-/// An identifier for a request that has none that is usable.
-fn request_id(request: &RequestHeader) -> Option<String> {
-    let own = request.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
-    if own.is_some_and(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID) {
-        return None;
-    }
+/// The identifier that a request brings, if it is usable.
+pub(super) fn own_request_id(request: &RequestHeader) -> Option<&str> {
+    let own = request.headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    (!own.is_empty() && own.len() <= MAX_REQUEST_ID).then_some(own)
+}
+
+fn new_request_id() -> Box<str> {
     // A version 4 UUID (RFC 9562, section 5.4).
     let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
     let mut id = String::with_capacity(36);
@@ -172,7 +174,7 @@ fn request_id(request: &RequestHeader) -> Option<String> {
         }
         let _ = write!(id, "{:0width$x}", (bits >> shift) & ((1 << (width * 4)) - 1));
     }
-    Some(id)
+    id.into()
 }
 
 fn rewrite(
@@ -206,21 +208,26 @@ mod tests {
 
     #[test]
     fn a_request_without_an_identifier_gets_a_version_4_uuid() {
-        let id = request_id(&request()).unwrap();
+        assert_eq!(own_request_id(&request()), None);
+        let id = new_request_id();
         let groups: Vec<usize> = id.split('-').map(str::len).collect();
         assert_eq!(groups, [8, 4, 4, 4, 12], "{id}");
         assert_eq!(&id[14..15], "4");
         assert!("89ab".contains(&id[19..20]), "{id}");
-        assert_ne!(request_id(&request()), Some(id));
+        assert_ne!(new_request_id(), id);
     }
 
     #[test]
     fn a_clients_own_identifier_is_kept_unless_it_is_unusable() {
         let mut own = request();
         own.insert_header(X_REQUEST_ID, "abc").unwrap();
-        assert_eq!(request_id(&own), None);
-        own.insert_header(X_REQUEST_ID, "x".repeat(129)).unwrap();
-        assert!(request_id(&own).is_some());
+        assert_eq!(own_request_id(&own), Some("abc"));
+        let odd = HeaderValue::from_bytes(b"a\xffb").unwrap();
+        for unusable in [HeaderValue::from_str(&"x".repeat(129)).unwrap(), HeaderValue::from_static(""), odd]
+        {
+            own.insert_header(X_REQUEST_ID, unusable).unwrap();
+            assert_eq!(own_request_id(&own), None);
+        }
     }
 
     #[test]

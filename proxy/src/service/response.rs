@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::Version;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -22,16 +23,18 @@ impl Service {
         response: &ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        let now = self.clock.now();
         if response.status.is_informational() {
-            if response.status == http::StatusCode::SWITCHING_PROTOCOLS
-                && let Some(armed) = &ctx.attempt.armed
-            {
-                // Upgraded connections live on.
-                armed.lift();
+            if response.status == http::StatusCode::SWITCHING_PROTOCOLS && session.is_upgrade_req() {
+                // The endpoint did what it was asked; the upgraded connection lives on without limits.
+                ctx.attempt.armed = None;
+                ctx.attempt.flowing_since = Some(now);
+                if let Some(exchange) = &mut ctx.exchange {
+                    exchange.finished(now);
+                }
             }
             return Ok(());
         }
-        let now = self.clock.now();
         let status = response.status.as_u16();
         if status >= 400 && ctx.exchange.is_some() && self.decide(session, ctx, Failure::Status(status)) {
             ctx.attempt.turned_down = true;
@@ -50,8 +53,11 @@ impl Service {
     pub(super) fn flow(&self, ended: bool, ctx: &mut Context) {
         let now = self.clock.now();
         if ended {
-            // From here on the connection is no longer this request's.
-            ctx.attempt.armed = None;
+            ctx.attempt.answer_ended = true;
+            if ctx.body_ended {
+                // From here on the connection is no longer this request's.
+                ctx.attempt.armed = None;
+            }
             return;
         }
         if let Some(armed) = &ctx.attempt.armed {
@@ -106,6 +112,18 @@ impl Service {
         header.insert_header(CONTENT_LENGTH, 0)?;
         self.change_response(&mut header, ctx);
         write(session, header, "").await
+    }
+}
+
+/// The answer's version is the gateway's own (RFC 9110, section 2.5), and a client of HTTP/1.0 gets no chunks:
+/// its answer ends with the connection (RFC 9112, section 6.1).
+pub(super) fn speak_for_ourselves(session: &mut Session, response: &mut ResponseHeader) {
+    if response.version < Version::HTTP_11 {
+        response.set_version(Version::HTTP_11);
+    }
+    if session.req_header().version < Version::HTTP_11 && response.remove_header(&TRANSFER_ENCODING).is_some()
+    {
+        session.set_keepalive(None);
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) rules: Vec<Arc<RuleTable>>,
     /// What could not act, for the acknowledgement.
     pub(crate) degraded: Vec<String>,
+    /// Those of them that came with the router.
+    router_problems: Arc<[String]>,
     state: Arc<State>,
 }
 
@@ -70,7 +72,14 @@ impl World {
     pub(crate) fn empty() -> Self {
         let state = Arc::new(State::default());
         let (router, _) = Router::build(&state);
-        Self { version: 0, router: Arc::new(router), rules: Vec::new(), degraded: Vec::new(), state }
+        Self {
+            router: Arc::new(router),
+            state,
+            version: 0,
+            rules: Vec::new(),
+            degraded: Vec::new(),
+            router_problems: Arc::default(),
+        }
     }
 
     /// Builds the world of a state. What did not change is taken over from the world before.
@@ -82,13 +91,14 @@ impl World {
         metrics: &Metrics,
         now: Instant,
     ) -> Self {
-        let (router, mut degraded) = if same_routing(state, &before.state) {
-            (before.router.clone(), before.degraded.clone())
+        let (router, router_problems): (_, Arc<[String]>) = if same_routing(state, &before.state) {
+            (before.router.clone(), before.router_problems.clone())
         } else {
-            let (router, degraded) = Router::build(state);
-            (Arc::new(router), degraded)
+            let (router, problems) = Router::build(state);
+            (Arc::new(router), problems.into())
         };
         let hosts = pool_spec::check_hosts(state);
+        let mut degraded = router_problems.to_vec();
         let rules = router
             .rules()
             .iter()
@@ -121,7 +131,7 @@ impl World {
             .collect();
         degraded.sort();
         degraded.dedup();
-        Self { version: state.version, router, rules, degraded, state: state.clone() }
+        Self { version: state.version, router, rules, degraded, router_problems, state: state.clone() }
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -284,6 +286,19 @@ impl Proxy {
         pods
     }
 
+    /// Requests under way at endpoints, over all pools.
+    pub async fn active(&self) -> u64 {
+        let reports = self.admin("/pools").await.json().unwrap();
+        let pools = reports["pools"].as_array().unwrap();
+        let endpoints = pools.iter().flat_map(|pool| pool["endpoints"].as_array().unwrap());
+        endpoints.map(|endpoint| endpoint["active"].as_u64().unwrap()).sum()
+    }
+
+    /// Waits until no request is under way.
+    pub async fn wait_until_idle(&self) {
+        eventually("the end of all requests", || async { self.active().await == 0 }).await;
+    }
+
     pub async fn admin(&self, path: &str) -> Response {
         understudy_testbed::get(self.admin, "admin", path).await.unwrap()
     }
@@ -319,4 +334,28 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
         assert!(start.elapsed() < PATIENCE, "{what} did not happen");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// An endpoint that does with each connection what it is told, once it has read the head of a request.
+pub async fn endpoint<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            if !head.is_empty() {
+                tokio::spawn(serve(stream));
+            }
+        }
+    });
+    address
 }
