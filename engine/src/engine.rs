@@ -63,12 +63,25 @@ impl Engine {
         }
         let name = spec.name.clone();
         let key = ScopeKey::from(&spec.scope);
+        let mut new_checks: Vec<Arc<Check>> = Vec::new();
         let record_of = |member: &MemberSpec| {
             let (record, is_new) = self.record_of(member, &key, now);
-            let check = self.check_of(member, &record, is_new, now);
+            let check = self.check_of(member, &record, is_new, now).map(|(check, made)| {
+                if made {
+                    new_checks.push(check.clone());
+                }
+                check
+            });
             Found { record, is_new, check }
         };
         let pool = Pool::build(spec, record_of, previous.as_deref(), self.hub.clone(), now);
+        // Not before the pool stands: the result of a check is told to pools.
+        for check in &new_checks {
+            self.checks.add(check, now);
+        }
+        if !new_checks.is_empty() {
+            self.hub.wake();
+        }
         let mut pools = self.pools.lock();
         pools.insert(name, Arc::downgrade(&pool));
         pools.retain(|_, known| known.strong_count() > 0);
@@ -92,14 +105,14 @@ impl Engine {
         (record, true)
     }
 
-    /// The check that a member has to pass, one for all that ask the endpoint the same.
+    /// The check that a member has to pass, one for all that ask the endpoint the same, and whether it is new.
     fn check_of(
         &self,
         member: &MemberSpec,
         record: &Arc<Record>,
         is_new: bool,
         now: Instant,
-    ) -> Option<Arc<Check>> {
+    ) -> Option<(Arc<Check>, bool)> {
         let Some(spec) = &member.check else {
             record.set_check(None, false, !is_new);
             return None;
@@ -110,11 +123,7 @@ impl Engine {
         };
         let (check, made) = endpoint.check(spec, make);
         record.set_check(Some(&check), made, !is_new);
-        if made {
-            self.checks.add(&check, now);
-            self.hub.wake();
-        }
-        Some(check)
+        Some((check, made))
     }
 
     /// Active checks that have no result yet. A new world waits for them a little.

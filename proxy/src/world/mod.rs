@@ -97,7 +97,7 @@ impl World {
             let (router, problems) = Router::build(state);
             (Arc::new(router), problems.into())
         };
-        let hosts = pool_spec::check_hosts(state);
+        let checks = pool_spec::shared_checks(state);
         let mut degraded = router_problems.to_vec();
         let rules = router
             .rules()
@@ -105,7 +105,7 @@ impl World {
             .map(|rule| {
                 let pool = match &rule.action {
                     Action::Forward(name) => state.pools.get(name).map(|pool| {
-                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &hosts);
+                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
                         let filters = pool
                             .refs
                             .iter()

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use understudy_conf::{
-    Action, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, Policy, PolicyName, Pool, PoolRef,
-    RefTarget, State,
+    Action, ActiveHealthCheck, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, Policy, PolicyName,
+    Pool, PoolRef, RefTarget, State,
 };
 use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
@@ -32,15 +32,17 @@ pub(crate) fn names(state: &State) -> HashSet<(String, Dns)> {
     names
 }
 
-/// The Host of active checks that name none: of the hostnames of the routes that a policy governs the first one. It
-/// is one per policy, since each further one would be a further check of every endpoint.
-pub(crate) type CheckHosts<'a> = HashMap<&'a PolicyName, &'a str>;
+/// The active check of a policy, where it is the same for all endpoints that have no hostname of their own.
+pub(crate) type SharedChecks<'a> = HashMap<&'a PolicyName, Arc<CheckSpec>>;
 
-pub(crate) fn check_hosts(state: &State) -> CheckHosts<'_> {
-    let mut hosts = CheckHosts::new();
+/// Finds the Host of each policy's check. Where the check names none, it is the first of the hostnames of the routes
+/// that the policy governs: one only, since each further one would be a further check of every endpoint.
+pub(crate) fn shared_checks(state: &State) -> SharedChecks<'_> {
+    let mut checks = SharedChecks::new();
     if state.policies.values().all(|policy| policy.active.is_none()) {
-        return hosts;
+        return checks;
     }
+    let mut hosts: HashMap<&PolicyName, &str> = HashMap::new();
     for route in state.routes.values() {
         let names = route.attachments.iter().flat_map(|attachment| &attachment.hostnames);
         let concrete = names.filter(|name| name.wildcard_suffix().is_none());
@@ -51,7 +53,23 @@ pub(crate) fn check_hosts(state: &State) -> CheckHosts<'_> {
             hosts.entry(policy).and_modify(|host| *host = name.min(host)).or_insert(name);
         }
     }
-    hosts
+    for (name, policy) in &state.policies {
+        let Some(settings) = policy.active.clone() else { continue };
+        if let Some(host) = own_host(&settings).or(hosts.get(name).copied()) {
+            let host = host.into();
+            checks.insert(name, Arc::new(CheckSpec { settings, host }));
+        }
+    }
+    checks
+}
+
+/// The Host that a check has whatever it asks.
+fn own_host(settings: &ActiveHealthCheck) -> Option<&str> {
+    match &settings.probe {
+        ActiveProbe::Http(probe) => probe.hostname.as_deref(),
+        ActiveProbe::Tcp(_) => Some(""),
+        ActiveProbe::Grpc(_) => None,
+    }
 }
 
 fn policy_of<'a>(state: &'a State, pool: &Pool) -> Option<&'a Arc<Policy>> {
@@ -71,7 +89,7 @@ pub(crate) fn resolve_pool(
     pool: &Pool,
     rule: &CompiledRule,
     resolve: &Resolve<'_>,
-    hosts: &CheckHosts<'_>,
+    checks: &SharedChecks<'_>,
 ) -> (Effective, PoolSpec) {
     let policy = policy_of(state, pool).cloned().unwrap_or_default();
     // A route's own retry replaces the policy's wholly, and so do its timeouts.
@@ -89,8 +107,8 @@ pub(crate) fn resolve_pool(
         per_try_timeout: per_try,
         passive: policy.passive.clone(),
     };
-    let host = pool.policy.as_ref().and_then(|policy| hosts.get(policy)).copied();
-    let source = MemberSource { policy: &policy, resolve, host };
+    let shared_check = pool.policy.as_ref().and_then(|policy| checks.get(policy));
+    let source = MemberSource { policy: &policy, resolve, shared_check };
     let spec = PoolSpec {
         name: pool.name.clone(),
         scope,
@@ -113,27 +131,21 @@ pub(crate) fn resolve_pool(
 struct MemberSource<'a> {
     policy: &'a Policy,
     resolve: &'a Resolve<'a>,
-    /// The Host of active checks that name none.
-    host: Option<&'a str>,
+    shared_check: Option<&'a Arc<CheckSpec>>,
 }
 
 impl MemberSource<'_> {
     /// What an endpoint is asked. Host: the check's own hostname, the endpoint's, the routes', its address.
     fn check(&self, endpoint: &Endpoint) -> Option<Arc<CheckSpec>> {
-        let settings = self.policy.active.clone()?;
-        let own = match &settings.probe {
-            ActiveProbe::Tcp(_) => Some(String::new()),
-            ActiveProbe::Http(probe) => probe.hostname.clone(),
-            ActiveProbe::Grpc(_) => None,
+        let settings = self.policy.active.as_ref()?;
+        let of_endpoint = endpoint.hostname.as_deref().filter(|_| own_host(settings).is_none());
+        let host = match (of_endpoint, self.shared_check, &endpoint.address) {
+            (Some(hostname), ..) => hostname.into(),
+            (None, Some(shared), _) => return Some(shared.clone()),
+            (None, None, EndpointAddress::Unix { .. }) => "localhost".into(),
+            (None, None, address) => address.to_string().into(),
         };
-        let host = own
-            .or_else(|| endpoint.hostname.clone())
-            .or_else(|| self.host.map(str::to_owned))
-            .unwrap_or_else(|| match &endpoint.address {
-                EndpointAddress::Unix { .. } => "localhost".to_owned(),
-                address => address.to_string(),
-            });
-        Some(Arc::new(CheckSpec { settings, host: host.into() }))
+        Some(Arc::new(CheckSpec { settings: settings.clone(), host }))
     }
 }
 
