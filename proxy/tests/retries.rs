@@ -45,7 +45,11 @@ async fn r12_an_answer_that_is_retried_while_the_client_still_sends_takes_the_wh
             let mut client = Client::connect(proxy.address).await.unwrap();
             client.send(&first).await.unwrap();
             // Only now is the rest sent: the second attempt is under way.
-            assert!(passive.wait_until(PATIENCE, |observed| observed.requests == 1).await);
+            let second = passive.wait_until(PATIENCE, |observed| observed.requests == 1);
+            tokio::select! {
+                seen = second => assert!(seen, "no second attempt"),
+                early = client.read_some() => panic!("{before} bytes: {:?}", String::from_utf8(early.unwrap())),
+            }
             client.send(&rest).await.unwrap();
             let response = client.read_response("POST").await.unwrap();
             assert_eq!(response.status, 200);

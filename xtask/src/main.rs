@@ -14,6 +14,7 @@ mod files;
 mod paths;
 mod release;
 mod run;
+mod semantics;
 mod stages;
 mod test;
 mod tools;

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::paths::cargo;
 use crate::stages::{Done, Stages};
-use crate::{bench, commands, deny, direction, docs, files, release, run, tools, tree};
+use crate::{bench, commands, deny, direction, docs, files, release, run, semantics, tools, tree};
 
 /// No single program runs longer, so that nothing can hang a run for ever.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -24,6 +24,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
     stages.run("documents", 5, || {
         let mut problems = docs::broken_links(&files::tracked()?)?;
         problems.extend(docs::machine_paths(&files::tracked()?)?);
+        problems.extend(semantics::missing_tests(&files::tracked()?)?);
         none(problems)
     });
     stages.run("direction", 5, || none(direction::strays(&crate::paths::metadata()?)));

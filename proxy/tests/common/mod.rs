@@ -179,9 +179,15 @@ pub fn add_route(
     state.routes.insert(route.name.clone(), Arc::new(route));
 }
 
-/// A loopback address that nobody listens on.
+/// A loopback address that nobody listens on, and that the system gives to nobody else while the tests run.
 pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // Bound and not listening, it keeps the port until the process ends.
+    std::mem::forget(socket);
+    address
 }
 
 /// A running proxy.
