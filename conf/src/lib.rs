@@ -11,6 +11,7 @@
 mod backend;
 mod duration;
 mod gateway;
+mod health_check;
 mod names;
 mod policy;
 mod pool;
@@ -22,6 +23,7 @@ pub mod store;
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
+pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
 pub use names::{
     BackendName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName, PoolName,
     RouteName,

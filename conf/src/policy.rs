@@ -2,10 +2,11 @@
 //! `BackendTrafficPolicy`, already filled in: the proxy knows no unset field.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewayDuration, PolicyName};
+use crate::{ActiveHealthCheck, GatewayDuration, PolicyName};
 
 /// Why a number is no percentage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +63,9 @@ pub struct Policy {
     /// Passive health checks (outlier detection); `None`: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive: Option<PassiveHealthCheck>,
+    /// Active health checks; `None`: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Arc<ActiveHealthCheck>>,
     /// Below this percentage of healthy endpoints all are used (rules P7, P9); 0 turns it off.
     pub panic_threshold: Percent,
     /// Retries; `None`: only those of requests of which nothing was sent yet.
@@ -100,6 +104,7 @@ impl Policy {
         Self {
             name,
             passive: None,
+            active: None,
             panic_threshold: Percent(50),
             retry: None,
             timeouts: Timeouts::default(),

@@ -11,6 +11,7 @@ use understudy_conf::{ConsistentHash, LoadBalancer, PoolName, PoolState, Priorit
 use crate::admission::Lane;
 use crate::event::{Event, EventKind, Hub};
 use crate::hash::{self, Table};
+use crate::prober::Check;
 use crate::slow_start::Joined;
 use crate::spec::PoolSpec;
 use crate::view::View;
@@ -23,6 +24,8 @@ pub struct Member {
     pub spec: MemberSpec,
     /// What is known of it.
     pub record: Arc<Record>,
+    /// The check that it has to pass.
+    pub(crate) check: Option<Arc<Check>>,
     /// Index of its reference in the pool.
     pub reference: usize,
     /// Its rank.
@@ -91,6 +94,13 @@ impl PoolShared {
     }
 }
 
+/// What is known of a member, for building a pool.
+pub(crate) struct Found {
+    pub(crate) record: Arc<Record>,
+    pub(crate) is_new: bool,
+    pub(crate) check: Option<Arc<Check>>,
+}
+
 /// The pools of one rule at work.
 pub struct Pool {
     spec: PoolSpec,
@@ -121,7 +131,7 @@ impl Pool {
     /// Builds the pool of records; `previous` is the same pool before a change.
     pub(crate) fn build(
         spec: PoolSpec,
-        mut record_of: impl FnMut(&MemberSpec) -> (Arc<Record>, bool),
+        mut record_of: impl FnMut(&MemberSpec) -> Found,
         previous: Option<&Self>,
         hub: Arc<Hub>,
         now: Instant,
@@ -153,9 +163,10 @@ impl Pool {
             let start = members.len();
             let had_healthy = previous.is_none_or(|previous| previous.has_healthy(reference.priority, now));
             for member in &reference.members {
-                let (record, is_new) = record_of(member);
+                let Found { record, is_new, check } = record_of(member);
                 record.set_detection(spec.scope.passive.as_ref());
-                if is_new && !had_healthy {
+                // With an active check it takes nothing until that passed.
+                if is_new && !had_healthy && check.is_none() {
                     record.join_on_trial(now);
                 }
                 record.attach_pool(&shared);
@@ -167,6 +178,7 @@ impl Pool {
                 members.push(Member {
                     spec: member.clone(),
                     record,
+                    check,
                     reference: index,
                     priority: reference.priority,
                     key: hash::hash(member.identity.address.to_string().as_bytes()),
@@ -283,6 +295,10 @@ impl Pool {
             PoolState::Fallback => false,
             PoolState::Panic | PoolState::Down => return,
         };
+        // The first round of checks is no failover.
+        if !primary && view.awaits_primary {
+            return;
+        }
         let mut serving = self.shared.serving.lock();
         if serving.primary == primary {
             return;

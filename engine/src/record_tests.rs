@@ -26,7 +26,7 @@ fn spec(panic_threshold: u8, passive: PassiveHealthCheck) -> PoolSpec {
             invalid: false,
             priority: 0,
             weight: 1,
-            members: vec![MemberSpec { identity, hostname: None }],
+            members: vec![MemberSpec { identity, hostname: None, check: None }],
         }],
     }
 }

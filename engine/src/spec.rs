@@ -10,6 +10,8 @@ use understudy_conf::{
     Priority, Retry, Timeouts, UpstreamProtocol, Weight,
 };
 
+use crate::CheckSpec;
+
 /// Where bytes are sent: an address that needs no further resolution.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
@@ -59,6 +61,8 @@ pub struct MemberSpec {
     pub identity: Identity,
     /// The name that the address came from, for reports.
     pub hostname: Option<Arc<str>>,
+    /// What it is asked before and while it takes traffic, if anything.
+    pub check: Option<Arc<CheckSpec>>,
 }
 
 /// One reference of a pool.

@@ -32,6 +32,8 @@ use crate::world::{World, names};
 
 /// How long a new world waits for the first answer of its names.
 const NAMES_BOUND: Duration = Duration::from_secs(5);
+/// How long a new world waits for the first round of active checks.
+const CHECKS_BOUND: Duration = Duration::from_secs(5);
 /// How often the reports are looked at for changes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections to endpoints that are kept, per thread.
@@ -103,6 +105,7 @@ struct Server {
     engine: Arc<Engine>,
     resolver: Resolver,
     metrics: Arc<Metrics>,
+    driver: Arc<Driver>,
     clock: Clock,
     listeners: Listeners<App>,
     /// One world is built at a time; it is of this state.
@@ -151,6 +154,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         engine,
         resolver,
         metrics,
+        driver: driver.clone(),
         clock,
         listeners,
         building: tokio::sync::Mutex::default(),
@@ -240,17 +244,21 @@ impl Server {
                 "some names have no answer after {NAMES_BOUND:?}; they are served as soon as they have"
             );
         }
-        self.build(&state);
+        self.build(&state).await;
         self.resolver.watch(wanted);
         *building = Some(state.clone());
         self.listeners.apply(&sockets(&state)).await;
         self.acknowledge.notify_one();
     }
 
-    fn build(&self, state: &Arc<State>) {
+    async fn build(&self, state: &Arc<State>) {
         let resolve = |name: &str, dns: &understudy_conf::Dns| self.resolver.resolved(name, dns);
         let before = self.world.load_full();
         let world = World::build(state, &before, &resolve, &self.engine, &self.metrics, self.clock.now());
+        // H1: no endpoint gets a request before its check passed, so a request had better wait for the first round.
+        if !self.driver.first_checks(CHECKS_BOUND).await {
+            log::warn!("some endpoints have no result of their active check after {CHECKS_BOUND:?}");
+        }
         for problem in &world.degraded {
             log::warn!("{problem}");
         }
@@ -285,7 +293,7 @@ impl Server {
         let mut changes = self.resolver.changes();
         while changes.changed().await.is_ok() {
             if let Some(state) = &*self.building.lock().await {
-                self.build(state);
+                self.build(state).await;
             }
         }
     }

@@ -46,7 +46,9 @@ fn fields_not_acting(spec: &BackendTrafficPolicySpec) -> Vec<String> {
     };
     add("mergeType", spec.merge_type.is_some());
     if let Some(health) = &spec.health_check {
-        add("healthCheck.active", health.active.is_some());
+        let active = health.active.as_ref();
+        let log = active.is_some_and(|active| active.health_check_log.is_some());
+        add("healthCheck.active.healthCheckLog", log);
         let passive = health.passive.as_ref();
         let percentage = passive.is_some_and(|passive| passive.failure_percentage_threshold.is_some());
         add("healthCheck.passive.failurePercentageThreshold", percentage);

@@ -100,6 +100,7 @@ impl World {
             let (router, problems) = Router::build(state);
             (Arc::new(router), problems.into())
         };
+        let checks = pool_spec::shared_checks(state);
         let mut degraded = router_problems.to_vec();
         let rules = router
             .rules()
@@ -107,7 +108,7 @@ impl World {
             .map(|rule| {
                 let pool = match &rule.action {
                     Action::Forward(name) => state.pools.get(name).map(|pool| {
-                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve);
+                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
                         let filters = pool
                             .refs
                             .iter()

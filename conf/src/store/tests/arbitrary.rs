@@ -119,14 +119,32 @@ fn retry() -> impl Strategy<Value = Retry> {
         })
 }
 
+fn payload() -> impl Strategy<Value = Payload> {
+    vec(any::<u8>(), 0..4).prop_map(Payload::from)
+}
+
+fn active() -> impl Strategy<Value = ActiveHealthCheck> {
+    let http = (option::of(payload()), option::of(text())).prop_map(|(body, hostname)| {
+        ActiveProbe::Http(HttpProbe { request_body: body, hostname, ..HttpProbe::get("/healthz") })
+    });
+    let tcp = (option::of(payload()), option::of(payload()))
+        .prop_map(|(send, receive)| ActiveProbe::Tcp(TcpProbe { send, receive }));
+    let grpc = text().prop_map(|service| ActiveProbe::Grpc(GrpcProbe { service }));
+    (prop_oneof![http, tcp, grpc], option::of(any::<u16>()), duration()).prop_map(
+        |(probe, port, interval)| ActiveHealthCheck { port, interval, ..ActiveHealthCheck::new(probe) },
+    )
+}
+
 fn policy(name: PolicyName) -> impl Strategy<Value = Policy> {
-    (any::<u64>(), 0..=100i64, option::of(retry()), option::of(duration()), any::<bool>()).prop_map(
-        move |(limit, percent, retry, request, passive)| Policy {
+    let checks = (any::<bool>(), option::of(active()));
+    (any::<u64>(), 0..=100i64, option::of(retry()), option::of(duration()), checks).prop_map(
+        move |(limit, percent, retry, request, (passive, active))| Policy {
             buffer_limit: limit,
             panic_threshold: Percent::new(percent).unwrap(),
             retry,
             timeouts: Timeouts { request, ..Timeouts::default() },
             passive: passive.then(PassiveHealthCheck::default),
+            active: active.map(Arc::new),
             ..Policy::unset(name.clone())
         },
     )
