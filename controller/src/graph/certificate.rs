@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use understudy_conf::{Hostname, PrivateKey};
+use x509_parser::extensions::GeneralName;
 
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
@@ -15,8 +16,6 @@ use crate::diagnostics::{Diagnostic, reasons};
 pub(crate) const TLS_TYPE: &str = "kubernetes.io/tls";
 /// More certificates than this do not lead to an authority; they only slow each handshake down.
 const MAX_CHAIN: usize = 16;
-/// A label that no certificate names by itself: only its wildcards fit.
-const ANY_LABEL: &str = "understudy-any-label";
 
 const CHAIN: &str = "data.tls.crt";
 const KEY: &str = "data.tls.key";
@@ -131,17 +130,27 @@ pub(crate) fn read_certificate(secret: &Secret) -> Result<CertificatePair, Certi
 }
 
 impl CertificatePair {
-    /// Whether clients that ask for a name of a listener take the certificate for it.
+    /// Whether some client of a listener takes the certificate for what it asked for.
     pub(crate) fn covers(&self, hostname: &Hostname) -> bool {
-        let name = match hostname.wildcard_suffix() {
-            Some(suffix) => format!("{ANY_LABEL}.{suffix}"),
-            None => hostname.as_str().to_owned(),
-        };
-        // A name that is none for TLS (too long with the label) is not held against the certificate.
-        let Ok(name) = ServerName::try_from(name) else { return true };
+        if hostname.wildcard_suffix().is_some() {
+            return dns_names(&self.leaf).iter().any(|name| name.intersect(hostname).is_some());
+        }
+        let Ok(name) = ServerName::try_from(hostname.as_str()) else { return false };
         ParsedCertificate::try_from(&self.leaf)
             .is_ok_and(|leaf| rustls::client::verify_server_name(&leaf, &name).is_ok())
     }
+}
+
+fn dns_names(certificate: &CertificateDer<'_>) -> Vec<Hostname> {
+    let parsed = x509_parser::parse_x509_certificate(certificate).ok().map(|(_, parsed)| parsed);
+    let names = parsed.as_ref().and_then(|parsed| parsed.subject_alternative_name().ok().flatten());
+    let names = names.into_iter().flat_map(|extension| &extension.value.general_names);
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Hostname::new(name.to_ascii_lowercase()).ok(),
+            _ => None,
+        })
+        .collect()
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
@@ -253,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_covers_its_names_and_one_label_below_its_wildcards() {
+    fn a_certificate_covers_its_names_one_label_below_its_wildcards_and_a_wildcard_in_part() {
         let key = KeyPair::generate().unwrap();
         let pem = certificate(&["www.example.com", "*.shop.example.com"], &key);
         let read = read_certificate(&secret(&pem, &key.serialize_pem())).unwrap();
@@ -262,7 +271,9 @@ mod tests {
             ("*.shop.example.com", true),
             ("a.shop.example.com", true),
             ("a.b.shop.example.com", false),
-            ("*.example.com", false),
+            // Some of its clients are served.
+            ("*.example.com", true),
+            ("*.example.net", false),
             ("example.com", false),
         ] {
             assert_eq!(read.covers(&Hostname::new(name).unwrap()), expected, "{name}");

@@ -44,6 +44,7 @@ impl Certificates<'_> {
             diagnostics.push(reasons::not_acting(&place, "the field does not act yet"));
         }
         let mut certificates: Vec<Arc<Certificate>> = Vec::new();
+        let mut covered = false;
         for (index, reference) in tls.certificate_refs.iter().flatten().enumerate() {
             let field = format!("{field}.tls.certificateRefs[{index}]");
             match self.resolve_ref(gateway, reference, &field) {
@@ -52,18 +53,20 @@ impl Certificates<'_> {
                     if certificates.iter().all(|known| known.name != certificate.name) {
                         certificates.push(certificate.into());
                     }
-                    if let Some(hostname) = hostname.filter(|hostname| !pair.covers(hostname)) {
-                        let place = gateway.at(&format!("{field}.name"));
-                        diagnostics.push(reasons::certificate_for_another_name(&place, hostname.as_str()));
-                    }
+                    covered |= hostname.is_none_or(|hostname| pair.covers(hostname));
                 }
                 Err(diagnostic) => diagnostics.push(*diagnostic),
             }
         }
+        let place = gateway.at(&format!("{field}.tls.certificateRefs"));
         if certificates.is_empty() {
-            let place = gateway.at(&format!("{field}.tls.certificateRefs"));
-            diagnostics.push(reasons::listener_without_certificate(&place, &listener.name));
+            if tls.certificate_refs.as_ref().is_some_and(|refs| !refs.is_empty()) {
+                diagnostics.push(reasons::listener_without_certificate(&place, &listener.name));
+            }
             return None;
+        }
+        if let Some(hostname) = hostname.filter(|_| !covered) {
+            diagnostics.push(reasons::certificate_for_another_name(&place, hostname.as_str()));
         }
         Some(certificates)
     }

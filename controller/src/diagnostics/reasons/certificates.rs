@@ -35,7 +35,7 @@ pub(crate) fn listener_without_certificate(place: &Place, listener: &str) -> Dia
 pub(crate) fn certificate_for_another_name(place: &Place, hostname: &str) -> Diagnostic {
     place.warning(
         Reason::InvalidCertificateRef,
-        format!("the certificate is not for {hostname}, the listener's hostname, so clients refuse it"),
+        format!("no certificate is for {hostname}, the listener's hostname, so clients refuse it"),
         "Use a certificate with that name among its subject alternative names.",
     )
 }
