@@ -8,11 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use common::{HOST, PATIENCE, Proxy, Setup, eventually, fallback, primary};
+use h2::client::{ResponseFuture, SendRequest};
 use rustls::version;
 use tls_client::{Hello, Kind, certificate, connect, der, put, secure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use understudy_conf::{Action, Certificate, PrivateKey, Redirect, State};
 use understudy_testbed::Backend as Upstream;
@@ -185,10 +188,89 @@ async fn a_request_for_another_listener_than_its_connection_was_made_for_is_misd
         // The same listener.
         ("b.two.example.com", 200),
         ("one.example.com", 421),
-        ("nobody.example.com", 421),
+        // Nobody's on any connection.
+        ("nobody.example.com", 404),
     ] {
         assert_eq!(session.get(host, "/test").await.unwrap().0, expected, "{host}");
     }
+}
+
+async fn connect_h2(address: SocketAddr) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let hello = Hello { alpn: vec!["h2", "http/1.1"], ..Hello::default() };
+    let session = hello.connect(address, HOST).await.unwrap();
+    assert_eq!(session.stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (client, connection) = h2::client::handshake(session.stream).await.unwrap();
+    (client, tokio::spawn(connection))
+}
+
+fn h2_request(path: &str) -> http::Request<()> {
+    http::Request::get(format!("https://{HOST}{path}")).body(()).unwrap()
+}
+
+async fn read_h2(answer: ResponseFuture) -> (u16, String) {
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    let status = answer.status().as_u16();
+    let mut body = answer.into_body();
+    let mut text = Vec::new();
+    while let Some(piece) = timeout(PATIENCE, body.data()).await.unwrap() {
+        let piece = piece.unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        text.extend_from_slice(&piece);
+    }
+    (status, String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn an_http_2_client_is_served_through_failover_and_gets_errors_as_answers() {
+    let (active, passive) = (primary().await, fallback().await);
+    let setup = Setup::new(&[active.address()], &[passive.address()]);
+    let mut state = setup.state();
+    let shop = certificate("shop", Kind::Ecdsa, &[HOST]);
+    secure(&mut state, setup.gateway, &[("https", None, &[&shop])]);
+    let _proxy = start(&state).await;
+    let (client, _driver) = connect_h2(setup.gateway).await;
+    let ask = async |path: &str| {
+        let mut client = client.clone().ready().await.unwrap();
+        read_h2(client.send_request(h2_request(path), true).unwrap().0).await
+    };
+    let (status, text) = ask("/test").await;
+    assert!(status == 200 && text.contains("\"active\""), "{status} {text}");
+    active.kill().await;
+    for _ in 0..20 {
+        let (status, text) = ask("/test").await;
+        assert!(status == 200 && text.contains("\"passive\""), "{status} {text}");
+    }
+    assert_eq!(ask("/nothing").await, (404, String::new()));
+    passive.kill().await;
+    assert_eq!(ask("/test").await.0, 503);
+    passive.restart().await.unwrap();
+    eventually("the fallback's return", async || ask("/test").await.0 == 200).await;
+}
+
+#[tokio::test]
+async fn an_http_2_client_may_have_a_hundred_streams_and_no_endless_headers() {
+    let upstream = primary().await;
+    let shop = certificate("shop", Kind::Ecdsa, &[HOST]);
+    let (state, address) = state(&upstream, &[("https", None, &[&shop])]);
+    let _proxy = start(&state).await;
+    let (mut client, _driver) = connect_h2(address).await;
+    let first = client.send_request(h2_request("/test"), true).unwrap().0;
+    assert_eq!(read_h2(first).await.0, 200);
+    // The settings are known by now.
+    assert_eq!(client.current_max_send_streams(), 100);
+    client = client.ready().await.unwrap();
+    let mut long = h2_request("/test");
+    for number in 0..200 {
+        let name = http::HeaderName::try_from(format!("x-long-{number}")).unwrap();
+        long.headers_mut().insert(name, "v".repeat(1000).parse().unwrap());
+    }
+    let answer = client.send_request(long, true).unwrap().0;
+    let refused = match timeout(PATIENCE, answer).await.unwrap() {
+        Ok(answer) => answer.status() == 431,
+        Err(error) => error.is_reset() || error.is_go_away(),
+    };
+    assert!(refused);
+    assert_eq!(upstream.requests(), 1);
 }
 
 #[tokio::test]
@@ -202,30 +284,16 @@ async fn http_2_is_spoken_where_the_client_prefers_it() {
     assert_eq!(session.stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(session.get(HOST, "/test").await.unwrap().0, 200);
 
-    let hello = Hello { alpn: vec!["h2", "http/1.1"], ..Hello::default() };
-    let session = hello.connect(address, HOST).await.unwrap();
-    assert_eq!(session.stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let (client, connection) = h2::client::handshake(session.stream).await.unwrap();
-    let driver = tokio::spawn(connection);
-    let mut client = client.ready().await.unwrap();
+    let (client, driver) = connect_h2(address).await;
     let mut answers = Vec::new();
+    let mut client = client;
     for number in 0..100 {
-        let request = http::Request::get(format!("https://{HOST}/test?{number}")).body(()).unwrap();
-        let (answer, _) = client.send_request(request, true).unwrap();
-        answers.push(answer);
         client = client.ready().await.unwrap();
+        answers.push(client.send_request(h2_request(&format!("/test?{number}")), true).unwrap().0);
     }
     for (number, answer) in answers.into_iter().enumerate() {
-        let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
-        assert_eq!(answer.status(), 200);
-        let mut body = answer.into_body();
-        let mut text = Vec::new();
-        while let Some(piece) = timeout(PATIENCE, body.data()).await.unwrap() {
-            let piece = piece.unwrap();
-            body.flow_control().release_capacity(piece.len()).unwrap();
-            text.extend_from_slice(&piece);
-        }
-        let text = String::from_utf8(text).unwrap();
+        let (status, text) = read_h2(answer).await;
+        assert_eq!(status, 200);
         assert!(text.contains(&format!("/test?{number}\"")), "{text}");
     }
     let seen = upstream.observed().log().last().unwrap().clone();

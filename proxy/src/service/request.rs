@@ -150,7 +150,9 @@ fn is_misdirected(world: &World, bound: &SocketAddr, tls: &SslDigest, host: &str
     if without_port.eq_ignore_ascii_case(name) {
         return false;
     }
-    world.router.socket(bound).is_some_and(|table| table.listener(host) != table.listener(name))
+    let Some(table) = world.router.socket(bound) else { return false };
+    // What no listener serves is not found; it would not be on another connection either.
+    table.listener(host).is_some_and(|listener| Some(listener) != table.listener(name))
 }
 
 fn redirect_of(
