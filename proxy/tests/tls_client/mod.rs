@@ -68,6 +68,12 @@ pub fn certificate(object: &str, kind: Kind, names: &[&str]) -> Certificate {
     }
 }
 
+/// An address that no other test is given: ports of 127.0.0.1 come and go with every test that runs beside this one.
+pub fn own_address() -> SocketAddr {
+    let ip = std::net::Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
+    std::net::TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
 /// The bytes by which a shown certificate is known again.
 pub fn der(certificate: &Certificate) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(certificate.chain.as_bytes()).unwrap()
