@@ -25,6 +25,8 @@ impl Reply {
     pub(crate) const BAD_REQUEST: Self = Self::new(400, &[Flag::DownstreamProtocolError], "bad request");
     /// No byte in either direction for too long.
     pub(crate) const IDLE: Self = Self::new(504, &[Flag::StreamIdle], "stream timeout");
+    /// The request belongs on a connection of its own: 421 (RFC 9110, section 15.5.20).
+    pub(crate) const MISDIRECTED: Self = Self::new(421, &[Flag::NoRoute], "misdirected request");
     /// Something of ours broke.
     pub(crate) const INTERNAL: Self = Self::new(500, &[], "internal error");
 
