@@ -8,6 +8,7 @@
 mod backend;
 mod bare;
 mod bench;
+mod drill;
 mod manifests;
 mod procfs;
 mod program;
@@ -42,6 +43,8 @@ enum Command {
     Backend(backend::Args),
     /// Measures CPU time per request of `understudy proxy` and of a bare Pingora proxy, in turns.
     Bench(bench::Args),
+    /// Breaks backends behind Understudy and a real Envoy, and counts what each of them loses.
+    Drill(drill::Args),
     /// Measures the resident memory of `understudy proxy` after many requests.
     Rss(rss::Args),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::BarePingora(args) => bare::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Bench(args) => measure(bench::run(args)),
+        Command::Drill(args) => measure(drill::run(args)),
         Command::Rss(args) => measure(rss::run(args)),
     };
     match outcome {
