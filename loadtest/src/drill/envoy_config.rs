@@ -147,7 +147,7 @@ fn build_clusters(
     if !needs_split(&refs) {
         let localities: Vec<Value> =
             refs.iter().filter_map(|(reference, backend)| Some(locality(reference, (*backend)?))).collect();
-        let cluster = build_cluster(pool.name.as_str(), policy, &refs, &localities);
+        let cluster = build_cluster(pool.name.as_str(), policy, &refs, &localities)?;
         action.insert("cluster".to_owned(), json!(pool.name.as_str()));
         return Ok((vec![cluster], action));
     }
@@ -159,7 +159,7 @@ fn build_clusters(
         if let Some(backend) = backend {
             let localities: Vec<Value> =
                 if backend.endpoints.is_empty() { Vec::new() } else { vec![locality(reference, backend)] };
-            clusters.push(build_cluster(&name, policy, &[(*reference, Some(*backend))], &localities));
+            clusters.push(build_cluster(&name, policy, &[(*reference, Some(*backend))], &localities)?);
         }
     }
     action.insert("weighted_clusters".to_owned(), json!({"clusters": shares}));
@@ -214,7 +214,20 @@ fn locality(reference: &PoolRef, backend: &Backend) -> Value {
     })
 }
 
-fn build_cluster(name: &str, policy: &Policy, refs: &[Resolved<'_>], localities: &[Value]) -> Value {
+fn build_cluster(
+    name: &str,
+    policy: &Policy,
+    refs: &[Resolved<'_>],
+    localities: &[Value],
+) -> Result<Value, RenderError> {
+    // Written so that another balancer is an error here and not another one there.
+    let balancer = if matches!(policy.load_balancer, LoadBalancer::RoundRobin) {
+        "ROUND_ROBIN"
+    } else if matches!(policy.load_balancer, LoadBalancer::LeastRequest) {
+        "LEAST_REQUEST"
+    } else {
+        return Err(RenderError::Unsupported(name.to_owned(), "its load balancer"));
+    };
     let named = refs.iter().any(|(_, backend)| backend.is_some_and(has_names));
     let mut common = json!({"locality_weighted_lb_config": {}});
     if policy.panic_threshold.get() != DEFAULT_PANIC_THRESHOLD {
@@ -225,10 +238,7 @@ fn build_cluster(name: &str, policy: &Policy, refs: &[Resolved<'_>], localities:
         "type": if named { "STRICT_DNS" } else { "STATIC" },
         "connect_timeout": duration(policy.timeouts.connect),
         "per_connection_buffer_limit_bytes": policy.buffer_limit,
-        "lb_policy": match policy.load_balancer {
-            LoadBalancer::RoundRobin => "ROUND_ROBIN",
-            _ => "LEAST_REQUEST",
-        },
+        "lb_policy": balancer,
         "common_lb_config": common,
         "ignore_health_on_host_removal": true,
         "circuit_breakers": {"thresholds": [{"max_retries": MAX_RETRIES}]},
@@ -242,7 +252,7 @@ fn build_cluster(name: &str, policy: &Policy, refs: &[Resolved<'_>], localities:
     if let Some(passive) = &policy.passive {
         cluster["outlier_detection"] = build_outlier_detection(passive);
     }
-    cluster
+    Ok(cluster)
 }
 
 fn build_outlier_detection(passive: &PassiveHealthCheck) -> Value {
