@@ -57,6 +57,10 @@ impl Service {
         let now = self.clock.now();
         if ended {
             ctx.attempt.answer_ended = true;
+            // Before the client has the last of it: its next request sees the verdict.
+            if let Some(exchange) = &mut ctx.exchange {
+                exchange.finished(now);
+            }
             if ctx.body_ended {
                 // From here on the connection is no longer this request's.
                 ctx.attempt.armed = None;

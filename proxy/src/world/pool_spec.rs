@@ -97,7 +97,7 @@ pub(crate) fn resolve_pool(
     let mut timeouts = policy.timeouts.clone();
     let mut per_try = retry.as_ref().and_then(|retry| retry.per_try_timeout);
     if let Some(own) = rule.timeouts {
-        timeouts.request = own.request.or(timeouts.request);
+        timeouts.request = own.request;
         per_try = own.backend_request.or(per_try);
     }
     let per_try = per_try.filter(|timeout| !timeout.is_zero());
