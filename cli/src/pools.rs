@@ -137,6 +137,7 @@ fn state(endpoint: &EndpointReport) -> String {
         Health::Probing => "on trial, probing".to_owned(),
         Health::Trial => "on trial".to_owned(),
         Health::Ramping => format!("returning {} %", health.share.unwrap_or(0)),
+        Health::Unhealthy => "unhealthy".to_owned(),
     };
     if health.obeyed { text } else { format!("{text} (!)") }
 }
@@ -201,6 +202,7 @@ mod tests {
                 endpoint("10.0.0.1:3000", 0, Health::Ejected),
                 endpoint("[2001:db8:1234:5678:9abc:def0:1234:5678]:65535", 0, Health::Ramping),
                 endpoint("10.0.0.9:3000", 1, Health::Probing),
+                endpoint("10.0.0.10:3000", 1, Health::Unhealthy),
             ],
         }
     }
@@ -218,6 +220,7 @@ mod tests {
                 "httproute/default/ha-example/rule/0",
                 "ejected 8.2 s",
                 "returning 25 %",
+                "unhealthy",
                 "connection refused",
             ] {
                 assert!(text.contains(needed), "{needed} is missing in:\n{text}");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewayName, Hostname, ListenerName};
+use crate::{CertificateName, GatewayName, Hostname, ListenerName};
 
 /// A gateway: the unit that owns sockets. A bound socket belongs to exactly one gateway, so it selects the
 /// gateway before any hostname does.
@@ -53,15 +53,15 @@ pub enum Protocol {
     Udp,
 }
 
-/// TLS of a listener, by reference: the state never carries keys.
+/// TLS of a listener. Certificates and keys are objects of their own: a gateway never carries one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListenerTls {
     /// Whether TLS ends here.
     pub mode: TlsMode,
-    /// Names of the certificates, `secret/NAMESPACE/NAME`.
+    /// The certificates that may be shown to a client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub certificates: Vec<String>,
+    pub certificates: Vec<CertificateName>,
 }
 
 /// Whether TLS ends at the gateway.

@@ -5,12 +5,14 @@
 //! the proxy writes back. Nothing here knows Kubernetes, Pingora or the network.
 //!
 //! The world is a [`State`]: [`Gateway`]s with their listeners, [`Route`]s keyed by gateway and listener,
-//! [`Pool`]s with weighted references, [`Policy`] objects, and [`Backend`]s with their endpoints. Every object
+//! [`Pool`]s with weighted references, [`Policy`] objects, [`Backend`]s with their endpoints, and [`Certificate`]s. Every object
 //! is named after its origin (`httproute/default/shop`), and refers to others by name only.
 
 mod backend;
+mod certificate;
 mod duration;
 mod gateway;
+mod health_check;
 mod names;
 mod policy;
 mod pool;
@@ -20,15 +22,18 @@ mod state;
 pub mod store;
 
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
+pub use certificate::{Certificate, PrivateKey};
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
+pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
 pub use names::{
-    BackendName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName, PoolName,
-    RouteName,
+    BackendName, CertificateName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName,
+    PoolName, RouteName,
 };
 pub use policy::{
-    BackOff, CircuitBreaker, Dns, LoadBalancer, LookupFamily, PassiveHealthCheck, Percent, PercentError,
-    Policy, Retry, RetryBudget, RetryTrigger, TcpKeepalive, Timeouts,
+    BackOff, CircuitBreaker, ConsistentHash, Dns, HashCookie, HashKey, LoadBalancer, LookupFamily, Overflow,
+    PassiveHealthCheck, Percent, PercentError, Policy, Retry, RetryBudget, RetryTrigger, TcpKeepalive,
+    Timeouts,
 };
 pub use pool::{Pool, PoolRef, Priority, RefTarget, Weight};
 pub use report::{

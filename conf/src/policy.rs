@@ -1,11 +1,12 @@
 //! Policies: detection, retries, timeouts, balancing. Defaults are those of Envoy Gateway's
 //! `BackendTrafficPolicy`, already filled in: the proxy knows no unset field.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewayDuration, PolicyName};
+use crate::{ActiveHealthCheck, GatewayDuration, PolicyName};
 
 /// Why a number is no percentage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +63,9 @@ pub struct Policy {
     /// Passive health checks (outlier detection); `None`: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive: Option<PassiveHealthCheck>,
+    /// Active health checks; `None`: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Arc<ActiveHealthCheck>>,
     /// Below this percentage of healthy endpoints all are used (rules P7, P9); 0 turns it off.
     pub panic_threshold: Percent,
     /// Retries; `None`: only those of requests of which nothing was sent yet.
@@ -73,6 +77,10 @@ pub struct Policy {
     pub circuit_breaker: CircuitBreaker,
     /// How an endpoint is chosen within a reference.
     pub load_balancer: LoadBalancer,
+    /// Time over which the share of an endpoint that joins or returns grows to its full size; `None`: one that
+    /// joins has its full share at once, one that returns has the ramp (rule L6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<GatewayDuration>,
     /// How names are resolved.
     pub dns: Dns,
     /// How many bytes of a request's body are kept for a retry; at most 65,536 act.
@@ -96,11 +104,13 @@ impl Policy {
         Self {
             name,
             passive: None,
+            active: None,
             panic_threshold: Percent(50),
             retry: None,
             timeouts: Timeouts::default(),
             circuit_breaker: CircuitBreaker::default(),
             load_balancer: LoadBalancer::LeastRequest,
+            slow_start: None,
             dns: Dns::default(),
             buffer_limit: 32 * 1024,
             tcp_keepalive: None,
@@ -263,10 +273,28 @@ impl Default for Timeouts {
     }
 }
 
-/// Limits of a pool. Only the limits on retries act today.
+/// Limits (rules B1–B3 and R8). The primary pool and the fallback pool of a rule have each their own count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CircuitBreaker {
+    /// Connections of a pool that may be in use at once; beyond it requests wait.
+    #[serde(default = "limit", skip_serializing_if = "is_default_limit")]
+    pub max_connections: u32,
+    /// Requests that may wait for a connection of a pool; beyond it they overflow.
+    #[serde(default = "limit", skip_serializing_if = "is_default_limit")]
+    pub max_pending_requests: u32,
+    /// Requests of a pool that may be under way at once; beyond it they overflow.
+    #[serde(default = "limit", skip_serializing_if = "is_default_limit")]
+    pub max_parallel_requests: u32,
+    /// Requests that one connection carries before it is closed; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests_per_connection: Option<u32>,
+    /// Connections to one endpoint of a pool that may be in use at once; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_endpoint: Option<u32>,
+    /// What becomes of a request that overflows.
+    #[serde(default, skip_serializing_if = "Overflow::is_default")]
+    pub overflow: Overflow,
     /// Retries of a pool that may be under way at once (rule R8).
     pub max_parallel_retries: u32,
     /// Retries as a share of the requests under way; replaces `max_parallel_retries`.
@@ -276,7 +304,41 @@ pub struct CircuitBreaker {
 
 impl Default for CircuitBreaker {
     fn default() -> Self {
-        Self { max_parallel_retries: 1024, retry_budget: None }
+        Self {
+            max_connections: limit(),
+            max_pending_requests: limit(),
+            max_parallel_requests: limit(),
+            max_requests_per_connection: None,
+            max_connections_per_endpoint: None,
+            overflow: Overflow::default(),
+            max_parallel_retries: 1024,
+            retry_budget: None,
+        }
+    }
+}
+
+const fn limit() -> u32 {
+    1024
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_limit(number: &u32) -> bool {
+    *number == limit()
+}
+
+/// What becomes of a request that a pool has no room for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Overflow {
+    /// It goes to the next pool that has room at once, else it is answered 503.
+    #[default]
+    Fallback,
+    /// It is answered 503, as Envoy does.
+    Reject,
+}
+
+impl Overflow {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -293,13 +355,55 @@ pub struct RetryBudget {
 }
 
 /// How an endpoint is chosen within a reference.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LoadBalancer {
     /// Two at random, the one with fewer requests under way (rule L2).
     #[default]
     LeastRequest,
     /// One after the other (rule L1).
     RoundRobin,
+    /// At random (rule L3).
+    Random,
+    /// By a hash of the request, so that equal requests go to the same endpoint (rule L5).
+    ConsistentHash(ConsistentHash),
+}
+
+/// Choosing by a hash of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConsistentHash {
+    /// What is hashed. A request that has none of it goes anywhere.
+    pub by: HashKey,
+    /// Size of the table that maps hashes to the endpoints of a reference; a prime number.
+    pub table_size: u32,
+}
+
+/// What of a request is hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HashKey {
+    /// The client's address, without the port.
+    SourceIp,
+    /// The values of these headers, names in lower case.
+    Headers(Vec<String>),
+    /// A cookie's value.
+    Cookie(HashCookie),
+    /// The values of these query parameters.
+    QueryParams(Vec<String>),
+}
+
+/// A cookie that is hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HashCookie {
+    /// Its name.
+    pub name: String,
+    /// Where given, a client without the cookie gets one that lives so long; zero: as long as its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<GatewayDuration>,
+    /// Further attributes of the cookie that is set; one without a value is a flag.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// How names are resolved (rules D1–D5).

@@ -131,6 +131,8 @@ pub enum Health {
     Trial,
     /// It has proved itself and gets a growing share.
     Ramping,
+    /// Its active check fails, or has not passed yet.
+    Unhealthy,
 }
 
 /// Something that happened to a pool or one of its endpoints.
@@ -164,4 +166,8 @@ pub enum SwitchKind {
     Ejection,
     /// An endpoint came back.
     Return,
+    /// An endpoint's active check failed.
+    Unhealthy,
+    /// An endpoint's active check passes again.
+    Healthy,
 }

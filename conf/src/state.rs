@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{
-    Action, Backend, BackendName, Gateway, GatewayName, Policy, PolicyName, Pool, PoolName, RefTarget,
+    Action, Backend, BackendName, Certificate, CertificateName, Gateway, GatewayName, Policy, PolicyName,
+    Pool, PoolName, RefTarget,
 };
 use crate::{Route, RouteName};
 
@@ -24,6 +25,8 @@ pub struct State {
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// Backends by name.
     pub backends: BTreeMap<BackendName, Arc<Backend>>,
+    /// Certificates by name.
+    pub certificates: BTreeMap<CertificateName, Arc<Certificate>>,
 }
 
 /// A reference to something that is not in the state. A state with one is never served.
@@ -44,6 +47,15 @@ impl State {
     pub fn validate_references(&self) -> Result<(), DanglingReference> {
         let dangling =
             |from: &str, to: &str| Err(DanglingReference { from: from.to_owned(), to: to.to_owned() });
+        for gateway in self.gateways.values() {
+            let certificates =
+                gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
+            for certificate in certificates {
+                if !self.certificates.contains_key(certificate) {
+                    return dangling(gateway.name.as_str(), certificate.as_str());
+                }
+            }
+        }
         for route in self.routes.values() {
             for attachment in &route.attachments {
                 let listener = self

@@ -150,9 +150,8 @@ pub(crate) struct Cluster {
     pub(crate) endpoint_slices: BTreeMap<Key, Object<EndpointSlice>>,
     /// The slices of each Service, in the order of their names.
     slices_by_service: BTreeMap<Key, BTreeSet<Key>>,
-    /// Nothing refers to them yet; they are kept so that their mistakes are found.
     pub(crate) secrets: BTreeMap<Key, Object<Secret>>,
-    /// As the secrets.
+    /// Nothing refers to them yet; they are kept so that their mistakes are found.
     pub(crate) config_maps: BTreeMap<Key, Object<ConfigMap>>,
     /// Objects that stand in a manifest and could not be read.
     pub(crate) refused: BTreeMap<ObjectId, Refused>,

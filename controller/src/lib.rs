@@ -94,7 +94,8 @@ pub fn check(sources: &[Source], options: &Options) -> Report {
 
 fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
-    let graph = graph::build_graph(&cluster, options, &mut diagnostics);
+    let now = jiff::Timestamp::now().as_second();
+    let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
     let state = translate::build_state(&graph);
     diagnostics::sort(&mut diagnostics);
     Report { diagnostics, state }

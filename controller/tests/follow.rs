@@ -196,3 +196,53 @@ async fn a_state_that_the_proxy_refuses_is_written_again() {
     .expect("a state that can be read again");
     world.stop().await;
 }
+
+/// A Gateway with an HTTPS listener, and its Secret.
+fn secured(chain: &str, key: &str) -> String {
+    let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: understudy}}\n\
+         spec: {{controllerName: understudy.dev/gateway-controller}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: eg}}\n\
+         spec: {{gatewayClassName: understudy, listeners: [{{name: https, protocol: HTTPS, port: 8443, \
+         tls: {{certificateRefs: [{{name: shop}}]}}}}]}}\n---\n\
+         apiVersion: v1\nkind: Secret\nmetadata: {{name: shop}}\ntype: kubernetes.io/tls\nstringData:\n  \
+         tls.crt: |\n{}  tls.key: |\n{}",
+        indented(chain),
+        indented(key)
+    )
+}
+
+#[tokio::test]
+async fn a_secret_that_became_broken_keeps_its_last_good_certificate_and_is_said() {
+    let make = || {
+        let made = rcgen::generate_simple_self_signed(["shop.example.com".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let ((chain, key), (other_chain, other_key)) = (make(), make());
+    let mut world = World::start(&secured(&chain, &key), false).await;
+    let first = world.report().await;
+    assert!(!first.has_errors(), "{}", common::lines(&first.diagnostics));
+    let served = |state: &State| {
+        let certificate = &state.certificates["secret/default/shop"];
+        (certificate.chain.clone(), certificate.key.expose_pem().to_owned())
+    };
+    let good = served(&read_state(&world.state_folder()));
+    // Another key, then nothing that is a key, then the chain gone.
+    for (chain, key) in [(&chain, &*other_key), (&chain, "no key"), (&String::new(), &*key)] {
+        fs::write(world.manifest("a.yaml"), secured(chain, key)).unwrap();
+        let report = world.report_with(Report::has_errors).await;
+        let said = common::lines(&report.diagnostics);
+        assert!(said.contains("Secret default/shop") && said.contains("LastGoodKept"), "{said}");
+        assert!(!said.contains(key), "{said}");
+        assert_eq!(served(&report.state), good);
+        assert_eq!(served(&read_state(&world.state_folder())), good);
+        assert_eq!(report.state.gateways["gateway/default/eg"].listeners.len(), 1);
+        fs::write(world.manifest("a.yaml"), secured(&good.0, &good.1)).unwrap();
+        world.report_with(|report| !report.has_errors()).await;
+    }
+    fs::write(world.manifest("a.yaml"), secured(&other_chain, &other_key)).unwrap();
+    world.report_with(|report| served(&report.state) != good).await;
+    assert_ne!(served(&read_state(&world.state_folder())), good);
+    world.stop().await;
+}

@@ -279,8 +279,22 @@ impl ActiveHealthCheck {
 impl HttpCheck {
     fn validate(&self, check: &mut Checker<'_>) {
         check.length("path", &self.path, 1, 1024);
+        if self.path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+            check.problem(
+                "path",
+                "it has a space, a control character or a letter outside ASCII",
+                "Write such characters in percent-encoding, as in %20.",
+            );
+        }
         if let Some(method) = &self.method {
             check.length("method", method, 1, 16);
+            if !is_method(method) || method.eq_ignore_ascii_case("CONNECT") {
+                check.problem(
+                    "method",
+                    format!("{method:?} cannot be used in a check"),
+                    "Use GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE or PATCH.",
+                );
+            }
         }
         if let Some(hostname) = &self.hostname {
             check.dns_name("hostname", hostname);
@@ -308,7 +322,24 @@ impl HttpCheck {
     }
 }
 
+/// Whether a text may stand as a method in a request line.
+fn is_method(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+}
+
 impl Payload {
+    /// The bytes that are meant; `None` where the text is no Base64.
+    #[must_use]
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        match self.kind {
+            PayloadType::Text => self.text.as_ref().map(|text| text.clone().into_bytes()),
+            PayloadType::Binary => {
+                let text = serde_json::Value::String(self.binary.clone()?);
+                serde_json::from_value::<k8s_openapi::ByteString>(text).ok().map(|bytes| bytes.0)
+            }
+        }
+    }
+
     fn validate(&self, check: &mut Checker<'_>) {
         let right = match self.kind {
             PayloadType::Text => self.text.is_some() && self.binary.is_none(),
@@ -320,6 +351,8 @@ impl Payload {
                 format!("type {:?} does not fit the fields given", self.kind),
                 "Give text for type Text, and binary (Base64) for type Binary.",
             );
+        } else if self.bytes().is_none() {
+            check.problem("binary", "it is not Base64", "Encode the bytes in Base64, or use type Text.");
         }
     }
 }

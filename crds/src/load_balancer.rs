@@ -216,10 +216,32 @@ impl ConsistentHash {
                 check.problem(field, message, "Let type and block name the same thing.");
             }
         }
+        if let Some(header) = &self.header {
+            check_token(check, "header.name", &header.name);
+        }
+        for (index, header) in self.headers.iter().flatten().enumerate() {
+            check_token(check, &format!("headers[{index}].name"), &header.name);
+        }
         if let Some(cookie) = &self.cookie {
             check.length("cookie.name", &cookie.name, 1, 256);
+            check_token(check, "cookie.name", &cookie.name);
+            for (name, value) in cookie.attributes.iter().flatten() {
+                check_token(check, "cookie.attributes", name);
+                if value.contains(|c: char| c == ';' || !(' '..='~').contains(&c)) {
+                    let message = format!("the value of {name} cannot stand in a cookie");
+                    check.problem("cookie.attributes", message, "Use printable ASCII without a semicolon.");
+                }
+            }
             check.duration("cookie.ttl", cookie.ttl.as_ref());
         }
+    }
+}
+
+/// Names of headers and cookies are tokens (RFC 9110, section 5.6.2).
+fn check_token(check: &mut Checker<'_>, field: &str, name: &str) {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        check.problem(field, format!("{name:?} is no valid name"), "Use letters, digits, \"-\" and \"_\".");
     }
 }
 

@@ -8,15 +8,17 @@ use parking_lot::Mutex;
 use understudy_conf::{PoolName, PoolReport};
 
 use crate::event::{Event, Hub};
-use crate::pool::Pool;
-use crate::record::{Endpoint, Record, ScopeKey};
-use crate::{Identity, Instant, MemberSpec, PoolSpec, report};
+use crate::pool::{Found, Pool};
+use crate::prober::{Check, CheckProbe, Schedule};
+use crate::record::{Due, Endpoint, Record, ScopeKey};
+use crate::{CheckResult, Identity, Instant, MemberSpec, PoolSpec, report};
 
 /// Every endpoint that some pool refers to, with what is known of it. It outlives reloads: an endpoint dies
 /// with its last reference.
 pub struct Engine {
     endpoints: Mutex<HashMap<Identity, Weak<Endpoint>>>,
     pools: Mutex<HashMap<PoolName, Weak<Pool>>>,
+    checks: Arc<Schedule>,
     hub: Arc<Hub>,
 }
 
@@ -35,6 +37,8 @@ pub struct Probe {
 pub struct Tick {
     /// Probes to run now; each is to be answered with [`Engine::probed`].
     pub probes: Vec<Probe>,
+    /// Active checks to run now; each is to be answered with [`Engine::checked`].
+    pub checks: Vec<CheckProbe>,
     /// When to call [`Engine::tick`] again, unless woken before.
     pub next: Instant,
 }
@@ -42,7 +46,12 @@ pub struct Tick {
 impl Engine {
     /// An engine without pools. `wake` is called whenever [`Self::tick`] should be called soon; it must not block.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { endpoints: Mutex::default(), pools: Mutex::default(), hub: Hub::new(wake) })
+        Arc::new(Self {
+            endpoints: Mutex::default(),
+            pools: Mutex::default(),
+            checks: Arc::default(),
+            hub: Hub::new(wake),
+        })
     }
 
     /// Builds a pool, or gives back the one that stands if nothing changed. Health, counters and what users were
@@ -54,8 +63,25 @@ impl Engine {
         }
         let name = spec.name.clone();
         let key = ScopeKey::from(&spec.scope);
-        let record_of = |member: &MemberSpec| self.record_of(member, &key, now);
+        let mut new_checks: Vec<Arc<Check>> = Vec::new();
+        let record_of = |member: &MemberSpec| {
+            let (record, is_new) = self.record_of(member, &key, now);
+            let check = self.check_of(member, &record, is_new, now).map(|(check, made)| {
+                if made {
+                    new_checks.push(check.clone());
+                }
+                check
+            });
+            Found { record, is_new, check }
+        };
         let pool = Pool::build(spec, record_of, previous.as_deref(), self.hub.clone(), now);
+        // Not before the pool stands: the result of a check is told to pools.
+        for check in &new_checks {
+            self.checks.add(check, now);
+        }
+        if !new_checks.is_empty() {
+            self.hub.wake();
+        }
         let mut pools = self.pools.lock();
         pools.insert(name, Arc::downgrade(&pool));
         pools.retain(|_, known| known.strong_count() > 0);
@@ -79,10 +105,38 @@ impl Engine {
         (record, true)
     }
 
+    /// The check that a member has to pass, one for all that ask the endpoint the same, and whether it is new.
+    fn check_of(
+        &self,
+        member: &MemberSpec,
+        record: &Arc<Record>,
+        is_new: bool,
+        now: Instant,
+    ) -> Option<(Arc<Check>, bool)> {
+        let Some(spec) = &member.check else {
+            record.set_check(None, false, !is_new);
+            return None;
+        };
+        let endpoint = record.endpoint();
+        let make = || {
+            Check::new(endpoint.clone(), spec.as_ref().clone(), self.checks.clone(), self.hub.clone(), now)
+        };
+        let (check, made) = endpoint.check(spec, make);
+        record.set_check(Some(&check), made, !is_new);
+        Some((check, made))
+    }
+
+    /// Active checks that have no result yet. A new world waits for them a little.
+    #[must_use]
+    pub fn pending_checks(&self) -> usize {
+        self.checks.pending()
+    }
+
     /// Forgets endpoints that no pool refers to any longer. To be called after a change of the state.
     pub fn forget_unused(&self) {
         self.endpoints.lock().retain(|_, endpoint| endpoint.strong_count() > 0);
         self.pools.lock().retain(|_, pool| pool.strong_count() > 0);
+        self.checks.forget_unused();
     }
 
     /// How many endpoints are known.
@@ -93,12 +147,16 @@ impl Engine {
 
     /// Moves on what time moves on, and says which probes to run.
     pub fn tick(&self, now: Instant) -> Tick {
-        let mut next = Instant::NEVER;
+        let (mut checks, mut next) = self.checks.due(now);
         let mut due: Vec<Arc<Record>> = Vec::new();
         for record in self.hub.watched().into_iter().filter_map(|record| record.upgrade()) {
             match record.due(now) {
-                Ok(()) => due.push(record.clone()),
-                Err(deadline) => next = next.min(deadline),
+                Due::Connect => due.push(record.clone()),
+                Due::Check(check, deadline) => {
+                    checks.extend(check.begin(now));
+                    next = next.min(deadline);
+                }
+                Due::Later(deadline) => next = next.min(deadline),
             }
             if record.stays_watched() {
                 self.hub.watch(Arc::downgrade(&record));
@@ -108,7 +166,7 @@ impl Engine {
         for pool in pools.into_iter().filter(|pool| pool.is_stale(now)) {
             pool.refresh(now);
         }
-        Tick { probes: one_per_endpoint(due), next }
+        Tick { probes: one_per_endpoint(due), checks, next }
     }
 
     /// A probe ended: connected, or not.
@@ -117,6 +175,11 @@ impl Engine {
             record.probed(connected, now);
         }
         self.hub.wake();
+    }
+
+    /// An active check ended.
+    pub fn checked(&self, probe: CheckProbe, result: CheckResult, now: Instant) {
+        probe.finish(result, now);
     }
 
     /// Takes what happened since the last call, oldest first.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use understudy_conf::PoolName;
 
-use crate::{Address, Cause, Instant, Record};
+use crate::{Address, Cause, CheckFailure, Instant, Record};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +52,22 @@ pub enum EventKind {
         endpoint: Address,
         /// How long it had been away.
         away: Duration,
+    },
+    /// An active check says that an endpoint may take no traffic.
+    Unhealthy {
+        /// The endpoint.
+        endpoint: Address,
+        /// Why the check failed.
+        failure: CheckFailure,
+        /// How long the check had said otherwise.
+        lasted: Duration,
+    },
+    /// An active check passes again.
+    Healthy {
+        /// The endpoint.
+        endpoint: Address,
+        /// How long it had failed.
+        lasted: Duration,
     },
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use understudy_conf::{GatewayDuration, Priority};
 
-use crate::choose::{self, Further};
+use crate::admission::{self, Admitted, Place, Room};
+use crate::choose::{self, Draws, Further};
 use crate::pool::{Member, Pool};
 use crate::retry::{self, Facts, Failure, GiveUp, Ground, Next, Used};
 use crate::{Cause, Instant, Outcome};
@@ -17,6 +18,8 @@ use crate::{Cause, Instant, Outcome};
 pub struct RequestTraits {
     /// Idempotent and without a body: it can be replayed elsewhere whatever happens.
     pub replayable: bool,
+    /// Hash of what the pool's balancer hashes, if it does and the request has it.
+    pub hash: Option<u64>,
 }
 
 /// Why there is no endpoint for a request.
@@ -31,6 +34,12 @@ pub enum NoEndpoint {
     /// No endpoint can serve: 503 (rule P9).
     #[error("no healthy upstream")]
     Unhealthy,
+    /// A limit of the pool was reached: 503 (rule B2).
+    #[error("overflow")]
+    Overflow,
+    /// All connections of the pool are in use: choose again after [`Exchange::room`] (rule B3).
+    #[error("all connections are in use")]
+    Wait,
 }
 
 /// The endpoint of an attempt.
@@ -44,6 +53,8 @@ pub struct Choice {
 
 struct Attempt {
     choice: Choice,
+    /// Index of the lane that counts it.
+    lane: usize,
     /// The request may be sent again though it reached the endpoint.
     replayable: bool,
     /// Its outcome, once it was told.
@@ -64,6 +75,8 @@ pub struct Exchange {
     pending: Option<Ground>,
     /// Chosen again, since only its pooled connection was dead.
     same_again: Option<Choice>,
+    /// Its place in a queue, while it waits.
+    place: Option<Place>,
     last_seen: Instant,
 }
 
@@ -81,6 +94,7 @@ impl Exchange {
             used: Used::default(),
             pending: None,
             same_again: None,
+            place: None,
             last_seen: now,
         }
     }
@@ -113,47 +127,81 @@ impl Exchange {
     /// Chooses the endpoint of the next attempt.
     ///
     /// # Errors
-    /// [`NoEndpoint`] if nothing can serve.
+    /// [`NoEndpoint`] if nothing can serve now. After [`NoEndpoint::Wait`] it is to be called again.
     pub fn choose(
         &mut self,
         request: RequestTraits,
         now: Instant,
         rng: &mut Rng,
     ) -> Result<Choice, NoEndpoint> {
-        self.end_attempt(now);
-        let ground = self.pending.take();
-        let view = self.pool.current(now);
-        let choice = if let Some(Choice { member, trial }) = self.same_again.take() {
-            // What was a trial stays one, so that it is replayed elsewhere if it fails.
-            Choice { member, trial: trial && self.pool.members()[member].record.begin_trial() }
-        } else if self.tried.is_empty() {
-            match choose::trial(&self.pool, &view, request, now) {
-                Some(member) => Choice { member, trial: true },
-                None => Choice { member: choose::first(&self.pool, &view, rng)?, trial: false },
+        let held = self.end_attempt(now);
+        let same_again = self.same_again.take();
+        let (choice, lane) = match (same_again, held) {
+            // The connection is replaced by a new one: it is the same request to the same endpoint. What was a
+            // trial stays one, so that it is replayed elsewhere if it fails.
+            (Some(Choice { member, trial }), Some((_, lane))) => {
+                let trial = trial && self.pool.members()[member].record.begin_trial();
+                (Choice { member, trial }, lane)
             }
-        } else {
-            let exhausted = self.exhausted_priorities();
-            let further =
-                Further { tried: &self.tried, exhausted: &exhausted, again: ground == Some(Ground::Policy) };
-            let member = choose::further(&self.pool, &view, &further, rng).ok_or(NoEndpoint::Unhealthy)?;
-            Choice { member, trial: false }
+            (_, held) => {
+                self.release(held);
+                self.choose_anew(request, now, rng)?
+            }
         };
-        drop(view);
+        self.pending = None;
         let retry = self.attempts > 0;
         if retry {
             self.pool.shared().retries.fetch_add(1, Ordering::Relaxed);
         }
         self.pool.members()[choice.member].record.begin();
         self.attempts += 1;
-        self.attempt = Some(Attempt { choice, replayable: request.replayable, settled: None, retry });
+        self.attempt = Some(Attempt { choice, lane, replayable: request.replayable, settled: None, retry });
         Ok(choice)
+    }
+
+    fn choose_anew(
+        &mut self,
+        request: RequestTraits,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Result<(Choice, usize), NoEndpoint> {
+        let pool = &self.pool;
+        let view = pool.current(now);
+        let mut draws = Draws::new(pool, request, rng);
+        let mut wanted = Choice { member: 0, trial: false };
+        if self.tried.is_empty() {
+            match choose::trial(pool, &view, request, draws.hash, now) {
+                Some(member) => wanted = Choice { member, trial: true },
+                None => wanted.member = choose::first(pool, &view, &mut draws)?,
+            }
+        } else {
+            let exhausted = self.exhausted_priorities();
+            let again = self.pending == Some(Ground::Policy);
+            let further = Further { tried: &self.tried, exhausted: &exhausted, again };
+            wanted.member =
+                choose::further(pool, &view, &further, &mut draws).ok_or(NoEndpoint::Unhealthy)?;
+        }
+        let admitted = admission::admit(pool, &view, wanted.member, &self.tried, &mut self.place, &mut draws);
+        let stays = admitted.as_ref().is_ok_and(|admitted| admitted.member == wanted.member);
+        if wanted.trial && !stays {
+            pool.members()[wanted.member].record.end_trial(None, now);
+        }
+        let Admitted { member, lane } = admitted?;
+        Ok((Choice { member, trial: wanted.trial && stays }, lane))
+    }
+
+    /// Resolves when a request that was told to wait may choose again.
+    #[must_use]
+    pub fn room(&self) -> Option<Room> {
+        self.place.as_ref().map(Place::room)
     }
 
     /// Whether some endpoint could take a further attempt.
     fn can_choose(&self, again: bool, now: Instant, rng: &mut Rng) -> bool {
         let exhausted = self.exhausted_priorities();
         let further = Further { tried: &self.tried, exhausted: &exhausted, again };
-        choose::further(&self.pool, &self.pool.current(now), &further, rng).is_some()
+        let mut draws = Draws::new(&self.pool, RequestTraits::default(), rng);
+        choose::further(&self.pool, &self.pool.current(now), &further, &mut draws).is_some()
     }
 
     fn exhausted_priorities(&self) -> Vec<Priority> {
@@ -302,9 +350,9 @@ impl Exchange {
         }
     }
 
-    /// The endpoint is free of this request.
-    fn end_attempt(&mut self, now: Instant) {
-        let Some(attempt) = self.attempt.take() else { return };
+    /// The attempt is over. Gives back what it holds still: a member's connection, and a place in a lane.
+    fn end_attempt(&mut self, now: Instant) -> Option<(usize, usize)> {
+        let attempt = self.attempt.take()?;
         let record = &self.pool.members()[attempt.choice.member].record;
         if attempt.choice.trial && attempt.settled.is_none() {
             record.end_trial(None, now);
@@ -313,12 +361,21 @@ impl Exchange {
         if attempt.retry {
             self.pool.shared().retries.fetch_sub(1, Ordering::Relaxed);
         }
+        Some((attempt.choice.member, attempt.lane))
+    }
+
+    /// The endpoint is free of this request.
+    fn release(&self, held: Option<(usize, usize)>) {
+        if let Some((member, lane)) = held {
+            admission::leave(&self.pool, member, lane);
+        }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.end_attempt(self.last_seen);
+        let held = self.end_attempt(self.last_seen);
+        self.release(held);
         self.pool.shared().active.fetch_sub(1, Ordering::Relaxed);
     }
 }

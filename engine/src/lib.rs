@@ -8,33 +8,43 @@
 //! ```text
 //! Exchange::begin(pool) ─ choose ─► Choice ─ (the caller connects and sends) ─► outcome ─► next ─► choose …
 //! Engine::tick(now) ─► probes of endpoints on trial ─ (the caller connects) ─► Engine::probed
+//!                  └► active checks that are due ─ (the caller asks) ─► Engine::checked
 //! ```
 //!
 //! Health is learned once: a [`Record`] per endpoint and scope (policy object and timeouts), whichever pools
 //! refer to it. A pool only decides whether it obeys (`maxEjectionPercent`).
 
+mod admission;
+mod check;
 mod choose;
 mod engine;
 mod event;
 mod evidence;
 mod exchange;
+mod hash;
 mod instant;
 mod obey;
 mod pool;
 mod priority;
+mod prober;
 mod record;
 mod report;
 mod retry;
+mod slow_start;
 mod spec;
 mod view;
 
+pub use admission::Room;
+pub use check::{CheckFailure, CheckResult, CheckSpec};
 pub use engine::{Engine, Probe, Tick};
 pub use event::{Event, EventKind};
 pub use evidence::{Cause, ConnectFailure, Outcome};
 pub use exchange::{Choice, Exchange, NoEndpoint, RequestTraits};
+pub use hash::hash;
 pub use instant::Instant;
 pub use pool::{Member, Pool};
 pub use priority::{GroupHealth, Loads, loads};
+pub use prober::CheckProbe;
 pub use record::{Endpoint, Phase, Record, ScopeKey};
 pub use retry::{Facts, Failure, GiveUp, Next, TimeoutKind};
 pub use spec::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};

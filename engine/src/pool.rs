@@ -1,16 +1,21 @@
 //! A pool at work: its members, its view of their health, its counters.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use understudy_conf::{PoolName, PoolState, Priority};
+use understudy_conf::{ConsistentHash, LoadBalancer, PoolName, PoolState, Priority};
 
+use crate::admission::Lane;
 use crate::event::{Event, EventKind, Hub};
+use crate::hash::{self, Table};
+use crate::prober::Check;
+use crate::slow_start::Joined;
 use crate::spec::PoolSpec;
 use crate::view::View;
-use crate::{Instant, MemberSpec, Record};
+use crate::{Identity, Instant, MemberSpec, Record};
 
 /// One endpoint in one pool.
 #[derive(Debug)]
@@ -19,10 +24,23 @@ pub struct Member {
     pub spec: MemberSpec,
     /// What is known of it.
     pub record: Arc<Record>,
+    /// The check that it has to pass.
+    pub(crate) check: Option<Arc<Check>>,
     /// Index of its reference in the pool.
     pub reference: usize,
     /// Its rank.
     pub priority: Priority,
+    /// What hashes are compared with.
+    pub(crate) key: u64,
+    pub(crate) state: Arc<MemberState>,
+}
+
+/// What a pool knows of an endpoint beside its health. It outlives rebuilds of the pool.
+#[derive(Debug)]
+pub(crate) struct MemberState {
+    /// Connections in use: requests of this pool under way at it.
+    pub(crate) in_use: AtomicUsize,
+    pub(crate) joined: Joined,
 }
 
 /// One reference of a pool at work; its specification has the same index in [`PoolSpec::refs`].
@@ -32,6 +50,10 @@ pub(crate) struct Reference {
     pub(crate) members: std::ops::Range<usize>,
     /// Whose turn it is (rule L1).
     pub(crate) turn: AtomicUsize,
+    /// What hashes are compared with.
+    pub(crate) key: u64,
+    /// Which endpoint a hash belongs to (rule L5), where there is a choice.
+    pub(crate) table: Option<Arc<Table>>,
 }
 
 /// What outlives a rebuild of the pool: its name, its counters, and what it told users last.
@@ -44,6 +66,7 @@ pub(crate) struct PoolShared {
     pub(crate) active: AtomicUsize,
     /// Retries under way.
     pub(crate) retries: AtomicUsize,
+    lanes: Mutex<BTreeMap<Priority, Arc<Lane>>>,
     serving: Mutex<Serving>,
 }
 
@@ -59,9 +82,23 @@ impl PoolShared {
         &self.name
     }
 
+    /// The counts of these priorities; those of others are forgotten.
+    fn lanes_of(&self, priorities: &[Priority]) -> Vec<Arc<Lane>> {
+        let mut lanes = self.lanes.lock();
+        lanes.retain(|priority, _| priorities.contains(priority));
+        priorities.iter().map(|priority| lanes.entry(*priority).or_default().clone()).collect()
+    }
+
     pub(crate) fn mark_changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
     }
+}
+
+/// What is known of a member, for building a pool.
+pub(crate) struct Found {
+    pub(crate) record: Arc<Record>,
+    pub(crate) is_new: bool,
+    pub(crate) check: Option<Arc<Check>>,
 }
 
 /// The pools of one rule at work.
@@ -70,6 +107,7 @@ pub struct Pool {
     members: Vec<Member>,
     refs: Vec<Reference>,
     priorities: Vec<Priority>,
+    lanes: Vec<Arc<Lane>>,
     shared: Arc<PoolShared>,
     view: ArcSwap<View>,
     view_until: AtomicU64,
@@ -93,7 +131,7 @@ impl Pool {
     /// Builds the pool of records; `previous` is the same pool before a change.
     pub(crate) fn build(
         spec: PoolSpec,
-        mut record_of: impl FnMut(&MemberSpec) -> (Arc<Record>, bool),
+        mut record_of: impl FnMut(&MemberSpec) -> Found,
         previous: Option<&Self>,
         hub: Arc<Hub>,
         now: Instant,
@@ -105,6 +143,7 @@ impl Pool {
                     changes: AtomicU64::new(0),
                     active: AtomicUsize::new(0),
                     retries: AtomicUsize::new(0),
+                    lanes: Mutex::default(),
                     serving: Mutex::new(Serving { primary: true, since: now }),
                 })
             },
@@ -118,27 +157,52 @@ impl Pool {
             .collect();
         priorities.sort_unstable();
         priorities.dedup();
-        let (mut members, mut refs) = (Vec::new(), Vec::new());
+        let (mut members, mut refs) = (Vec::<Member>::new(), Vec::<Reference>::new());
+        let mut states = known_states(previous);
         for (index, reference) in spec.refs.iter().enumerate() {
             let start = members.len();
             let had_healthy = previous.is_none_or(|previous| previous.has_healthy(reference.priority, now));
             for member in &reference.members {
-                let (record, is_new) = record_of(member);
+                let Found { record, is_new, check } = record_of(member);
                 record.set_detection(spec.scope.passive.as_ref());
-                if is_new && !had_healthy {
+                // With an active check it takes nothing until that passed.
+                if is_new && !had_healthy && check.is_none() {
                     record.join_on_trial(now);
                 }
                 record.attach_pool(&shared);
-                let spec = member.clone();
-                members.push(Member { spec, record, reference: index, priority: reference.priority });
+                let state = states.entry(member.identity.clone()).or_insert_with(|| {
+                    // All endpoints of a new pool are new: then none is.
+                    let joined = if previous.is_some() { Joined::at(now) } else { Joined::long_ago() };
+                    Arc::new(MemberState { in_use: AtomicUsize::new(0), joined })
+                });
+                members.push(Member {
+                    spec: member.clone(),
+                    record,
+                    check,
+                    reference: index,
+                    priority: reference.priority,
+                    key: hash::hash(member.identity.address.to_string().as_bytes()),
+                    state: state.clone(),
+                });
             }
-            refs.push(Reference { members: start..members.len(), turn: AtomicUsize::new(0) });
+            let same = spec.refs[..index].iter().filter(|other| other.origin == reference.origin).count();
+            refs.push(Reference {
+                turn: AtomicUsize::new(0),
+                key: hash::mix(hash::hash(reference.origin.as_bytes()), same as u64),
+                table: match &spec.load_balancer {
+                    LoadBalancer::ConsistentHash(hash) => build_table(hash, &members[start..], previous),
+                    _ => None,
+                },
+                members: start..members.len(),
+            });
         }
+        let lanes = shared.lanes_of(&priorities);
         let pool = Arc::new(Self {
             spec,
             members,
             refs,
             priorities,
+            lanes,
             shared,
             view: ArcSwap::from_pointee(View::default()),
             view_until: AtomicU64::new(0),
@@ -175,6 +239,11 @@ impl Pool {
     /// The priorities that have a reference with weight, ascending.
     pub(crate) fn priorities(&self) -> &[Priority] {
         &self.priorities
+    }
+
+    /// The counts of [`Self::priorities`], in the same order.
+    pub(crate) fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
     }
 
     pub(crate) fn shared(&self) -> &PoolShared {
@@ -226,6 +295,10 @@ impl Pool {
             PoolState::Fallback => false,
             PoolState::Panic | PoolState::Down => return,
         };
+        // The first round of checks is no failover.
+        if !primary && view.awaits_primary {
+            return;
+        }
         let mut serving = self.shared.serving.lock();
         if serving.primary == primary {
             return;
@@ -242,5 +315,21 @@ impl Pool {
                 EventKind::Failover { cause, lasted }
             },
         });
+    }
+}
+
+fn known_states(previous: Option<&Pool>) -> HashMap<Identity, Arc<MemberState>> {
+    let members = previous.map(Pool::members).unwrap_or_default();
+    members.iter().map(|member| (member.spec.identity.clone(), member.state.clone())).collect()
+}
+
+/// The table of a reference's members; the one that stands where nothing changed, since a table is costly.
+fn build_table(hash: &ConsistentHash, members: &[Member], previous: Option<&Pool>) -> Option<Arc<Table>> {
+    let keys: Vec<u64> = members.iter().map(|member| member.key).collect();
+    let mut known =
+        previous.into_iter().flat_map(Pool::refs).filter_map(|reference| reference.table.as_ref());
+    match known.find(|table| table.is_of(&keys, hash.table_size)) {
+        Some(table) => Some(table.clone()),
+        None => Table::build(keys, hash.table_size).map(Arc::new),
     }
 }

@@ -13,17 +13,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use understudy_conf::PassiveHealthCheck;
 
+use crate::check::CheckStanding;
 use crate::event::{Event, EventKind, Hub};
 use crate::evidence::{self, Counters};
 use crate::pool::PoolShared;
-use crate::{Cause, ConnectFailure, Identity, Instant, Outcome, Scope};
+use crate::prober::Check;
+use crate::{Cause, CheckSpec, ConnectFailure, Identity, Instant, Outcome, Scope};
 
 /// Longest ejection, unless the base is longer (rule O20).
 const MAX_EJECTION: Duration = Duration::from_secs(300);
 /// Shares of a returning endpoint in percent, one interval each; after the last one it is healthy.
 const RAMP: [u8; 3] = [10, 25, 50];
 /// Pause between two probes at least, whatever the interval.
-const MIN_PROBE_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const MIN_PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is shared by all that reach an endpoint, whatever their policy.
 #[derive(Debug)]
@@ -31,11 +33,17 @@ pub struct Endpoint {
     identity: Identity,
     active: AtomicUsize,
     records: Mutex<Vec<Weak<Record>>>,
+    checks: Mutex<Vec<Weak<Check>>>,
 }
 
 impl Endpoint {
     pub(crate) fn new(identity: Identity) -> Arc<Self> {
-        Arc::new(Self { identity, active: AtomicUsize::new(0), records: Mutex::default() })
+        Arc::new(Self {
+            identity,
+            active: AtomicUsize::new(0),
+            records: Mutex::default(),
+            checks: Mutex::default(),
+        })
     }
 
     /// What makes the endpoint itself.
@@ -60,6 +68,18 @@ impl Endpoint {
 
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         self.records.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The check that asks this of the endpoint; a new one, and true, if there is none.
+    pub(crate) fn check(&self, spec: &CheckSpec, make: impl FnOnce() -> Arc<Check>) -> (Arc<Check>, bool) {
+        let mut checks = self.checks.lock();
+        checks.retain(|known| known.strong_count() > 0);
+        if let Some(known) = checks.iter().filter_map(Weak::upgrade).find(|known| known.spec() == spec) {
+            return (known, false);
+        }
+        let made = make();
+        checks.push(Arc::downgrade(&made));
+        (made, true)
     }
 
     pub(crate) fn attach(&self, record: &Arc<Record>) {
@@ -127,6 +147,8 @@ struct Inner {
     proven_since: Instant,
     /// When the endpoint was last taken out of service; `None` where it joined on trial.
     ejected_at: Option<Instant>,
+    /// What ejected it last.
+    ejected_by: Option<Cause>,
     /// A probe is under way.
     probing: bool,
     last_cause: Option<Cause>,
@@ -137,6 +159,8 @@ pub struct Record {
     endpoint: Arc<Endpoint>,
     key: ScopeKey,
     inner: Mutex<Inner>,
+    /// The active check that proves it, in place of a connection of the proxy's.
+    check: Mutex<Option<Arc<Check>>>,
     /// False while nothing but successes happened: then a success costs one load.
     marked: AtomicBool,
     /// A trial request is under way.
@@ -184,9 +208,11 @@ impl Record {
                 multiplier: 0,
                 proven_since: now,
                 ejected_at: None,
+                ejected_by: None,
                 probing: false,
                 last_cause: None,
             }),
+            check: Mutex::default(),
             marked: AtomicBool::new(false),
             trial: AtomicBool::new(false),
             watched: AtomicBool::new(false),
@@ -253,6 +279,24 @@ impl Record {
             drop(inner);
             self.changed();
         }
+    }
+
+    /// Which check proves the endpoint in this scope. `made` says whether the check is new, `known` whether the
+    /// record was there before: then the endpoint goes on serving until the new check fails.
+    pub(crate) fn set_check(self: &Arc<Self>, check: Option<&Arc<Check>>, made: bool, known: bool) {
+        let mut mine = self.check.lock();
+        if let Some(check) = check {
+            let stood_well = mine.as_ref().is_none_or(|before| before.standing() == CheckStanding::Passing);
+            if made && known && stood_well {
+                check.assume_passing();
+            }
+            check.attach(self);
+        }
+        *mine = check.cloned();
+    }
+
+    pub(crate) fn check(&self) -> Option<Arc<Check>> {
+        self.check.lock().clone()
     }
 
     pub(crate) fn attach_pool(&self, pool: &Arc<PoolShared>) {
@@ -343,6 +387,7 @@ impl Record {
         let duration = (base * inner.multiplier).min(longest);
         inner.phase = Phase::Ejected { until: now.after(duration) };
         inner.ejected_at = Some(now);
+        inner.ejected_by = Some(cause);
         inner.probing = false;
         self.ejections.fetch_add(1, Ordering::Relaxed);
         self.hub.push(Event {
@@ -352,12 +397,12 @@ impl Record {
         });
     }
 
-    fn pool_name(&self) -> Option<understudy_conf::PoolName> {
+    pub(crate) fn pool_name(&self) -> Option<understudy_conf::PoolName> {
         self.pools.lock().iter().find_map(Weak::upgrade).map(|pool| pool.name().clone())
     }
 
     /// The pools must look again, and the driver too.
-    fn changed(&self) {
+    pub(crate) fn changed(&self) {
         for pool in self.pools.lock().iter().filter_map(Weak::upgrade) {
             pool.mark_changed();
         }
@@ -406,19 +451,64 @@ impl Record {
         }
     }
 
-    /// If a probe is due, marks it as under way. `Ok` with a probe to run; `Err` with the next deadline.
-    pub(crate) fn due(&self, now: Instant) -> Result<(), Instant> {
+    /// What is due; a connection is marked as under way.
+    pub(crate) fn due(&self, now: Instant) -> Due {
         let standing = self.standing(now);
+        let check = self.check();
         let mut inner = self.inner.lock();
-        match inner.phase {
-            Phase::Probing { next } if !inner.probing && now >= next => {
-                inner.probing = true;
-                Ok(())
+        match (inner.phase, check) {
+            (Phase::Probing { next }, Some(check)) if now >= next => {
+                let interval = inner.detection.as_ref().map_or(Duration::ZERO, |d| d.interval.into());
+                let next = now.after(interval.max(MIN_PROBE_PAUSE));
+                inner.phase = Phase::Probing { next };
+                Due::Check(check, next)
             }
-            Phase::Probing { next } if !inner.probing => Err(next),
-            Phase::Probing { .. } => Err(Instant::NEVER),
-            _ => Err(standing.until),
+            (Phase::Probing { next }, Some(_)) => Due::Later(next),
+            (Phase::Probing { .. }, None) if inner.probing => Due::Later(Instant::NEVER),
+            (Phase::Probing { next }, None) if now >= next => {
+                inner.probing = true;
+                Due::Connect
+            }
+            (Phase::Probing { next }, None) => Due::Later(next),
+            _ => Due::Later(standing.until),
         }
+    }
+
+    /// An active check that began at `began` ended. `connects`: its pass shows that connections can be made.
+    pub(crate) fn checked(&self, passed: bool, connects: bool, began: Instant, now: Instant) {
+        if !self.marked.load(Ordering::Relaxed) {
+            return;
+        }
+        self.standing(now);
+        let mut inner = self.inner.lock();
+        if !passed {
+            inner.proven_since = now;
+            return;
+        }
+        let interval = inner.detection.as_ref().map_or(Duration::ZERO, |detection| detection.interval.into());
+        // What was asked before the ejection says nothing about after it.
+        let after = inner.ejected_at.is_none_or(|ejected_at| began >= ejected_at);
+        match inner.phase {
+            // O26, replaced: only a failure to connect is disproved.
+            Phase::Ejected { .. } if after && connects && inner.ejected_by.is_some_and(is_of_connecting) => {}
+            Phase::Probing { .. } if after => {}
+            Phase::Healthy | Phase::Ramping { .. } => {
+                if inner.multiplier > 0 && now.since(inner.proven_since) >= interval {
+                    inner.multiplier -= 1;
+                    inner.proven_since = now;
+                }
+                return;
+            }
+            _ => return,
+        }
+        inner.probing = false;
+        inner.counters = Counters::default();
+        inner.phase = match inner.ejected_at {
+            Some(_) => Phase::Trial { since: now, successes: 0 },
+            None => Phase::Healthy,
+        };
+        drop(inner);
+        self.changed();
     }
 
     /// A probe ended. Returns true if the endpoint moved on.
@@ -486,6 +576,25 @@ impl Record {
         }
         drop(inner);
         self.changed();
+    }
+}
+
+/// What a record needs.
+pub(crate) enum Due {
+    /// A connection of the proxy's.
+    Connect,
+    /// This check; the record is to be looked at again then.
+    Check(Arc<Check>, Instant),
+    /// Nothing before then.
+    Later(Instant),
+}
+
+/// Whether a plain connection would show that the cause is gone.
+fn is_of_connecting(cause: Cause) -> bool {
+    match cause {
+        Cause::Connect(failure) => !matches!(failure, ConnectFailure::Tls | ConnectFailure::Certificate),
+        Cause::TimeoutConnecting => true,
+        _ => false,
     }
 }
 

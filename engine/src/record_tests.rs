@@ -20,12 +20,13 @@ fn spec(panic_threshold: u8, passive: PassiveHealthCheck) -> PoolSpec {
         retry: None,
         circuit_breaker: understudy_conf::CircuitBreaker::default(),
         load_balancer: understudy_conf::LoadBalancer::LeastRequest,
+        slow_start: None,
         refs: vec![RefSpec {
             origin: "backend/default/a".into(),
             invalid: false,
             priority: 0,
             weight: 1,
-            members: vec![MemberSpec { identity, hostname: None }],
+            members: vec![MemberSpec { identity, hostname: None, check: None }],
         }],
     }
 }

@@ -4,6 +4,7 @@ use understudy_conf::{EndpointHealth, EndpointReport, Health, PoolReport};
 
 use crate::Instant;
 use crate::pool::Pool;
+use crate::prober::CheckProblem;
 use crate::record::Phase;
 use crate::view::{MemberView, rank};
 
@@ -26,7 +27,7 @@ pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {
                 requests: record.requests(),
                 failures: record.failures(),
                 ejections: record.ejections(),
-                last_error: seen.last_cause.map(|cause| cause.to_string()),
+                last_error: last_error(seen),
             }
         })
         .collect();
@@ -39,14 +40,23 @@ pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {
     }
 }
 
+fn last_error(seen: &MemberView) -> Option<String> {
+    match seen.check {
+        Some(CheckProblem::Failing(failure)) => Some(format!("active check: {failure}")),
+        Some(CheckProblem::Pending) => Some("active check: no result yet".to_owned()),
+        None => seen.last_cause.map(|cause| cause.to_string()),
+    }
+}
+
 fn health(seen: &MemberView, now: Instant) -> EndpointHealth {
     let (mut remaining_ms, mut share) = (None, None);
     let state = match seen.phase {
-        Phase::Healthy => Health::Healthy,
         Phase::Ejected { until } => {
             remaining_ms = u64::try_from(until.since(now).as_millis()).ok();
             Health::Ejected
         }
+        _ if seen.check.is_some() => Health::Unhealthy,
+        Phase::Healthy => Health::Healthy,
         Phase::Probing { .. } => Health::Probing,
         Phase::Trial { .. } => Health::Trial,
         Phase::Ramping { .. } => {

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use understudy_conf::{
-    CircuitBreaker, LoadBalancer, PassiveHealthCheck, Percent, PolicyName, PoolName, Priority, Retry,
-    Timeouts, UpstreamProtocol, Weight,
+    CircuitBreaker, GatewayDuration, LoadBalancer, PassiveHealthCheck, Percent, PolicyName, PoolName,
+    Priority, Retry, Timeouts, UpstreamProtocol, Weight,
 };
+
+use crate::CheckSpec;
 
 /// Where bytes are sent: an address that needs no further resolution.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +61,8 @@ pub struct MemberSpec {
     pub identity: Identity,
     /// The name that the address came from, for reports.
     pub hostname: Option<Arc<str>>,
+    /// What it is asked before and while it takes traffic, if anything.
+    pub check: Option<Arc<CheckSpec>>,
 }
 
 /// One reference of a pool.
@@ -91,6 +95,8 @@ pub struct PoolSpec {
     pub circuit_breaker: CircuitBreaker,
     /// How an endpoint is chosen within a reference.
     pub load_balancer: LoadBalancer,
+    /// Time over which the share of an endpoint that joins or returns grows (rule L6).
+    pub slow_start: Option<GatewayDuration>,
     /// The references, in the order of the rule.
     pub refs: Vec<RefSpec>,
 }

@@ -1,10 +1,11 @@
 //! What a pool sees of its members at a moment: who may be chosen, and how the load is shared.
 
-use understudy_conf::{PoolState, Priority};
+use understudy_conf::{LoadBalancer, PoolState, Priority};
 
 use crate::obey::{self, Candidate};
-use crate::pool::Pool;
+use crate::pool::{Member, Pool};
 use crate::priority::{self, GroupHealth};
+use crate::prober::CheckProblem;
 use crate::record::{Phase, Standing};
 use crate::{Cause, Instant};
 
@@ -16,6 +17,8 @@ pub(crate) struct MemberView {
     /// Takes traffic: healthy, ramping, or ejected without the pool obeying.
     pub(crate) usable: bool,
     pub(crate) last_cause: Option<Cause>,
+    /// What its active check has against it.
+    pub(crate) check: Option<CheckProblem>,
 }
 
 /// The references of one priority that can be drawn.
@@ -46,6 +49,8 @@ pub(crate) struct View {
     pub(crate) trials: Vec<usize>,
     /// Endpoints that are not usable may be chosen when nothing else can serve (panic).
     pub(crate) desperate: bool,
+    /// Some primary endpoint's active check has no result yet.
+    pub(crate) awaits_primary: bool,
     /// Some member that can be drawn takes traffic.
     pub(crate) any_usable: bool,
     /// Some usable member gets less than its share.
@@ -64,6 +69,7 @@ impl Default for View {
             load: Vec::new(),
             trials: Vec::new(),
             desperate: false,
+            awaits_primary: false,
             any_usable: false,
             ramping: false,
             state: PoolState::Down,
@@ -76,7 +82,7 @@ impl Default for View {
 impl View {
     pub(crate) fn build(pool: &Pool, now: Instant) -> Self {
         let standings: Vec<Standing> =
-            pool.members().iter().map(|member| member.record.standing(now)).collect();
+            pool.members().iter().map(|member| standing_of(pool, member, now)).collect();
         let priorities = pool.priorities();
         let members = member_views(pool, &standings);
         let in_group = |index: usize, priority: Priority| {
@@ -135,13 +141,20 @@ impl View {
             .collect();
         let lowest_with_load = load.iter().rposition(|share| *share > 0).unwrap_or(priorities.len());
         let trials = (0..members.len())
-            .filter(|&index| matches!(members[index].phase, Phase::Trial { .. }))
+            .filter(|&index| {
+                matches!(members[index].phase, Phase::Trial { .. }) && members[index].check.is_none()
+            })
             .filter(|&index| {
                 priorities.iter().take(lowest_with_load + 1).any(|&priority| in_group(index, priority))
             })
             .collect();
         let state = pool_state(&load, priorities, desperate);
         Self {
+            awaits_primary: pool
+                .members()
+                .iter()
+                .zip(&members)
+                .any(|(member, seen)| member.priority == 0 && seen.check == Some(CheckProblem::Pending)),
             reason: reason(pool, &members, state),
             ramping: members.iter().any(|seen| seen.usable && seen.share < 100),
             until: standings.iter().map(|standing| standing.until).min().unwrap_or(Instant::NEVER),
@@ -156,8 +169,22 @@ impl View {
     }
 }
 
+/// Where a member stands; in a pool with a slow start that takes the place of the ramp.
+fn standing_of(pool: &Pool, member: &Member, now: Instant) -> Standing {
+    let mut standing = member.record.standing(now);
+    let balances = matches!(pool.spec().load_balancer, LoadBalancer::LeastRequest | LoadBalancer::RoundRobin);
+    if let Some(window) = pool.spec().slow_start.filter(|_| balances) {
+        let (share, until) = member.state.joined.share(standing.phase, window.into(), now);
+        standing.share = share;
+        standing.until = standing.until.min(until);
+    }
+    standing
+}
+
 fn member_views(pool: &Pool, standings: &[Standing]) -> Vec<MemberView> {
     let priorities = pool.priorities();
+    let checks: Vec<Option<CheckProblem>> =
+        pool.members().iter().map(|member| member.check.as_deref().and_then(CheckProblem::of)).collect();
     let joined_on_trial = |standing: &Standing| {
         standing.ejected_at.is_none() && matches!(standing.phase, Phase::Probing { .. })
     };
@@ -177,7 +204,7 @@ fn member_views(pool: &Pool, standings: &[Standing]) -> Vec<MemberView> {
             let candidate = Candidate {
                 group: of_group(index)?,
                 ejected_at: standing.ejected_at.filter(|_| is_out(standing)),
-                serves: !joined_on_trial(standing),
+                serves: !joined_on_trial(standing) && checks[index].is_none(),
             };
             Some((index, candidate))
         })
@@ -190,23 +217,32 @@ fn member_views(pool: &Pool, standings: &[Standing]) -> Vec<MemberView> {
     standings
         .iter()
         .zip(obeyed)
-        .map(|(standing, obeyed)| MemberView {
+        .zip(checks)
+        .map(|((standing, obeyed), check)| MemberView {
             phase: standing.phase,
             share: standing.share,
-            usable: !obeyed && !joined_on_trial(standing),
+            // H5
+            usable: !obeyed && !joined_on_trial(standing) && check.is_none(),
             last_cause: standing.last_cause,
+            check,
         })
         .collect()
 }
 
 /// Order in which endpoints that are not usable are chosen: on trial before ejected, proved before unproved.
 pub(crate) fn rank(seen: &MemberView) -> u8 {
-    match seen.phase {
+    let by_phase = match seen.phase {
         Phase::Healthy | Phase::Ramping { .. } => 0,
         Phase::Trial { .. } => 1,
         Phase::Probing { .. } => 2,
         Phase::Ejected { .. } => 3,
-    }
+    };
+    let by_check = match seen.check {
+        None => 0,
+        Some(CheckProblem::Pending) => 2,
+        Some(CheckProblem::Failing(_)) => 3,
+    };
+    by_phase.max(by_check)
 }
 
 fn best_rank(pool: &Pool, members: &[MemberView], priority: Priority) -> u8 {
@@ -246,10 +282,14 @@ fn reason(pool: &Pool, members: &[MemberView], state: PoolState) -> String {
     let worst = primaries().filter(|(seen, _)| !seen.usable).max_by_key(|(seen, _)| rank(seen));
     let example = worst.map(|(seen, member)| {
         let address = &member.record.endpoint().identity().address;
-        match (seen.phase, seen.last_cause) {
-            (Phase::Ejected { .. }, Some(cause)) => format!("{address} ejected: {cause}"),
-            (_, Some(cause)) => format!("{address} on trial after: {cause}"),
-            (_, None) => format!("{address} on trial: it has not been reached yet"),
+        match (seen.phase, seen.check, seen.last_cause) {
+            (Phase::Ejected { .. }, _, Some(cause)) => format!("{address} ejected: {cause}"),
+            (_, Some(CheckProblem::Failing(failure)), _) => {
+                format!("{address} fails its active check: {failure}")
+            }
+            (_, Some(CheckProblem::Pending), _) => format!("{address} has not passed its active check yet"),
+            (_, None, Some(cause)) => format!("{address} on trial after: {cause}"),
+            (_, None, None) => format!("{address} on trial: it has not been reached yet"),
         }
     });
     match (state, example) {

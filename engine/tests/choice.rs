@@ -147,7 +147,7 @@ fn a_pooled_connection_found_dead_is_replaced_at_the_same_endpoint_and_charges_n
 fn r8_retries_under_way_are_limited() {
     let mut world = World::new();
     let retry = policy(3, &[RetryTrigger::Status5xx]);
-    let breaker = CircuitBreaker { max_parallel_retries: 2, retry_budget: None };
+    let breaker = CircuitBreaker { max_parallel_retries: 2, ..CircuitBreaker::default() };
     let refs = vec![reference(0, 1, &[1]), reference(1, 1, &[9])];
     let pool = world.pool(PoolSpec { retry, circuit_breaker: breaker, ..spec("a", None, refs) });
     let mut under_way = Vec::new();
@@ -169,7 +169,8 @@ fn r8_retries_under_way_are_limited() {
 fn r8_a_retry_budget_is_a_share_of_the_requests_under_way() {
     let mut world = World::new();
     let budget = RetryBudget { numerator: 20, denominator: 100, min_retry_concurrency: 1 };
-    let breaker = CircuitBreaker { max_parallel_retries: 0, retry_budget: Some(budget) };
+    let breaker =
+        CircuitBreaker { max_parallel_retries: 0, retry_budget: Some(budget), ..CircuitBreaker::default() };
     let retry = policy(3, &[RetryTrigger::Status5xx]);
     let refs = vec![reference(0, 1, &[1]), reference(1, 1, &[9])];
     let pool = world.pool(PoolSpec { retry, circuit_breaker: breaker, ..spec("a", None, refs) });

@@ -142,6 +142,7 @@ fn a_returning_primary_is_probed_tried_and_then_back() {
             EventKind::Failover { .. } => "failover",
             EventKind::Return { .. } => "return",
             EventKind::Failback { .. } => "failback",
+            EventKind::Unhealthy { .. } | EventKind::Healthy { .. } => "check",
         })
         .collect();
     assert_eq!(kinds, ["ejection", "failover", "return", "failback"]);

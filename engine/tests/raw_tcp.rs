@@ -30,6 +30,7 @@ fn reference(priority: u32, addresses: &[SocketAddr]) -> RefSpec {
             protocol: understudy_conf::UpstreamProtocol::Http1,
         },
         hostname: None,
+        check: None,
     };
     RefSpec { members: addresses.iter().map(member).collect(), ..common::reference(priority, 1, &[]) }
 }
@@ -63,7 +64,7 @@ impl Relay {
     async fn relay(&mut self, bytes: &[u8]) -> Result<(String, u32), Failure> {
         let mut exchange = Exchange::begin(self.pool.clone(), self.now());
         // Nothing of the client's bytes is delivered until the connection stands.
-        let request = RequestTraits { replayable: true };
+        let request = RequestTraits { replayable: true, ..RequestTraits::default() };
         loop {
             let choice = exchange.choose(request, self.now(), &mut self.rng).unwrap();
             let failure = match talk(self.address(choice.member), bytes, &exchange).await {

@@ -1,7 +1,8 @@
-//! What happens without a request: endpoints on trial are connected to, and users are told of switches.
+//! What happens without a request: endpoints on trial are connected to, active checks are run, and users are told
+//! of switches.
 //!
-//! Inputs: the engine's ticks. Outputs: connections that are closed at once, log lines, metrics, the list of
-//! the last switches.
+//! Inputs: the engine's ticks. Outputs: connections that are closed at once, checks, log lines, metrics, the list
+//! of the last switches.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,15 +10,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use understudy_conf::{Reports, Switch, SwitchKind};
-use understudy_engine::{Address, Engine, Event, EventKind, Instant, Probe};
+use understudy_engine::{Address, CheckProbe, CheckResult, Engine, Event, EventKind, Instant, Probe};
 
+use crate::check;
 use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ProbeKind};
 
 /// Probes under way at once.
 const PARALLEL_PROBES: usize = 64;
+/// Active checks under way at once.
+const PARALLEL_CHECKS: usize = 256;
 /// Switches that are remembered.
 const REMEMBERED: usize = 1000;
 
@@ -28,6 +32,9 @@ pub(crate) struct Driver {
     clock: Clock,
     metrics: Arc<Metrics>,
     probes: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    /// Active checks without a result.
+    pending: watch::Sender<usize>,
     switches: Mutex<VecDeque<Switch>>,
 }
 
@@ -39,7 +46,9 @@ impl Driver {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let probes = Arc::new(Semaphore::new(PARALLEL_PROBES));
-        Arc::new(Self { engine, wake, clock, metrics, probes, switches: Mutex::default() })
+        let checks = Arc::new(Semaphore::new(PARALLEL_CHECKS));
+        let pending = watch::Sender::new(0);
+        Arc::new(Self { engine, wake, clock, metrics, probes, checks, pending, switches: Mutex::default() })
     }
 
     /// Runs until it is dropped.
@@ -49,6 +58,9 @@ impl Driver {
             let tick = self.engine.tick(now);
             for probe in tick.probes {
                 tokio::spawn(self.clone().probe(probe));
+            }
+            for check in tick.checks {
+                tokio::spawn(self.clone().check(check));
             }
             for event in self.engine.drain_events() {
                 self.announce(event);
@@ -68,7 +80,34 @@ impl Driver {
         let Ok(_permit) = self.probes.acquire().await else { return };
         let address = &probe.endpoint.identity().address;
         let connected = matches!(tokio::time::timeout(probe.timeout, connect(address)).await, Ok(Ok(())));
+        self.metrics.count_probe(ProbeKind::Trial, connected);
         self.engine.probed(&probe, connected, self.clock.now());
+    }
+
+    async fn check(self: Arc<Self>, probe: CheckProbe) {
+        let Ok(_permit) = self.checks.acquire().await else { return };
+        let result = check::run(&probe.address(), probe.spec()).await;
+        self.metrics.count_probe(ProbeKind::Check, result == CheckResult::Passed);
+        if let CheckResult::Failed(failure) = result {
+            log::debug!("active check of {}: {failure}", probe.address());
+        }
+        self.engine.checked(probe, result, self.clock.now());
+        self.count_pending();
+    }
+
+    fn count_pending(&self) {
+        self.pending.send_if_modified(|pending| {
+            let now = self.engine.pending_checks();
+            now != std::mem::replace(pending, now)
+        });
+    }
+
+    /// Waits until every active check has a result. False if that takes longer than `bound`.
+    pub(crate) async fn first_checks(&self, bound: Duration) -> bool {
+        self.count_pending();
+        let mut pending = self.pending.subscribe();
+        // The sender lives as long as `self`, so the only error is the time-out.
+        tokio::time::timeout(bound, pending.wait_for(|pending| *pending == 0)).await.is_ok()
     }
 
     fn announce(&self, event: Event) {
@@ -83,13 +122,22 @@ impl Driver {
             EventKind::Return { endpoint, away } => {
                 (SwitchKind::Return, Some(endpoint.to_string()), "its trial succeeded".to_owned(), away)
             }
+            EventKind::Unhealthy { endpoint, failure, lasted } => {
+                (SwitchKind::Unhealthy, Some(endpoint.to_string()), failure.to_string(), lasted)
+            }
+            EventKind::Healthy { endpoint, lasted } => (
+                SwitchKind::Healthy,
+                Some(endpoint.to_string()),
+                "its active check passes".to_owned(),
+                lasted,
+            ),
         };
         let counters = self.metrics.pool(pool.as_str());
         match kind {
             SwitchKind::Failover => counters.failovers.inc(),
             SwitchKind::Failback => counters.failbacks.inc(),
             SwitchKind::Ejection => counters.ejections.inc(),
-            SwitchKind::Return => {}
+            SwitchKind::Return | SwitchKind::Unhealthy | SwitchKind::Healthy => {}
         }
         let what = endpoint.as_deref().unwrap_or("");
         match kind {
@@ -97,6 +145,8 @@ impl Driver {
             SwitchKind::Failback => log::info!("failback of {pool} after {lasted:?}: {cause}"),
             SwitchKind::Ejection => log::warn!("{what} of {pool} is ejected: {cause}"),
             SwitchKind::Return => log::info!("{what} of {pool} is back after {lasted:?}: {cause}"),
+            SwitchKind::Unhealthy => log::warn!("{what} of {pool} fails its active check: {cause}"),
+            SwitchKind::Healthy => log::info!("{what} of {pool} is healthy after {lasted:?}: {cause}"),
         }
         let mut switches = self.switches.lock();
         if switches.len() == REMEMBERED {

@@ -3,6 +3,7 @@
 //! Purpose: serve what stands in the state directory. Inputs: the state, clients' connections, answers of name
 //! servers. Outputs: requests to endpoints, the log of them, metrics and reports.
 
+mod check;
 mod driver;
 mod server;
 mod service;

@@ -58,6 +58,15 @@ impl AttemptOutcome {
     ];
 }
 
+/// What a request of the proxy's own was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// To see whether an endpoint on trial answers.
+    Trial,
+    /// An active health check.
+    Check,
+}
+
 /// Why metrics cannot be set up or written.
 #[derive(Debug, thiserror::Error)]
 #[error("metrics: {0}")]
@@ -73,6 +82,8 @@ pub struct Metrics {
     failbacks: IntCounterVec,
     ejections: IntCounterVec,
     serving: IntGaugeVec,
+    /// By kind, failed and passed.
+    probes: [[IntCounter; 2]; 2],
     /// Attempts after the first.
     pub retries: IntCounter,
     /// Lines of the access log that were dropped, because its writer could not keep up.
@@ -158,6 +169,7 @@ impl Metrics {
             &["pool"],
         )?;
         registry.register(Box::new(serving.clone()))?;
+        let probes = counters("understudy_probes_total", "Probes of endpoints.", &["kind", "result"])?;
         let build = IntGaugeVec::new(Opts::new("understudy_build_info", "Always 1."), &["version"])?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&[version]).set(1);
@@ -173,6 +185,8 @@ impl Metrics {
             failbacks: counters("understudy_failbacks_total", "Switches to the primary pool.", &["pool"])?,
             ejections: counters("understudy_ejections_total", "Endpoints ejected.", &["pool"])?,
             serving,
+            probes: ["trial", "check"]
+                .map(|kind| ["failed", "passed"].map(|result| probes.with_label_values(&[kind, result]))),
             retries: counter("understudy_retries_total", "Attempts after the first.")?,
             log_dropped: counter("understudy_access_log_dropped_total", "Lines that were not written.")?,
             dns_failures: gauge("understudy_dns_failures", "Look-ups of names that failed so far.")?,
@@ -183,6 +197,11 @@ impl Metrics {
             routes: Mutex::default(),
             pools: Mutex::default(),
         })
+    }
+
+    /// Counts a probe.
+    pub fn count_probe(&self, kind: ProbeKind, passed: bool) {
+        self.probes[kind as usize][usize::from(passed)].inc();
     }
 
     /// The handles of a route. Asked for again, it gives the same counters.
@@ -303,6 +322,21 @@ mod tests {
                 "understudy_upstream_attempts_total{{outcome=\"{name}\",pool=\"p\"}} {}\n",
                 times + 1
             );
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn probes_are_counted_by_kind_and_result() {
+        let metrics = metrics();
+        metrics.count_probe(ProbeKind::Trial, true);
+        metrics.count_probe(ProbeKind::Check, false);
+        metrics.count_probe(ProbeKind::Check, false);
+        let text = metrics.encode().unwrap();
+        for (kind, result, count) in
+            [("trial", "passed", 1), ("trial", "failed", 0), ("check", "passed", 0), ("check", "failed", 2)]
+        {
+            let line = format!("understudy_probes_total{{kind=\"{kind}\",result=\"{result}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");
         }
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use pingora_core::apps::HttpServerOptions;
+use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use tokio::runtime::Handle;
@@ -22,7 +24,7 @@ use crate::access_log::{AccessLog, AccessLogError, LogDestination, LogFormat};
 use crate::admin::{Admin, AdminError, AdminPages};
 use crate::clock::Clock;
 use crate::driver::Driver;
-use crate::listeners::{BindError, ListenerOptions, Listeners};
+use crate::listeners::{BindError, ListenerOptions, Listeners, TlsTable};
 use crate::metrics::{Metrics, MetricsError};
 use crate::resolver::{Resolver, ResolverError, ResolverOptions};
 use crate::service::Service;
@@ -32,10 +34,14 @@ use crate::world::{World, names};
 
 /// How long a new world waits for the first answer of its names.
 const NAMES_BOUND: Duration = Duration::from_secs(5);
+/// How long a new world waits for the first round of active checks.
+const CHECKS_BOUND: Duration = Duration::from_secs(5);
 /// How often the reports are looked at for changes.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections to endpoints that are kept, per thread.
 const POOL_SIZE: usize = 1024;
+/// An HTTP/2 connection of a client without a stream is closed after this time, as one of HTTP/1.1 is.
+const H2_IDLE: Duration = Duration::from_secs(60);
 /// More attempts than any policy asks for: the engine says when it is enough.
 const MAX_ATTEMPTS: usize = 10_000;
 
@@ -100,9 +106,11 @@ type App = HttpProxy<Service>;
 /// What takes new states and new addresses.
 struct Server {
     world: Arc<ArcSwap<World>>,
+    tls: Arc<ArcSwap<TlsTable>>,
     engine: Arc<Engine>,
     resolver: Resolver,
     metrics: Arc<Metrics>,
+    driver: Arc<Driver>,
     clock: Clock,
     listeners: Listeners<App>,
     /// One world is built at a time; it is of this state.
@@ -141,15 +149,19 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         metrics: metrics.clone(),
         unmatched: metrics.rule("none"),
         workers_share_connections: workers.count() > 1,
+        uses: Default::default(),
     };
     let app = application(service, workers.count());
-    let listeners = Listeners::new(workers.clone(), app, &control, ListenerOptions::default());
+    let tls = Arc::<ArcSwap<TlsTable>>::default();
+    let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, ListenerOptions::default());
     let driver = Driver::new(engine.clone(), wake, clock, metrics.clone());
     let server = Arc::new(Server {
         world,
+        tls,
         engine,
         resolver,
         metrics,
+        driver: driver.clone(),
         clock,
         listeners,
         building: tokio::sync::Mutex::default(),
@@ -197,6 +209,11 @@ fn application(service: Service, threads: usize) -> Arc<App> {
         ..ServerConf::default()
     };
     let mut app = HttpProxy::new(service, Arc::new(conf));
+    // Above what Pingora bounds by itself: streams (100), decoded headers (64 KiB), resets (those of the h2 crate).
+    app.h2_options = Some(default_h2_options());
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(H2_IDLE);
+    app.server_options = Some(options);
     app.handle_init_modules();
     Arc::new(app)
 }
@@ -239,17 +256,32 @@ impl Server {
                 "some names have no answer after {NAMES_BOUND:?}; they are served as soon as they have"
             );
         }
-        self.build(&state);
+        self.show_certificates(&state);
+        self.build(&state).await;
         self.resolver.watch(wanted);
         *building = Some(state.clone());
         self.listeners.apply(&sockets(&state)).await;
         self.acknowledge.notify_one();
     }
 
-    fn build(&self, state: &Arc<State>) {
+    /// From here on, handshakes use the state's certificates. This comes before its sockets are bound: none of
+    /// them may take a connection for one in clear text.
+    fn show_certificates(&self, state: &State) {
+        let table = TlsTable::build(state, &self.tls.load());
+        for problem in &table.degraded {
+            log::error!("{problem}");
+        }
+        self.tls.store(Arc::new(table));
+    }
+
+    async fn build(&self, state: &Arc<State>) {
         let resolve = |name: &str, dns: &understudy_conf::Dns| self.resolver.resolved(name, dns);
         let before = self.world.load_full();
         let world = World::build(state, &before, &resolve, &self.engine, &self.metrics, self.clock.now());
+        // H1: no endpoint gets a request before its check passed, so a request had better wait for the first round.
+        if !self.driver.first_checks(CHECKS_BOUND).await {
+            log::warn!("some endpoints have no result of their active check after {CHECKS_BOUND:?}");
+        }
         for problem in &world.degraded {
             log::warn!("{problem}");
         }
@@ -284,7 +316,7 @@ impl Server {
         let mut changes = self.resolver.changes();
         while changes.changed().await.is_ok() {
             if let Some(state) = &*self.building.lock().await {
-                self.build(state);
+                self.build(state).await;
             }
         }
     }
@@ -297,11 +329,11 @@ impl Server {
             let unbound = failures.borrow_and_update().iter().map(BindError::to_string).collect::<Vec<_>>();
             let acknowledgement = {
                 let status = status.borrow_and_update();
-                let world = self.world.load();
+                let (world, tls) = (self.world.load(), self.tls.load());
                 Acknowledgement {
                     serving: status.serving,
                     refused: status.refused.clone(),
-                    degraded: world.degraded.iter().cloned().chain(unbound).collect(),
+                    degraded: world.degraded.iter().chain(&tls.degraded).cloned().chain(unbound).collect(),
                 }
             };
             if written.as_ref() != Some(&acknowledgement) {
@@ -325,7 +357,7 @@ fn sockets(state: &State) -> Vec<SocketAddr> {
         .gateways
         .values()
         .flat_map(|gateway| &gateway.listeners)
-        .filter(|listener| listener.protocol == Protocol::Http)
+        .filter(|listener| matches!(listener.protocol, Protocol::Http | Protocol::Https))
         .flat_map(|listener| listener.bind.iter().copied())
         .collect();
     sockets.sort();

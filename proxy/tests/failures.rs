@@ -272,3 +272,32 @@ async fn limits_that_are_not_reached_do_not_act() {
     active.set(Behaviour::delayed(Duration::from_millis(100)));
     assert_eq!(proxy.pods(5).await, all("active", 5));
 }
+
+#[tokio::test]
+async fn a_routes_own_timeouts_replace_the_policys_wholly() {
+    let (active, passive) = (primary().await, fallback().await);
+    let mut setup = Setup::new(&[active.address()], &[passive.address()])
+        .change_policy(|policy| policy.timeouts.request = Some(millis(200)));
+    setup.timeouts = Some(RuleTimeouts { request: None, backend_request: Some(millis(10_000)) });
+    let proxy = setup.start().await;
+    active.set(Behaviour::delayed(Duration::from_millis(600)));
+    assert_eq!(proxy.pods(1).await, all("active", 1));
+}
+
+#[tokio::test]
+async fn the_request_after_a_successful_trial_goes_to_the_endpoint_that_is_back() {
+    for _ in 0..40 {
+        let (active, passive) = (primary().await, fallback().await);
+        let setup = Setup::new(&[active.address()], &[passive.address()]).change_policy(|policy| {
+            let passive = PassiveHealthCheck { base_ejection_time: millis(100), ..common::passive() };
+            policy.passive = Some(passive);
+        });
+        let proxy = setup.start().await;
+        active.next(1, Behaviour::Status(500));
+        assert_eq!(proxy.get().await.status, 500);
+        // Each on a connection of its own, so that another thread may have the next one.
+        let get = async || proxy.get().await.pod().unwrap();
+        while get().await != "active" {}
+        assert_eq!(get().await, "active");
+    }
+}

@@ -1,7 +1,8 @@
 //! Reading and writing of single files.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 #[cfg(test)]
 use std::path::PathBuf;
@@ -51,6 +52,30 @@ pub(crate) enum Step {
 #[cfg(test)]
 pub(crate) type Hook = Box<dyn FnMut(Step) -> io::Result<()> + Send>;
 
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Whoever the process's file mode creation mask lets.
+    Shared,
+    /// Its owner only.
+    Private,
+}
+
+/// Writes a whole file. A private one is never readable by others, not even while it is empty.
+fn write_whole(file: &Path, content: &[u8], access: Access) -> io::Result<()> {
+    match access {
+        Access::Shared => fs::write(file, content),
+        Access::Private => {
+            // One that is there already may have another mode.
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            File::options().write(true).create_new(true).mode(0o600).open(file)?.write_all(content)
+        }
+    }
+}
+
 /// What changes files. Every write is complete under its final name, or not there at all.
 #[derive(Default)]
 pub(crate) struct Disk {
@@ -61,6 +86,16 @@ pub(crate) struct Disk {
 impl Disk {
     /// Writes a file beside its place, then renames it there.
     pub(crate) fn replace(&mut self, file: &Path, content: &[u8]) -> Result<(), StoreError> {
+        self.replace_with(file, content, Access::Shared)
+    }
+
+    /// The same, with a say in who may read it.
+    pub(crate) fn replace_with(
+        &mut self,
+        file: &Path,
+        content: &[u8],
+        access: Access,
+    ) -> Result<(), StoreError> {
         let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
             let source = io::Error::other("it is no path of a file");
             return Err(StoreError::io("write", file, source));
@@ -68,7 +103,8 @@ impl Disk {
         let mut temporary = std::ffi::OsString::from(TEMPORARY);
         temporary.push(name);
         let temporary = folder.join(temporary);
-        self.write(&temporary, content).map_err(|source| StoreError::io("write", &temporary, source))?;
+        self.write(&temporary, content, access)
+            .map_err(|source| StoreError::io("write", &temporary, source))?;
         self.rename(&temporary, file).map_err(|source| StoreError::io("replace", file, source))
     }
 
@@ -83,8 +119,8 @@ impl Disk {
     }
 
     #[cfg(not(test))]
-    fn write(&mut self, file: &Path, content: &[u8]) -> io::Result<()> {
-        fs::write(file, content)
+    fn write(&mut self, file: &Path, content: &[u8], access: Access) -> io::Result<()> {
+        write_whole(file, content, access)
     }
 
     #[cfg(not(test))]
@@ -98,13 +134,13 @@ impl Disk {
     }
 
     #[cfg(test)]
-    fn write(&mut self, file: &Path, content: &[u8]) -> io::Result<()> {
+    fn write(&mut self, file: &Path, content: &[u8], access: Access) -> io::Result<()> {
         if let Err(error) = self.step(Step::Write(file.to_owned())) {
             // A writer that is killed while it writes leaves a part.
-            fs::write(file, &content[..content.len() / 2])?;
+            write_whole(file, &content[..content.len() / 2], access)?;
             return Err(error);
         }
-        fs::write(file, content)
+        write_whole(file, content, access)
     }
 
     #[cfg(test)]

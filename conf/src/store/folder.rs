@@ -1,7 +1,7 @@
 //! The folder that a writer has to itself.
 
 use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -42,8 +42,17 @@ pub(crate) fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 pub(crate) fn create_folders(folder: &Path) -> Result<(), StoreError> {
+    let private =
+        Kind::ALL.into_iter().filter(|kind| kind.is_private()).map(|kind| folder.join(kind.folder()));
+    let private: Vec<_> = private.collect();
+    fs::create_dir_all(folder).map_err(|source| StoreError::io("create", folder, source))?;
     folders(folder).try_for_each(|folder| {
-        fs::create_dir_all(&folder).map_err(|source| StoreError::io("create", &folder, source))
+        let mode = if private.contains(&folder) { 0o700 } else { 0o777 };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&folder)
+            .map_err(|source| StoreError::io("create", &folder, source))
     })
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Backend, BackendName, Gateway, GatewayName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
+    Backend, BackendName, Certificate, CertificateName, Gateway, GatewayName, Policy, PolicyName, Pool,
+    PoolName, Route, RouteName, State,
 };
 
 /// A kind of object, in the order in which they are written: what is referred to comes first.
@@ -17,13 +18,14 @@ pub(crate) enum Kind {
     Policies,
     Backends,
     Pools,
+    Certificates,
     Gateways,
     Routes,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Policies, Self::Backends, Self::Pools, Self::Gateways, Self::Routes];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Policies, Self::Backends, Self::Pools, Self::Certificates, Self::Gateways, Self::Routes];
 
     /// The name of its folder and in the names of its index files.
     pub(crate) fn folder(self) -> &'static str {
@@ -31,9 +33,15 @@ impl Kind {
             Self::Policies => "policies",
             Self::Backends => "backends",
             Self::Pools => "pools",
+            Self::Certificates => "certificates",
             Self::Gateways => "gateways",
             Self::Routes => "routes",
         }
+    }
+
+    /// Whether its files are for their owner only.
+    pub(crate) fn is_private(self) -> bool {
+        self == Self::Certificates
     }
 
     /// Its place in tables that hold one entry per kind.
@@ -80,6 +88,7 @@ objects! {
     Policy, PolicyName, Policies, policies;
     Backend, BackendName, Backends, backends;
     Pool, PoolName, Pools, pools;
+    Certificate, CertificateName, Certificates, certificates;
     Gateway, GatewayName, Gateways, gateways;
     Route, RouteName, Routes, routes;
 }
@@ -90,6 +99,7 @@ macro_rules! for_each_kind {
         $function::<crate::Policy>($($argument),*)?;
         $function::<crate::Backend>($($argument),*)?;
         $function::<crate::Pool>($($argument),*)?;
+        $function::<crate::Certificate>($($argument),*)?;
         $function::<crate::Gateway>($($argument),*)?;
         $function::<crate::Route>($($argument),*)?;
     }};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
+use super::disk::Access;
 use super::kind::Kind;
 
 /// Index files per kind. A change rewrites one of them, so each should stay small.
@@ -33,6 +34,14 @@ pub(crate) enum FileId {
 }
 
 impl FileId {
+    /// Who may read it.
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            Self::Object { kind, .. } if kind.is_private() => Access::Private,
+            Self::Object { .. } | Self::Shard { .. } => Access::Shared,
+        }
+    }
+
     pub(crate) fn path(&self, folder: &Path) -> PathBuf {
         match self {
             Self::Object { kind, name, digest } => {

@@ -25,6 +25,9 @@ pub(crate) struct Root {
     policies: Shards,
     backends: Shards,
     pools: Shards,
+    // Left out while there is none, so that a state without certificates is read by whoever knows none.
+    #[serde(default, skip_serializing_if = "Shards::is_empty")]
+    certificates: Shards,
     gateways: Shards,
     routes: Shards,
 }
@@ -37,6 +40,7 @@ impl Root {
             policies: shards(Kind::Policies),
             backends: shards(Kind::Backends),
             pools: shards(Kind::Pools),
+            certificates: shards(Kind::Certificates),
             gateways: shards(Kind::Gateways),
             routes: shards(Kind::Routes),
         }
@@ -47,6 +51,7 @@ impl Root {
             Kind::Policies => &self.policies,
             Kind::Backends => &self.backends,
             Kind::Pools => &self.pools,
+            Kind::Certificates => &self.certificates,
             Kind::Gateways => &self.gateways,
             Kind::Routes => &self.routes,
         }

@@ -159,7 +159,7 @@ impl Writer {
     fn write_files(&mut self, plan: &Plan, root: &[u8]) -> Result<(), StoreError> {
         for (id, text) in &plan.files {
             let file = id.path(&self.folder);
-            self.disk.replace(&file, text.as_bytes())?;
+            self.disk.replace_with(&file, text.as_bytes(), id.access())?;
             // An older version may have left it to be removed; now it is needed again.
             self.superseded.remove(&file);
         }

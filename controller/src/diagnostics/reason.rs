@@ -65,6 +65,10 @@ reasons! {
     UnsupportedProtocol,
     /// A listener's port that another Gateway has, or that cannot be bound.
     PortUnavailable,
+    /// A listener's certificate that does not exist or cannot be used.
+    InvalidCertificateRef,
+    /// A certificate that is out of date, or soon will be.
+    CertificateExpired,
     /// Two listeners with the same port and hostname.
     HostnameConflict,
     /// Two listeners with the same port and different protocols.

@@ -12,6 +12,7 @@ use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway::GatewayNode;
 use crate::graph::listeners::namespace_labels;
+use crate::graph::policy_balancer::apply_annotations;
 use crate::graph::policy_settings::build_policy;
 use crate::graph::policy_warnings::report_policy;
 use crate::graph::reference_grant::{Referrer, is_permitted};
@@ -94,7 +95,10 @@ pub(crate) fn build_policies(
                 bind_policy(&mut index, cluster, policy, spot, &place, diagnostics);
             }
         }
-        let built = policy.is_valid.then(|| build_policy(name.clone(), &policy.value.spec));
+        let mut built = policy.is_valid.then(|| build_policy(name.clone(), &policy.value.spec));
+        if let Some(built) = &mut built {
+            apply_annotations(built, policy, diagnostics);
+        }
         if policy.is_valid {
             report_policy(policy, diagnostics);
         }

@@ -112,11 +112,18 @@ impl RuleReport<'_> {
         // A policy that is not valid has its own error, and its rules answer 500.
         let Some(settings) = self.settings(policy) else { return };
         let Some(passive) = &settings.passive else {
+            if settings.active.is_some() {
+                return;
+            }
             return diagnostics.push(reasons::fallback_without_detection(&place, Some(&object.label)));
         };
         let local =
             passive.split_external_local_origin_errors && passive.consecutive_local_origin_failures > 0;
-        if passive.consecutive_5xx_errors == 0 && passive.consecutive_gateway_errors == 0 && !local {
+        if settings.active.is_none()
+            && passive.consecutive_5xx_errors == 0
+            && passive.consecutive_gateway_errors == 0
+            && !local
+        {
             diagnostics.push(reasons::every_detector_off(&object.at("spec.healthCheck.passive")));
         }
         let endpoints = self.primary_endpoints();

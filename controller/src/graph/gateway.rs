@@ -7,9 +7,10 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::GatewayName;
 
 use crate::Options;
-use crate::cluster::{Cluster, Key, Object};
+use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::gateway_class::resolve_class;
+use crate::graph::listener_tls::Certificates;
 use crate::graph::listeners::{ListenerNode, build_listeners};
 
 /// A Gateway that is served.
@@ -22,10 +23,11 @@ pub(crate) struct GatewayNode {
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
 pub(crate) fn build_gateways(
-    cluster: &Cluster,
+    certificates: Certificates<'_>,
     options: &Options,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> BTreeMap<Key, GatewayNode> {
+    let cluster = certificates.cluster;
     let mut by_age: Vec<_> = cluster.gateways.values().collect();
     by_age.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
     let mut sockets = Sockets::default();
@@ -42,7 +44,7 @@ pub(crate) fn build_gateways(
         };
         report_not_acting(gateway, diagnostics);
         let addresses = resolve_addresses(gateway, options, diagnostics);
-        let mut listeners = build_listeners(gateway, diagnostics);
+        let mut listeners = build_listeners(gateway, certificates, diagnostics);
         listeners.retain_mut(|listener| {
             sockets.bind_listener(gateway, listener, &addresses, options.listen.port_offset, diagnostics)
         });

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
-    GatewayListenersAllowedRoutesNamespacesSelector,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
 };
-use understudy_conf::{Hostname, ListenerName, Protocol};
+use understudy_conf::{Certificate, Hostname, ListenerName, Protocol};
 use understudy_crds::{LabelRequirement, TargetLabels};
 
 use crate::cluster::{Cluster, Object};
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::listener_tls::Certificates;
 use crate::watch::GATEWAY_API;
 
 /// A listener that is served.
@@ -24,6 +26,8 @@ pub(crate) struct ListenerNode {
     pub(crate) protocol: Protocol,
     pub(crate) hostname: Option<Hostname>,
     pub(crate) bind: Vec<SocketAddr>,
+    /// What it shows to clients, if it ends TLS.
+    pub(crate) certificates: Vec<Arc<Certificate>>,
     namespaces: AllowedNamespaces,
     /// Whether HTTPRoutes may attach.
     pub(crate) http_routes: bool,
@@ -67,6 +71,7 @@ pub(crate) fn namespace_labels(cluster: &Cluster, namespace: &str) -> BTreeMap<S
 /// [`validate_gateway`].
 pub(crate) fn build_listeners(
     gateway: &Object<Gateway>,
+    certificates: Certificates<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<ListenerNode> {
     let mut nodes: Vec<ListenerNode> = Vec::new();
@@ -96,15 +101,17 @@ pub(crate) fn build_listeners(
             continue;
         }
         match listener.protocol.as_str() {
-            "HTTP" => {}
-            "HTTPS" | "TLS" | "TCP" | "UDP" => {
+            "HTTP" | "HTTPS" => {}
+            "TLS" | "TCP" | "UDP" => {
                 let place = gateway.at(&format!("{field}.protocol"));
                 diagnostics.push(reasons::protocol_not_acting(&place, &listener.name, &listener.protocol));
                 continue;
             }
             _ => continue,
         }
-        let Some(node) = build_listener(gateway, listener, field, diagnostics) else { continue };
+        let Some(node) = build_listener(gateway, listener, certificates, field, diagnostics) else {
+            continue;
+        };
         if nodes.iter().any(|other| other.name == node.name) {
             continue;
         }
@@ -122,6 +129,7 @@ pub(crate) fn build_listeners(
 fn build_listener(
     gateway: &Object<Gateway>,
     listener: &GatewayListeners,
+    certificates: Certificates<'_>,
     field: String,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<ListenerNode> {
@@ -152,17 +160,15 @@ fn build_listener(
             }
         }
     }
+    let (protocol, certificates) = if listener.protocol == "HTTPS" {
+        let found =
+            certificates.resolve_listener(gateway, listener, hostname.as_ref(), &field, diagnostics)?;
+        (Protocol::Https, found)
+    } else {
+        (Protocol::Http, Vec::new())
+    };
     let bind = Vec::new();
-    Some(ListenerNode {
-        name,
-        field,
-        port,
-        protocol: Protocol::Http,
-        hostname,
-        bind,
-        namespaces,
-        http_routes,
-    })
+    Some(ListenerNode { name, field, port, protocol, certificates, hostname, bind, namespaces, http_routes })
 }
 
 fn target_labels(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> TargetLabels {
@@ -219,6 +225,10 @@ pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
                 "Use protocol HTTPS, or remove tls.",
             ));
         }
+        found.extend(
+            validate_tls(listener)
+                .map(|(field, message, remedy)| reasons::invalid(&at(field), message, remedy)),
+        );
         let namespaces = listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
         if let Some(namespaces) = namespaces
             && namespaces.from == Some(From::Selector)
@@ -232,4 +242,24 @@ pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
         }
     }
     found
+}
+
+/// What a listener of protocol HTTPS lacks: field, message and remedy.
+fn validate_tls(listener: &GatewayListeners) -> Option<(&'static str, &'static str, &'static str)> {
+    if listener.protocol != "HTTPS" {
+        return None;
+    }
+    let refs = "Refer to Secrets of type kubernetes.io/tls in tls.certificateRefs.";
+    let Some(tls) = &listener.tls else {
+        return Some((".tls", "a listener of protocol HTTPS needs tls", refs));
+    };
+    if tls.mode == Some(GatewayListenersTlsMode::Passthrough) {
+        let remedy = "Use mode: Terminate; to pass TLS through, use protocol TLS.";
+        return Some((".tls.mode", "a listener of protocol HTTPS ends TLS itself", remedy));
+    }
+    match tls.certificate_refs.as_ref().map_or(0, Vec::len) {
+        0 => Some((".tls.certificateRefs", "it names no certificate", refs)),
+        1..=64 => None,
+        _ => Some((".tls.certificateRefs", "it names more than 64 certificates", "Name at most 64.")),
+    }
 }

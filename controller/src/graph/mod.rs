@@ -8,14 +8,17 @@ mod backend;
 mod backend_refs;
 mod backend_tls_policy;
 mod backend_traffic_policy;
+mod certificate;
 mod failover;
 mod filters;
 mod gateway;
 mod gateway_class;
 mod http_route;
+mod listener_tls;
 mod listeners;
 mod matches;
 mod parents;
+mod policy_balancer;
 mod policy_settings;
 mod policy_warnings;
 mod reference_grant;
@@ -53,9 +56,15 @@ pub(crate) struct Graph {
     pub(crate) policies: PolicyIndex,
 }
 
-/// Builds the graph of a cluster.
-pub(crate) fn build_graph(cluster: &Cluster, options: &Options, diagnostics: &mut Vec<Diagnostic>) -> Graph {
-    let gateways = gateway::build_gateways(cluster, options, diagnostics);
+/// Builds the graph of a cluster. `now`, in seconds since 1970, judges the dates of certificates.
+pub(crate) fn build_graph(
+    cluster: &Cluster,
+    options: &Options,
+    now: i64,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Graph {
+    let certificates = listener_tls::Certificates { cluster, now };
+    let gateways = gateway::build_gateways(certificates, options, diagnostics);
     let backends = backend::build_backends(cluster, options, diagnostics);
     let policies = backend_traffic_policy::build_policies(cluster, &gateways, diagnostics);
     let mut services = BTreeMap::new();

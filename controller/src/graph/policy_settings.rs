@@ -1,13 +1,18 @@
 //! BackendTrafficPolicy: its settings with every default filled in.
 
+use std::sync::Arc;
+
 use understudy_conf::{
-    BackOff, CircuitBreaker, Dns, GatewayDuration, LoadBalancer, PassiveHealthCheck, Percent, Policy,
-    PolicyName, Retry, RetryBudget, TcpKeepalive, Timeouts,
+    ActiveHealthCheck, ActiveProbe, BackOff, CircuitBreaker, Dns, GatewayDuration, GrpcProbe, HttpProbe,
+    PassiveHealthCheck, Payload, Percent, Policy, PolicyName, Retry, RetryBudget, TcpKeepalive, TcpProbe,
+    Timeouts,
 };
 use understudy_crds::{
-    BackendTrafficPolicySpec, DurationText, LoadBalancerType, PassiveHealthCheck as PassiveSpec,
-    Retry as RetrySpec,
+    ActiveHealthCheck as ActiveSpec, ActiveHealthCheckType, BackendTrafficPolicySpec, DurationText,
+    HttpCheck, PassiveHealthCheck as PassiveSpec, Payload as PayloadSpec, Retry as RetrySpec,
 };
+
+use crate::graph::policy_balancer::{build_load_balancer, build_slow_start};
 
 /// Builds the policy of settings that `validate()` has checked.
 pub(crate) fn build_policy(name: PolicyName, spec: &BackendTrafficPolicySpec) -> Policy {
@@ -15,14 +20,13 @@ pub(crate) fn build_policy(name: PolicyName, spec: &BackendTrafficPolicySpec) ->
     let health = spec.health_check.as_ref();
     Policy {
         passive: health.and_then(|health| health.passive.as_ref()).map(build_passive),
+        active: health.and_then(|health| health.active.as_ref()).map(build_active).map(Arc::new),
         panic_threshold: percent(health.and_then(|health| health.panic_threshold), unset.panic_threshold),
         retry: spec.retry.as_ref().map(build_retry),
         timeouts: build_timeouts(spec),
         circuit_breaker: build_circuit_breaker(spec),
-        load_balancer: match spec.load_balancer.as_ref().map(|balancer| balancer.kind) {
-            Some(LoadBalancerType::RoundRobin) => LoadBalancer::RoundRobin,
-            _ => LoadBalancer::LeastRequest,
-        },
+        load_balancer: build_load_balancer(spec.load_balancer.as_ref()),
+        slow_start: build_slow_start(spec.load_balancer.as_ref()),
         dns: build_dns(spec),
         buffer_limit: spec
             .connection
@@ -52,6 +56,61 @@ fn build_passive(passive: &PassiveSpec) -> PassiveHealthCheck {
         consecutive_local_origin_failures: count(passive.consecutive_local_origin_failures, 5),
         split_external_local_origin_errors: passive.split_external_local_origin_errors.unwrap_or(false),
     }
+}
+
+fn build_active(source: &ActiveSpec) -> ActiveHealthCheck {
+    let payload = |payload: &Option<PayloadSpec>| payload.as_ref().and_then(build_payload);
+    let probe = match source.kind {
+        ActiveHealthCheckType::Http => {
+            ActiveProbe::Http(build_http(&source.http.clone().unwrap_or_default()))
+        }
+        ActiveHealthCheckType::Tcp => {
+            let tcp = source.tcp.clone().unwrap_or_default();
+            ActiveProbe::Tcp(TcpProbe { send: payload(&tcp.send), receive: payload(&tcp.receive) })
+        }
+        ActiveHealthCheckType::Grpc => {
+            let service = source.grpc.as_ref().and_then(|grpc| grpc.service.clone());
+            ActiveProbe::Grpc(GrpcProbe { service: service.unwrap_or_default() })
+        }
+    };
+    let unset = ActiveHealthCheck::new(probe);
+    ActiveHealthCheck {
+        interval: DurationText::or(source.interval.as_ref(), unset.interval),
+        timeout: DurationText::or(source.timeout.as_ref(), unset.timeout),
+        initial_jitter: DurationText::or(source.initial_jitter.as_ref(), unset.initial_jitter),
+        unhealthy_threshold: count(source.unhealthy_threshold, unset.unhealthy_threshold),
+        healthy_threshold: count(source.healthy_threshold, unset.healthy_threshold),
+        port: source
+            .overrides
+            .as_ref()
+            .and_then(|overrides| overrides.port)
+            .and_then(|port| u16::try_from(port).ok()),
+        ..unset
+    }
+}
+
+fn build_http(source: &HttpCheck) -> HttpProbe {
+    let path = if source.path.starts_with('/') { source.path.clone() } else { format!("/{}", source.path) };
+    let unset = HttpProbe::get(path);
+    let statuses = |statuses: &Option<Vec<i64>>| {
+        statuses.iter().flatten().filter_map(|status| u16::try_from(*status).ok()).collect()
+    };
+    HttpProbe {
+        method: source.method.as_deref().map_or(unset.method, str::to_ascii_uppercase),
+        hostname: source.hostname.clone(),
+        expected_statuses: match source.expected_statuses.as_deref() {
+            None | Some([]) => unset.expected_statuses,
+            Some(_) => statuses(&source.expected_statuses),
+        },
+        retriable_statuses: statuses(&source.retriable_statuses),
+        expected_response: source.expected_response.as_ref().and_then(build_payload),
+        request_body: source.request_body.as_ref().and_then(build_payload),
+        ..unset
+    }
+}
+
+fn build_payload(source: &PayloadSpec) -> Option<Payload> {
+    source.bytes().map(Payload::from)
 }
 
 fn build_retry(source: &RetrySpec) -> Retry {
@@ -102,7 +161,15 @@ fn build_timeouts(spec: &BackendTrafficPolicySpec) -> Timeouts {
 fn build_circuit_breaker(spec: &BackendTrafficPolicySpec) -> CircuitBreaker {
     let unset = CircuitBreaker::default();
     let Some(breaker) = &spec.circuit_breaker else { return unset };
+    let per_endpoint = breaker.per_endpoint.as_ref();
+    let per_connection = count(breaker.max_requests_per_connection, 0);
     CircuitBreaker {
+        max_connections: count(breaker.max_connections, unset.max_connections),
+        max_pending_requests: count(breaker.max_pending_requests, unset.max_pending_requests),
+        max_parallel_requests: count(breaker.max_parallel_requests, unset.max_parallel_requests),
+        max_requests_per_connection: Some(per_connection).filter(|requests| *requests > 0),
+        max_connections_per_endpoint: per_endpoint.map(|endpoint| count(endpoint.max_connections, 1024)),
+        overflow: unset.overflow,
         max_parallel_retries: count(breaker.max_parallel_retries, unset.max_parallel_retries),
         retry_budget: breaker.retry_budget.as_ref().map(|budget| RetryBudget {
             numerator: count(Some(budget.percent.numerator), 0),
@@ -156,6 +223,47 @@ mod tests {
     }
 
     #[test]
+    fn h8_an_active_check_has_envoy_gateways_defaults() {
+        let check = policy("healthCheck: {active: {type: HTTP, http: {path: healthz}}}").active.unwrap();
+        assert_eq!(*check, ActiveHealthCheck::new(ActiveProbe::Http(HttpProbe::get("/healthz"))));
+        assert_eq!(
+            (check.timeout, check.interval),
+            (GatewayDuration::from_secs(1), GatewayDuration::from_secs(3))
+        );
+        assert_eq!((check.unhealthy_threshold, check.healthy_threshold), (3, 1));
+        let tcp = policy("healthCheck: {active: {type: TCP, tcp: {}}}").active.unwrap();
+        assert_eq!(tcp.probe, ActiveProbe::Tcp(TcpProbe::default()));
+    }
+
+    #[test]
+    fn every_field_of_an_active_check_is_taken_over() {
+        let check = policy(
+            "healthCheck: {active: {type: HTTP, interval: 1s, timeout: 500ms, initialJitter: 200ms, \
+             healthyThreshold: 2, unhealthyThreshold: 4, overrides: {port: 9090}, http: {path: /h, method: post, \
+             hostname: a.example.com, expectedStatuses: [200, 204], retriableStatuses: [503], \
+             expectedResponse: {type: Text, text: ok}, requestBody: {type: Binary, binary: /wA=}}}}",
+        );
+        let expected = ActiveHealthCheck {
+            probe: ActiveProbe::Http(HttpProbe {
+                method: "POST".to_owned(),
+                path: "/h".to_owned(),
+                hostname: Some("a.example.com".to_owned()),
+                expected_statuses: [200, 204].into(),
+                retriable_statuses: [503].into(),
+                expected_response: Some(Payload::Text("ok".to_owned())),
+                request_body: Some(Payload::Binary(vec![0xff, 0])),
+            }),
+            interval: GatewayDuration::from_secs(1),
+            timeout: GatewayDuration::from_millis(500),
+            initial_jitter: GatewayDuration::from_millis(200),
+            unhealthy_threshold: 4,
+            healthy_threshold: 2,
+            port: Some(9090),
+        };
+        assert_eq!(check.active.as_deref(), Some(&expected));
+    }
+
+    #[test]
     fn an_empty_retry_block_switches_retries_on_with_their_defaults() {
         // G5
         assert_eq!(policy("retry: {}").retry, Some(Retry::default()));
@@ -191,6 +299,25 @@ mod tests {
             Some(GatewayDuration::default())
         );
         assert_eq!(policy("timeout: {tcp: {connectTimeout: 1s}}").timeouts.request, None);
+    }
+
+    #[test]
+    fn limits_are_1024_where_a_block_leaves_them_out() {
+        // B1
+        assert_eq!(policy("circuitBreaker: {}").circuit_breaker, CircuitBreaker::default());
+        let breaker = policy(
+            "circuitBreaker: {maxConnections: 1, maxPendingRequests: 0, maxParallelRequests: 3, \
+             maxRequestsPerConnection: 4, perEndpoint: {maxConnections: 5}}",
+        )
+        .circuit_breaker;
+        assert_eq!((breaker.max_connections, breaker.max_pending_requests), (1, 0));
+        assert_eq!((breaker.max_parallel_requests, breaker.max_requests_per_connection), (3, Some(4)));
+        assert_eq!(breaker.max_connections_per_endpoint, Some(5));
+        let empty = policy("circuitBreaker: {maxRequestsPerConnection: 0, perEndpoint: {}}").circuit_breaker;
+        assert_eq!(
+            (empty.max_requests_per_connection, empty.max_connections_per_endpoint),
+            (None, Some(1024))
+        );
     }
 
     #[test]

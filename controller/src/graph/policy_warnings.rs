@@ -46,26 +46,20 @@ fn fields_not_acting(spec: &BackendTrafficPolicySpec) -> Vec<String> {
     };
     add("mergeType", spec.merge_type.is_some());
     if let Some(health) = &spec.health_check {
-        add("healthCheck.active", health.active.is_some());
+        let active = health.active.as_ref();
+        let log = active.is_some_and(|active| active.health_check_log.is_some());
+        add("healthCheck.active.healthCheckLog", log);
         let passive = health.passive.as_ref();
         let percentage = passive.is_some_and(|passive| passive.failure_percentage_threshold.is_some());
         add("healthCheck.passive.failurePercentageThreshold", percentage);
-    }
-    if let Some(breaker) = &spec.circuit_breaker {
-        add("circuitBreaker.maxConnections", breaker.max_connections.is_some());
-        add("circuitBreaker.maxPendingRequests", breaker.max_pending_requests.is_some());
-        add("circuitBreaker.maxParallelRequests", breaker.max_parallel_requests.is_some());
-        add("circuitBreaker.maxRequestsPerConnection", breaker.max_requests_per_connection.is_some());
-        add("circuitBreaker.perEndpoint", breaker.per_endpoint.is_some());
     }
     if let Some(http) = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref()) {
         add("timeout.http.maxConnectionDuration", http.max_connection_duration.is_some());
         add("timeout.http.maxStreamDuration", http.max_stream_duration.is_some());
     }
     if let Some(balancer) = &spec.load_balancer {
-        let acts = matches!(balancer.kind, LoadBalancerType::RoundRobin | LoadBalancerType::LeastRequest);
-        add("loadBalancer.type", !acts);
-        add("loadBalancer.slowStart", balancer.slow_start.is_some());
+        use LoadBalancerType as Type;
+        add("loadBalancer.type", matches!(balancer.kind, Type::BackendUtilization | Type::DynamicModule));
         add("loadBalancer.zoneAware", balancer.zone_aware.is_some());
         add("loadBalancer.endpointOverride", balancer.endpoint_override.is_some());
     }

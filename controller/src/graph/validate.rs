@@ -10,6 +10,7 @@ use understudy_crds::Problem;
 
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::certificate::validate_secret;
 use crate::graph::listeners::validate_gateway;
 use crate::graph::rules::build_rules;
 use crate::watch::KnownObject;
@@ -23,6 +24,7 @@ pub(crate) fn validate_object(object: &KnownObject) -> Vec<Diagnostic> {
         KnownObject::BackendTrafficPolicy(policy) => problems(policy, policy.value.validate()),
         KnownObject::Service(service) => validate_service(service),
         KnownObject::EndpointSlice(slice) => validate_endpoint_slice(slice),
+        KnownObject::Secret(secret) => validate_secret(secret),
         _ => Vec::new(),
     }
 }

@@ -15,7 +15,11 @@ use crate::graph::Graph;
 
 /// Translates a graph. The version is left to who publishes it.
 pub(crate) fn build_state(graph: &Graph) -> State {
-    let mut state = State { gateways: gateways::build_gateways(graph), ..State::default() };
+    let mut state = State {
+        gateways: gateways::build_gateways(graph),
+        certificates: gateways::build_certificates(graph),
+        ..State::default()
+    };
     for route in &graph.routes {
         for group in routes::build_groups(graph, route) {
             let Some((route, pools)) = routes::build_route(graph, route, group) else { continue };

@@ -275,12 +275,13 @@ impl Reader<'_> {
                 let path = error.path();
                 let line = error.line().unwrap_or(node.line);
                 let place = Place::line(self.file, line).named(Some(&label), &path);
+                let message = error.message.trim_end_matches('.').to_owned();
                 self.report(if path.ends_with("Timestamp") {
                     reasons::malformed(&place, "it is not a time", "Write it as in \"2026-01-31T12:00:00Z\".")
                 } else if error.remedy.is_empty() {
-                    reasons::malformed(&place, error.message, "Correct the value.")
+                    reasons::malformed(&place, message, "Correct the value.")
                 } else {
-                    reasons::malformed(&place, error.message, error.remedy)
+                    reasons::malformed(&place, message, error.remedy)
                 });
                 None
             }

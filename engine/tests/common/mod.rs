@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use understudy_conf::{
-    CircuitBreaker, GatewayDuration, LoadBalancer, PassiveHealthCheck, Percent, PolicyName, PoolName, Retry,
-    Timeouts, UpstreamProtocol,
+    ActiveHealthCheck, ActiveProbe, CircuitBreaker, GatewayDuration, HttpProbe, LoadBalancer,
+    PassiveHealthCheck, Percent, PolicyName, PoolName, Retry, Timeouts, UpstreamProtocol,
 };
 use understudy_engine::{
-    Address, Cause, Choice, Engine, Event, Exchange, Facts, Failure, Identity, Instant, MemberSpec, Next,
-    NoEndpoint, Phase, Pool, PoolSpec, RefSpec, RequestTraits, Scope,
+    Address, Cause, CheckFailure, CheckResult, CheckSpec, Choice, ConnectFailure, Engine, Event, Exchange,
+    Facts, Failure, Identity, Instant, MemberSpec, Next, NoEndpoint, Phase, Pool, PoolSpec, RefSpec,
+    RequestTraits, Scope,
 };
 
 pub const SENT: Facts = Facts { response_started: false, can_resend: true };
-pub const GET: RequestTraits = RequestTraits { replayable: true };
-pub const POST: RequestTraits = RequestTraits { replayable: false };
+pub const GET: RequestTraits = RequestTraits { replayable: true, hash: None };
+pub const POST: RequestTraits = RequestTraits { replayable: false, hash: None };
 
 /// The task's settings: base 10 s, interval 2 s, 100 %, one failure ejects.
 pub fn task() -> PassiveHealthCheck {
@@ -40,6 +41,7 @@ pub fn endpoint(port: u16) -> MemberSpec {
             protocol: UpstreamProtocol::Http1,
         },
         hostname: None,
+        check: None,
     }
 }
 
@@ -66,7 +68,26 @@ pub fn spec(name: &str, passive: Option<PassiveHealthCheck>, refs: Vec<RefSpec>)
         retry: None,
         circuit_breaker: CircuitBreaker::default(),
         load_balancer: LoadBalancer::LeastRequest,
+        slow_start: None,
         refs,
+    }
+}
+
+/// The same pool, with an active check on each of its endpoints.
+pub fn checked(mut spec: PoolSpec, settings: &ActiveHealthCheck) -> PoolSpec {
+    let check = Arc::new(CheckSpec { settings: Arc::new(settings.clone()), host: "shop".into() });
+    for member in spec.refs.iter_mut().flat_map(|reference| &mut reference.members) {
+        member.check = Some(check.clone());
+    }
+    spec
+}
+
+/// A check every second; two failures are too many.
+pub fn every_second() -> ActiveHealthCheck {
+    ActiveHealthCheck {
+        interval: GatewayDuration::from_secs(1),
+        unhealthy_threshold: 2,
+        ..ActiveHealthCheck::new(ActiveProbe::Http(HttpProbe::get("/healthz")))
     }
 }
 
@@ -86,6 +107,10 @@ pub enum Mode {
     Status(u16),
     Resets,
     CutsBody,
+    /// Requests get this status; checks pass.
+    FailsRequests(u16),
+    /// Requests are refused; checks pass.
+    RefusesRequests,
 }
 
 pub struct World {
@@ -96,6 +121,8 @@ pub struct World {
     /// Requests that reached each port, refused ones included.
     pub hits: BTreeMap<u16, u32>,
     pub probes: BTreeMap<u16, u32>,
+    /// Active checks by port.
+    pub checks: BTreeMap<u16, u32>,
 }
 
 /// What a client got.
@@ -115,6 +142,7 @@ impl World {
             modes: BTreeMap::new(),
             hits: BTreeMap::new(),
             probes: BTreeMap::new(),
+            checks: BTreeMap::new(),
         }
     }
 
@@ -140,7 +168,20 @@ impl World {
     }
 
     pub fn tick(&mut self) {
-        for probe in self.engine.tick(self.now).probes {
+        let tick = self.engine.tick(self.now);
+        for check in tick.checks {
+            let port = port_of(&check.address());
+            *self.checks.entry(port).or_default() += 1;
+            let result = match self.mode(port) {
+                Mode::Up | Mode::CutsBody | Mode::FailsRequests(_) => CheckResult::Passed,
+                Mode::Refuses => CheckResult::Failed(CheckFailure::Connect(ConnectFailure::Refused)),
+                Mode::RefusesRequests => CheckResult::Passed,
+                Mode::Status(status) => CheckResult::Failed(CheckFailure::Status(status)),
+                Mode::Resets => CheckResult::Failed(CheckFailure::Closed),
+            };
+            self.engine.checked(check, result, self.now);
+        }
+        for probe in tick.probes {
             let port = port_of(&probe.endpoint.identity().address);
             *self.probes.entry(port).or_default() += 1;
             self.engine.probed(&probe, self.mode(port) != Mode::Refuses, self.now);
@@ -175,8 +216,8 @@ impl World {
                     assert!(matches!(next, Next::GiveUp(_)));
                     return Answer::Failed(Failure::Body);
                 }
-                Mode::Refuses => Failure::Connect(understudy_engine::ConnectFailure::Refused),
-                Mode::Status(status) => {
+                Mode::Refuses | Mode::RefusesRequests => Failure::Connect(ConnectFailure::Refused),
+                Mode::Status(status) | Mode::FailsRequests(status) => {
                     exchange.connected();
                     let _ = exchange.headers(status, self.now);
                     Failure::Status(status)

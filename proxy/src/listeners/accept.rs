@@ -107,7 +107,12 @@ impl<A: ServerApp + Send + Sync + 'static> Shared<A> {
         stop: &ShutdownWatch,
     ) {
         let accepted = Accepted { socket, peer, bound, permit };
-        self.workers.next().spawn(serve(accepted, Arc::clone(&self.app), stop.clone()));
+        self.workers.next().spawn(serve(
+            accepted,
+            Arc::clone(&self.app),
+            Arc::clone(&self.handshakes),
+            stop.clone(),
+        ));
     }
 }
 

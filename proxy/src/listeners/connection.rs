@@ -1,25 +1,26 @@
 //! One accepted connection, from the accept loop to its end.
 //!
-//! It is one pipeline for every kind of listener: accept → choose → plain. A connection that must be looked
-//! into first (TLS, passed through or ended here) gets its own variant of [`Pipeline`], chosen in
-//! [`Accepted::choose`].
+//! It is one pipeline for every kind of listener: accept → choose → plain, or encrypted. A connection that must be
+//! looked into first gets its own variant of [`Pipeline`], chosen in [`Accepted::choose`].
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::{SocketDigest, Stream};
 use pingora_core::server::ShutdownWatch;
+use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::handshake::Handshakes;
 use super::stream::Downstream;
 
 /// A connection as the accept loop hands it over.
 pub(super) struct Accepted {
     /// In non-blocking mode, and registered with no runtime.
-    pub(super) socket: TcpStream,
+    pub(super) socket: std::net::TcpStream,
     pub(super) peer: SocketAddr,
     /// The address that was asked for when the listening socket was bound.
     pub(super) bound: SocketAddr,
@@ -30,17 +31,20 @@ pub(super) struct Accepted {
 /// What becomes of a connection.
 enum Pipeline {
     /// HTTP in clear text.
-    Plain(Downstream),
+    Plain(Downstream<TcpStream>),
+    /// TLS that ends here, with HTTP inside.
+    Terminate(TcpStream, Arc<SocketDigest>),
 }
 
 /// Serves a connection until it ends. Runs on the worker that the connection belongs to.
 pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
     accepted: Accepted,
     app: Arc<A>,
+    handshakes: Arc<Handshakes>,
     shutdown: ShutdownWatch,
 ) {
     let (peer, bound) = (accepted.peer, accepted.bound);
-    let (pipeline, permit) = match accepted.choose() {
+    let (pipeline, permit) = match accepted.choose(&handshakes) {
         Ok(chosen) => chosen,
         Err(error) => {
             log::warn!("the connection of {peer} on {bound} is dropped: {error}");
@@ -50,6 +54,12 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
     let _counted = Counted { peer, bound, _permit: permit };
     match pipeline {
         Pipeline::Plain(stream) => serve_http(Box::new(stream), app, shutdown).await,
+        // Boxed, so that connections in clear text do not carry its state.
+        Pipeline::Terminate(socket, digest) => match Box::pin(handshakes.accept(socket, &bound)).await {
+            Ok(secured) => serve_http(Box::new(Downstream::encrypted(secured, digest)), app, shutdown).await,
+            // What a client does wrong is the client's to see: a log of it could be filled at will.
+            Err(error) => log::debug!("no TLS with {peer} on {bound}: {error}"),
+        },
     }
 }
 
@@ -66,13 +76,19 @@ async fn serve_http<A: ServerApp + Send + Sync + 'static>(
 }
 
 impl Accepted {
-    fn choose(self) -> io::Result<(Pipeline, OwnedSemaphorePermit)> {
-        let socket = tokio::net::TcpStream::from_std(self.socket)?;
+    fn choose(self, handshakes: &Handshakes) -> io::Result<(Pipeline, OwnedSemaphorePermit)> {
+        let socket = TcpStream::from_std(self.socket)?;
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         // Both cells are new, so setting them cannot fail. What is set here is never asked of the kernel.
         let _ = digest.peer_addr.set(Some(self.peer.into()));
         let _ = digest.local_addr.set(Some(self.bound.into()));
-        Ok((Pipeline::Plain(Downstream::new(socket, digest)), self.permit))
+        let digest = Arc::new(digest);
+        let pipeline = if handshakes.is_tls(&self.bound) {
+            Pipeline::Terminate(socket, digest)
+        } else {
+            Pipeline::Plain(Downstream::plain(socket, digest))
+        };
+        Ok((pipeline, self.permit))
     }
 }
 

@@ -10,16 +10,21 @@
 
 mod accept;
 mod bind;
+mod certificates;
 mod connection;
+mod handshake;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use handshake::Handshakes;
 use pingora_core::apps::ServerApp;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -27,6 +32,8 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use bind::BindError;
+pub(crate) use handshake::server_name;
+pub use tls::TlsTable;
 
 use crate::workers::Workers;
 
@@ -40,6 +47,8 @@ pub struct ListenerOptions {
     pub keepalive: Option<Duration>,
     /// Time between two attempts to bind what could not be bound.
     pub retry_every: Duration,
+    /// A TLS handshake that takes longer is given up.
+    pub handshake_bound: Duration,
 }
 
 impl Default for ListenerOptions {
@@ -48,6 +57,7 @@ impl Default for ListenerOptions {
             max_connections: default_max_connections(),
             keepalive: Some(Duration::from_secs(60)),
             retry_every: Duration::from_secs(1),
+            handshake_bound: handshake::HANDSHAKE_BOUND,
         }
     }
 }
@@ -72,6 +82,7 @@ pub struct Listeners<A> {
 struct Shared<A> {
     workers: Arc<Workers>,
     app: Arc<A>,
+    handshakes: Arc<Handshakes>,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
 }
@@ -101,13 +112,22 @@ struct Bound {
 
 impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
     /// Nothing is bound yet. Connections go to `workers` and are served by `app`; accept loops run on
-    /// `control`, which must have its I/O driver on.
+    /// `control`, which must have its I/O driver on. Sockets that stand in `tls` end TLS; the others speak clear
+    /// text.
     #[must_use]
-    pub fn new(workers: Arc<Workers>, app: Arc<A>, control: &Handle, options: ListenerOptions) -> Self {
+    pub fn new(
+        workers: Arc<Workers>,
+        app: Arc<A>,
+        tls: Arc<ArcSwap<TlsTable>>,
+        control: &Handle,
+        options: ListenerOptions,
+    ) -> Self {
         let max = options.max_connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let options = ListenerOptions { max_connections: max, ..options };
+        // Clients that do not go on with their handshake leave room for those that did.
+        let handshakes = Arc::new(Handshakes::new(tls, max.div_ceil(2), options.handshake_bound));
         let inner = Arc::new(Inner {
-            shared: Arc::new(Shared { workers, app, permits: Arc::new(Semaphore::new(max)) }),
+            shared: Arc::new(Shared { workers, app, handshakes, permits: Arc::new(Semaphore::new(max)) }),
             options,
             control: control.clone(),
             open: Mutex::default(),

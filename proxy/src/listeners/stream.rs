@@ -6,22 +6,29 @@
 //! it keeps whenever the reader has to wait (so that a client sees the headers of a slow answer), has no read
 //! buffer to copy through (64 KiB a connection), and reads no clock.
 //!
+//! The same holds above TLS, where each piece would also be a record of its own.
+//!
 //! It does not implement [`Peek`] beyond the default, so HTTP/2 without TLS must not be switched on above it.
 
+use std::fmt::Debug;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::handshake::{self, Secured};
 
 /// Writes are kept back up to this many bytes.
 const KEPT_BYTES: usize = 2048;
@@ -29,19 +36,66 @@ const KEPT_BYTES: usize = 2048;
 /// How many pieces go into one system call.
 const PIECES: usize = 8;
 
+/// What carries a connection's bytes: a socket, or TLS on one.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug + Send + Sync + 'static {
+    /// The socket's number, which is unique among the open ones.
+    fn fd(&self) -> RawFd;
+}
+
+impl Transport for TcpStream {
+    fn fd(&self) -> RawFd {
+        self.as_raw_fd()
+    }
+}
+
+impl Transport for TlsStream<TcpStream> {
+    fn fd(&self) -> RawFd {
+        self.get_ref().0.as_raw_fd()
+    }
+}
+
 /// A client's connection.
 #[derive(Debug)]
-pub(super) struct Downstream {
-    socket: TcpStream,
+pub(super) struct Downstream<S: Transport> {
+    socket: S,
     /// What was written and not sent: `kept[sent..]`. Allocated with the first write.
     kept: Vec<u8>,
     sent: usize,
+    /// Something was given to the transport that may not have left it.
+    unflushed: bool,
     digest: Arc<SocketDigest>,
+    /// What was read before, to be read first.
+    ahead: Vec<u8>,
+    tls: Option<Tls>,
 }
 
-impl Downstream {
-    pub(super) fn new(socket: TcpStream, digest: SocketDigest) -> Self {
-        Self { socket, kept: Vec::new(), sent: 0, digest: Arc::new(digest) }
+/// What is known of a connection that is encrypted.
+#[derive(Debug)]
+struct Tls {
+    digest: Arc<SslDigest>,
+    alpn: Option<ALPN>,
+}
+
+impl Downstream<TcpStream> {
+    pub(super) fn plain(socket: TcpStream, digest: Arc<SocketDigest>) -> Self {
+        Self::new(socket, digest, None)
+    }
+}
+
+impl Downstream<TlsStream<TcpStream>> {
+    pub(super) fn encrypted(secured: Secured, digest: Arc<SocketDigest>) -> Self {
+        let Secured { stream: socket, ahead } = secured;
+        let connection = socket.get_ref().1;
+        let tls = Tls { digest: Arc::new(handshake::digest(connection)), alpn: handshake::alpn(connection) };
+        let mut this = Self::new(socket, digest, Some(tls));
+        this.ahead = ahead;
+        this
+    }
+}
+
+impl<S: Transport> Downstream<S> {
+    fn new(socket: S, digest: Arc<SocketDigest>, tls: Option<Tls>) -> Self {
+        Self { socket, kept: Vec::new(), sent: 0, unflushed: false, digest, ahead: Vec::new(), tls }
     }
 
     /// Notes that `count` more of the kept bytes have left.
@@ -63,7 +117,18 @@ impl Downstream {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
             self.advance(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends all that was written. A socket takes what it is given; TLS may keep records that did not fit.
+    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send_kept(cx))?;
+        if self.unflushed {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -96,6 +161,7 @@ impl Downstream {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
             self.advance(count.min(kept));
             if count > kept {
                 return Poll::Ready(Ok(count - kept));
@@ -104,28 +170,41 @@ impl Downstream {
     }
 }
 
-impl AsyncRead for Downstream {
+impl<S: Transport> AsyncRead for Downstream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
-        if read.is_pending() && self.has_kept() {
-            // Whoever waits for the client has nothing to add for now. An error shows at the next write.
-            let _ = self.poll_send_kept(cx);
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+            return Poll::Ready(Ok(()));
         }
-        read
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        match read {
+            Poll::Pending if self.has_kept() || self.unflushed => {
+                // Whoever waits for the client has nothing to add for now. An error shows at the next write.
+                let _ = self.poll_send_all(cx);
+                Poll::Pending
+            }
+            // Many clients end TLS without saying so. HTTP tells by itself whether a message is complete.
+            Poll::Ready(Err(error)) if self.tls.is_some() && error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
+            }
+            read => read,
+        }
     }
 }
 
-impl AsyncWrite for Downstream {
+impl<S: Transport> AsyncWrite for Downstream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_pieces(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send_kept(cx)
+        self.poll_send_all(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -146,17 +225,17 @@ impl AsyncWrite for Downstream {
     }
 }
 
-impl Drop for Downstream {
+impl<S: Transport> Drop for Downstream<S> {
     fn drop(&mut self) {
-        if self.has_kept() {
+        if self.has_kept() || self.unflushed {
             // An answer that was written but not flushed (Pingora's short error answers) still leaves.
-            let _ = self.socket.try_write(&self.kept[self.sent..]);
+            let _ = self.poll_send_all(&mut Context::from_waker(Waker::noop()));
         }
     }
 }
 
 #[async_trait]
-impl Shutdown for Downstream {
+impl<S: Transport> Shutdown for Downstream<S> {
     async fn shutdown(&mut self) {
         if let Err(error) = AsyncWriteExt::shutdown(self).await {
             log::debug!("closing a client's connection failed: {error}");
@@ -164,30 +243,38 @@ impl Shutdown for Downstream {
     }
 }
 
-impl UniqueID for Downstream {
+impl<S: Transport> UniqueID for Downstream<S> {
     fn id(&self) -> UniqueIDType {
-        self.socket.as_raw_fd()
+        self.socket.fd()
     }
 }
 
-impl Ssl for Downstream {}
+impl<S: Transport> Ssl for Downstream<S> {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.tls.as_ref().map(|tls| Arc::clone(&tls.digest))
+    }
 
-impl Peek for Downstream {}
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.tls.as_ref()?.alpn.clone()
+    }
+}
 
-impl GetTimingDigest for Downstream {
+impl<S: Transport> Peek for Downstream<S> {}
+
+impl<S: Transport> GetTimingDigest for Downstream<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         // Asked for with each request; nothing reads it, so nothing is allocated.
         Vec::new()
     }
 }
 
-impl GetProxyDigest for Downstream {
+impl<S: Transport> GetProxyDigest for Downstream<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl GetSocketDigest for Downstream {
+impl<S: Transport> GetSocketDigest for Downstream<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         Some(Arc::clone(&self.digest))
     }
@@ -209,12 +296,12 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(20);
 
-    async fn pair() -> (Downstream, TcpStream) {
+    async fn pair() -> (Downstream<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-        (Downstream::new(socket, digest), client)
+        let digest = Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd()));
+        (Downstream::plain(socket, digest), client)
     }
 
     #[tokio::test]

@@ -10,9 +10,16 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
+use rustls::DigitallySignedStruct;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use understudy_conf::{
+    Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerName, ListenerTls, PrivateKey,
+    Protocol, State, TlsMode,
+};
 
 use super::*;
 
@@ -43,10 +50,24 @@ impl ServeHttp for SaysSocket {
 }
 
 fn listeners_with<A: ServerApp + Send + Sync + 'static>(app: A, max_connections: usize) -> Listeners<A> {
+    listeners_over(app, max_connections, TlsTable::default(), Duration::from_secs(10))
+}
+
+fn listeners_over<A: ServerApp + Send + Sync + 'static>(
+    app: A,
+    max_connections: usize,
+    table: TlsTable,
+    handshake_bound: Duration,
+) -> Listeners<A> {
     let workers = Arc::new(Workers::start(2).unwrap());
-    let options =
-        ListenerOptions { max_connections, keepalive: None, retry_every: Duration::from_millis(10) };
-    Listeners::new(workers, Arc::new(app), &Handle::current(), options)
+    let options = ListenerOptions {
+        max_connections,
+        keepalive: None,
+        retry_every: Duration::from_millis(10),
+        handshake_bound,
+    };
+    let table = Arc::new(ArcSwap::from_pointee(table));
+    Listeners::new(workers, Arc::new(app), table, &Handle::current(), options)
 }
 
 fn listeners() -> Listeners<SaysSocket> {
@@ -330,4 +351,151 @@ async fn a_pingora_proxy_is_served_and_its_idle_connections_end_at_shutdown() {
     }
     assert_eq!(listeners.shut_down(BOUND).await, 0);
     assert!(ends(&mut client).await);
+}
+
+/// TLS on [`any_port`].
+fn secured(max_connections: usize, handshake_bound: Duration) -> Listeners<SaysSocket> {
+    listeners_over(SaysSocket::default(), max_connections, table(), handshake_bound)
+}
+
+fn table() -> TlsTable {
+    let made = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+    let certificate = Certificate {
+        name: CertificateName::new("secret/default/x").unwrap(),
+        chain: made.cert.pem(),
+        key: PrivateKey::from_pem(&made.signing_key.serialize_pem()),
+    };
+    let tls = ListenerTls { mode: TlsMode::Terminate, certificates: vec![certificate.name.clone()] };
+    let gateway = Gateway {
+        name: GatewayName::new("gateway/default/eg").unwrap(),
+        listeners: vec![Listener {
+            name: ListenerName::new("https").unwrap(),
+            port: 443,
+            bind: vec![any_port()],
+            protocol: Protocol::Https,
+            hostname: None,
+            tls: Some(tls),
+        }],
+    };
+    let mut state = State::default();
+    state.gateways.insert(gateway.name.clone(), Arc::new(gateway));
+    state.certificates.insert(certificate.name.clone(), Arc::new(certificate));
+    let table = TlsTable::build(&state, &TlsTable::default());
+    assert_eq!(table.degraded, [""; 0]);
+    table
+}
+
+/// A client that takes the certificate of [`secured`] for any name.
+async fn connect_tls(address: SocketAddr, alpn: &[&str]) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TakesAny))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+    let socket = TcpStream::connect(address).await.unwrap();
+    let name = "x".try_into().unwrap();
+    let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket);
+    timeout(BOUND, connecting).await.unwrap().unwrap()
+}
+
+#[derive(Debug)]
+struct TakesAny;
+
+impl rustls::client::danger::ServerCertVerifier for TakesAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_cut() {
+    let listeners = secured(100, Duration::from_millis(50));
+    listeners.apply(&[any_port()]).await;
+    let address = actual(&listeners, any_port()).await;
+    // Nothing; a part of a record's head; a record that is announced and never comes.
+    for start in [&[][..], &[22, 3], &[22, 3, 1, 2, 0, 1, 0, 1, 252]] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(start).await.unwrap();
+        assert!(ends(&mut client).await, "{start:?}");
+    }
+    // The handshake, and no HTTP/2 after it.
+    let mut silent = connect_tls(address, &["h2"]).await;
+    assert!(matches!(timeout(BOUND, silent.read(&mut [0; 1])).await.unwrap(), Ok(0) | Err(_)));
+    eventually(|| listeners.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn handshakes_under_way_are_bounded_and_the_next_client_has_its_turn() {
+    // Two connections, so one handshake at once.
+    let listeners = secured(2, Duration::from_millis(200));
+    listeners.apply(&[any_port()]).await;
+    let address = actual(&listeners, any_port()).await;
+    let handshakes = Arc::clone(&listeners.inner.shared.handshakes);
+    assert_eq!(handshakes.free(), 1);
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    eventually(|| handshakes.free() == 0).await;
+    let client = connect_tls(address, &[]).await;
+    assert!(ends(&mut silent).await);
+    eventually(|| handshakes.free() == 1).await;
+    drop(client);
+}
+
+#[tokio::test]
+async fn head_and_body_of_an_answer_are_one_record() {
+    let listeners = secured(100, BOUND);
+    listeners.apply(&[any_port()]).await;
+    let mut client = connect_tls(actual(&listeners, any_port()).await, &[]).await;
+    for _ in 0..3 {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        // One read gives what one record held.
+        let count = timeout(BOUND, client.read(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n127.0.0.1:0"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_over_tls_end_at_shutdown() {
+    let proxy: HttpProxy<Teapot> = http_proxy(&Arc::new(ServerConf::default()), Teapot);
+    let listeners = listeners_over(proxy, 1000, table(), BOUND);
+    listeners.apply(&[any_port()]).await;
+    let mut client = connect_tls(actual(&listeners, any_port()).await, &[]).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let count = timeout(BOUND, client.read(&mut [0; 4096])).await.unwrap().unwrap();
+    assert!(count > 0);
+    assert_eq!(listeners.shut_down(BOUND).await, 0);
+    assert!(matches!(timeout(BOUND, client.read(&mut [0; 1])).await.unwrap(), Ok(0) | Err(_)));
 }

@@ -9,7 +9,9 @@ use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
-use understudy_engine::{Address, Facts, Failure, GiveUp, Instant, Next, RequestTraits, TimeoutKind};
+use understudy_engine::{
+    Address, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
+};
 
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
@@ -27,17 +29,30 @@ impl Service {
             let wait = std::mem::take(&mut ctx.back_off).min(limit);
             tokio::time::sleep(wait).await;
         }
-        let now = self.clock.now();
+        let mut now = self.clock.now();
         let (Some(rule), Some(exchange)) = (ctx.rule.as_ref(), ctx.exchange.as_mut()) else {
             return refuse(ctx, Reply::INTERNAL);
         };
         let Some(table) = rule.pool.as_ref() else { return refuse(ctx, Reply::INTERNAL) };
         if now >= ctx.complete_by || now >= ctx.headers_by {
-            let timeout = Failure::Timeout { kind: TimeoutKind::Request, connected: false };
-            return refuse(ctx, reply::of_failure(timeout, GiveUp::NotRetriable));
+            return refuse(ctx, Reply::TIMEOUT);
         }
         let replayable = session.is_body_empty() && session.req_header().method.is_idempotent();
-        let choice = self.with_rng(|rng| exchange.choose(RequestTraits { replayable }, now, rng));
+        let traits = RequestTraits { replayable, hash: ctx.hash };
+        let choice = loop {
+            let choice = self.with_rng(|rng| exchange.choose(traits, now, rng));
+            let Some(room) = exchange.room().filter(|_| choice == Err(NoEndpoint::Wait)) else {
+                break choice;
+            };
+            // A body that is still to come has no limit of its own yet; waiting has.
+            let latest = table.limits.headers.map_or(Instant::NEVER, |headers| ctx.started.after(headers));
+            let wait = ctx.headers_by.min(ctx.complete_by).min(latest).since(now);
+            if tokio::time::timeout(wait, room).await.is_err() {
+                ctx.cause.get_or_insert_with(|| NoEndpoint::Wait.to_string());
+                return refuse(ctx, Reply::TIMEOUT);
+            }
+            now = self.clock.now();
+        };
         let member = match choice {
             Ok(choice) => choice.member,
             Err(error) => {
@@ -96,6 +111,9 @@ impl Service {
             exchange.connected();
         }
         let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) else { return Ok(()) };
+        if let Some(limit) = table.pool.spec().circuit_breaker.max_requests_per_connection {
+            ctx.attempt.last_on_connection = self.uses.count(socket, reused, limit);
+        }
         let deadline = ctx.headers_by.min(ctx.complete_by).min(ctx.attempt.try_by);
         ctx.attempt.armed = Some(Armed::new(socket, deadline, table.limits.stream_idle, self.clock));
         Ok(())

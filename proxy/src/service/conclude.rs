@@ -66,6 +66,8 @@ impl Service {
         if self.access_log.is_on() {
             self.log(session, ctx, status, error, duration);
         }
+        // What is left to do on the client's connection needs no room in the pool.
+        ctx.exchange = None;
     }
 
     fn log(&self, session: &Session, ctx: &Context, status: u16, error: Option<&Error>, duration: Duration) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use understudy_engine::{Exchange, Failure, Instant};
 
 use super::deadline::Armed;
@@ -36,6 +37,10 @@ pub(crate) struct Context {
     pub(crate) cause: Option<String>,
     /// The identifier that the request was given; `None` if it brought one.
     pub(crate) request_id: Option<Box<str>>,
+    /// What the pool's balancer hashes, if it does and the request has it.
+    pub(crate) hash: Option<u64>,
+    /// The cookie that the client gets with the answer.
+    pub(crate) set_cookie: Option<HeaderValue>,
 }
 
 /// What holds for one attempt only.
@@ -49,6 +54,8 @@ pub(crate) struct AttemptState {
     pub(crate) stale: bool,
     /// The attempt's answer was turned down for another attempt.
     pub(crate) turned_down: bool,
+    /// The connection carries no request after this one.
+    pub(crate) last_on_connection: bool,
     /// Bytes of the request's body that went into this attempt.
     pub(crate) body_bytes: u64,
     /// When the answer's headers arrived.
@@ -65,6 +72,7 @@ impl Default for AttemptState {
             connect_bound: ConnectBound::default(),
             stale: false,
             turned_down: false,
+            last_on_connection: false,
             body_bytes: 0,
             flowing_since: None,
             answer_ended: false,
@@ -101,6 +109,8 @@ impl Context {
             failed: None,
             cause: None,
             request_id: None,
+            hash: None,
+            set_cookie: None,
         }
     }
 

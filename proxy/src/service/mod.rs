@@ -8,10 +8,12 @@ mod conclude;
 mod context;
 mod deadline;
 mod failure;
+mod hash;
 mod headers;
 mod reply;
 mod request;
 mod response;
+mod uses;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fastrand::Rng;
+use http::header::SET_COOKIE;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -33,7 +36,9 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, RuleMetrics};
 use crate::world::World;
 use context::Context;
+pub(crate) use hash::RequestHash;
 use request::Found;
+pub(crate) use uses::Uses;
 
 /// The proxy application.
 pub(crate) struct Service {
@@ -45,6 +50,7 @@ pub(crate) struct Service {
     pub(crate) unmatched: RuleMetrics,
     /// A pooled connection may be used by another thread than the one that watches it.
     pub(crate) workers_share_connections: bool,
+    pub(crate) uses: Uses,
 }
 
 impl Service {
@@ -147,6 +153,9 @@ impl ProxyHttp for Service {
         if !response.status.is_informational() {
             response::speak_for_ourselves(session, response);
             self.change_response(response, ctx);
+            if let Some(cookie) = ctx.set_cookie.take() {
+                response.append_header(SET_COOKIE, cookie)?;
+            }
         }
         Ok(())
     }

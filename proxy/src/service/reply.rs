@@ -25,8 +25,15 @@ impl Reply {
     pub(crate) const BAD_REQUEST: Self = Self::new(400, &[Flag::DownstreamProtocolError], "bad request");
     /// No byte in either direction for too long.
     pub(crate) const IDLE: Self = Self::new(504, &[Flag::StreamIdle], "stream timeout");
+    /// The request belongs on a connection of its own: 421 (RFC 9110, section 15.5.20).
+    pub(crate) const MISDIRECTED: Self = Self::new(421, &[Flag::NoRoute], "misdirected request");
     /// Something of ours broke.
     pub(crate) const INTERNAL: Self = Self::new(500, &[], "internal error");
+
+    /// The request's time was over before an endpoint was chosen.
+    pub(crate) const TIMEOUT: Self = Self::new(504, &[Flag::UpstreamTimeout], "upstream request timeout");
+    /// A limit of the pool was reached (rule B2).
+    pub(crate) const OVERFLOW: Self = Self::new(503, &[Flag::UpstreamOverflow], "upstream overflow");
 
     /// The rule says so: nothing can be forwarded.
     pub(crate) const fn of_rule(status: u16) -> Self {
@@ -39,6 +46,8 @@ impl From<NoEndpoint> for Reply {
     fn from(error: NoEndpoint) -> Self {
         match error {
             NoEndpoint::Invalid => Self::new(500, &[Flag::NoRoute], "no valid backend"),
+            // Who waits chooses again; where that is not so, there was no room.
+            NoEndpoint::Overflow | NoEndpoint::Wait => Self::OVERFLOW,
             NoEndpoint::Empty | NoEndpoint::Unhealthy => {
                 Self::new(503, &[Flag::NoHealthyUpstream], "no healthy upstream")
             }
@@ -118,5 +127,6 @@ mod tests {
         assert_eq!(Reply::from(NoEndpoint::Invalid).status, 500);
         assert_eq!(Reply::from(NoEndpoint::Empty).status, 503);
         assert_eq!(Reply::from(NoEndpoint::Unhealthy).status, 503);
+        assert_eq!(Reply::from(NoEndpoint::Overflow), Reply::OVERFLOW);
     }
 }

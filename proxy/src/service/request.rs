@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora_core::protocols::tls::SslDigest;
 use pingora_error::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use understudy_conf::Action;
+use understudy_conf::{Action, Protocol};
 use understudy_engine::Exchange;
 use understudy_router::{RequestParts, RuleMatch};
 
@@ -16,7 +17,8 @@ use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
-use crate::world::Limits;
+use crate::listeners::server_name;
+use crate::world::{Limits, World};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -42,6 +44,12 @@ impl Service {
         let header = session.req_header();
         let Some(host) = host_of(header) else { return Found::Reply(Reply::BAD_REQUEST) };
         let world = self.world.load();
+        let tls = tls_of(session);
+        if let Some(tls) = tls
+            && is_misdirected(&world, &bound, tls, host)
+        {
+            return Found::Reply(Reply::MISDIRECTED);
+        }
         let parts = RequestParts {
             host,
             path: header.uri.path(),
@@ -53,6 +61,10 @@ impl Service {
             return Found::Reply(Reply::NO_ROUTE);
         };
         let Some(table) = world.rules.get(found.rule.id) else { return Found::Reply(Reply::INTERNAL) };
+        // A socket that became another kind of listener's still has connections of the kind before.
+        if (found.listener.protocol == Protocol::Https) != tls.is_some() {
+            return Found::Reply(Reply::MISDIRECTED);
+        }
         ctx.port = found.listener.port;
         ctx.matched_prefix = found.matched_prefix.map(str::len);
         ctx.rule = Some(table.clone());
@@ -62,6 +74,11 @@ impl Service {
             Action::Forward(_) => {
                 let Some(pool) = &table.pool else { return Found::Reply(Reply::of_rule(500)) };
                 set_limits(ctx, &pool.limits, has_body);
+                if let Some(hash) = &pool.hash {
+                    let client = session.client_addr().and_then(inet).map(|client| client.ip());
+                    let hashed = hash.hash(client, &header.headers, header.uri.query());
+                    (ctx.hash, ctx.set_cookie) = (hashed.hash, hashed.set_cookie);
+                }
                 ctx.exchange = Some(Exchange::begin(pool.pool.clone(), ctx.started));
                 Found::Forward
             }
@@ -80,6 +97,10 @@ impl Service {
             // All attempts of a request have the same.
             let id = ctx.request_id.get_or_insert_with(new_request_id);
             request.insert_header(X_REQUEST_ID, &**id)?;
+        }
+        // An upgraded connection is never used again anyway.
+        if ctx.attempt.last_on_connection && !request.headers.contains_key(UPGRADE) {
+            request.insert_header(CONNECTION, "close")?;
         }
         let Some(rule) = &ctx.rule else { return Ok(()) };
         let prefix = ctx.matched_prefix.map(|length| &session.req_header().uri.path()[..length]);
@@ -125,6 +146,25 @@ pub(super) fn host_of(header: &RequestHeader) -> Option<&str> {
     }
 }
 
+/// What is known of the client's TLS; `None` for clear text.
+fn tls_of(session: &Session) -> Option<&SslDigest> {
+    session.digest()?.ssl_digest.as_deref()
+}
+
+/// Whether a request came over a connection that was made for another listener than the one that it names: with
+/// another certificate, and perhaps other demands on clients.
+fn is_misdirected(world: &World, bound: &SocketAddr, tls: &SslDigest, host: &str) -> bool {
+    let name = server_name(tls).unwrap_or("");
+    // Most requests name what their connection named.
+    let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    if without_port.eq_ignore_ascii_case(name) {
+        return false;
+    }
+    let Some(table) = world.router.socket(bound) else { return false };
+    // What no listener serves is not found; it would not be on another connection either.
+    table.listener(host).is_some_and(|listener| Some(listener) != table.listener(name))
+}
+
 fn redirect_of(
     redirect: &understudy_conf::Redirect,
     found: &RuleMatch<'_>,
@@ -134,13 +174,17 @@ fn redirect_of(
     let path = header.uri.path_and_query().map_or("/", |path| path.as_str());
     let (status, location) = understudy_router::redirect_location(
         redirect,
-        "http",
+        scheme(found.listener.protocol == Protocol::Https),
         host,
         found.listener.port,
         path,
         found.matched_prefix,
     );
     Found::Redirect { status, location }
+}
+
+fn scheme(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
 }
 
 /// X-Forwarded-For gains the client, X-Forwarded-Proto says what the client spoke.
@@ -155,7 +199,7 @@ fn forward_headers(session: &Session, request: &mut RequestHeader) -> Result<()>
         let _ = write!(text, "{}", client.ip());
         request.insert_header(X_FORWARDED_FOR, text)?;
     }
-    request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))
+    request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(tls_of(session).is_some())))
 }
 
 /// The identifier that a request brings, if it is usable.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, TRANSFER_ENCODING};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -14,6 +14,9 @@ use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
+
+/// Rule B2: the name that the tools of Envoy's users look for.
+const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 impl Service {
     /// The answer's headers arrived: a failing status counts at once, and may be turned down for another attempt.
@@ -54,6 +57,10 @@ impl Service {
         let now = self.clock.now();
         if ended {
             ctx.attempt.answer_ended = true;
+            // Before the client has the last of it: its next request sees the verdict.
+            if let Some(exchange) = &mut ctx.exchange {
+                exchange.finished(now);
+            }
             if ctx.body_ended {
                 // From here on the connection is no longer this request's.
                 ctx.attempt.armed = None;
@@ -93,6 +100,9 @@ impl Service {
         header.insert_header(CONTENT_LENGTH, reply.text.len())?;
         if !reply.text.is_empty() {
             header.insert_header(CONTENT_TYPE, "text/plain")?;
+        }
+        if reply == Reply::OVERFLOW {
+            header.insert_header(X_ENVOY_OVERLOADED, "true")?;
         }
         self.change_response(&mut header, ctx);
         write(session, header, reply.text).await

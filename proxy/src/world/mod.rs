@@ -13,6 +13,7 @@ use understudy_engine::{Engine, Instant, Pool};
 use understudy_router::{CompiledFilters, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
+use crate::service::RequestHash;
 pub(crate) use pool_spec::{Resolve, names};
 
 /// How long headers may take where nothing else is said.
@@ -47,6 +48,8 @@ pub(crate) struct PoolTable {
     /// Filters by reference.
     pub(crate) filters: Vec<CompiledFilters>,
     pub(crate) limits: Limits,
+    /// What of a request its balancer hashes, if it does.
+    pub(crate) hash: Option<RequestHash>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
@@ -97,6 +100,7 @@ impl World {
             let (router, problems) = Router::build(state);
             (Arc::new(router), problems.into())
         };
+        let checks = pool_spec::shared_checks(state);
         let mut degraded = router_problems.to_vec();
         let rules = router
             .rules()
@@ -104,7 +108,7 @@ impl World {
             .map(|rule| {
                 let pool = match &rule.action {
                     Action::Forward(name) => state.pools.get(name).map(|pool| {
-                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve);
+                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
                         let filters = pool
                             .refs
                             .iter()
@@ -119,6 +123,7 @@ impl World {
                             limits: Limits::new(&effective.timeouts, effective.per_try),
                             tcp_keepalive: effective.tcp_keepalive,
                             buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
+                            hash: RequestHash::build(&spec.load_balancer),
                             pool: engine.build_pool(spec, now),
                             filters,
                         }

@@ -1,11 +1,14 @@
 //! From the state's pool to the engine's: references resolved, settings joined. Pure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use understudy_conf::{Backend, Dns, Endpoint, EndpointAddress, Policy, Pool, PoolRef, RefTarget, State};
-use understudy_engine::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
+use understudy_conf::{
+    Action, ActiveHealthCheck, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, Policy, PolicyName,
+    Pool, PoolRef, RefTarget, State,
+};
+use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
 
 use super::Effective;
@@ -29,6 +32,46 @@ pub(crate) fn names(state: &State) -> HashSet<(String, Dns)> {
     names
 }
 
+/// The active check of a policy, where it is the same for all endpoints that have no hostname of their own.
+pub(crate) type SharedChecks<'a> = HashMap<&'a PolicyName, Arc<CheckSpec>>;
+
+/// Finds the Host of each policy's check. Where the check names none, it is the first of the hostnames of the routes
+/// that the policy governs: one only, since each further one would be a further check of every endpoint.
+pub(crate) fn shared_checks(state: &State) -> SharedChecks<'_> {
+    let mut checks = SharedChecks::new();
+    if state.policies.values().all(|policy| policy.active.is_none()) {
+        return checks;
+    }
+    let mut hosts: HashMap<&PolicyName, &str> = HashMap::new();
+    for route in state.routes.values() {
+        let names = route.attachments.iter().flat_map(|attachment| &attachment.hostnames);
+        let concrete = names.filter(|name| name.wildcard_suffix().is_none());
+        let Some(name) = concrete.map(|name| name.as_str()).min() else { continue };
+        for rule in &route.rules {
+            let Action::Forward(pool) = &rule.action else { continue };
+            let Some(policy) = state.pools.get(pool).and_then(|pool| pool.policy.as_ref()) else { continue };
+            hosts.entry(policy).and_modify(|host| *host = name.min(host)).or_insert(name);
+        }
+    }
+    for (name, policy) in &state.policies {
+        let Some(settings) = policy.active.clone() else { continue };
+        if let Some(host) = own_host(&settings).or(hosts.get(name).copied()) {
+            let host = host.into();
+            checks.insert(name, Arc::new(CheckSpec { settings, host }));
+        }
+    }
+    checks
+}
+
+/// The Host that a check has whatever it asks.
+fn own_host(settings: &ActiveHealthCheck) -> Option<&str> {
+    match &settings.probe {
+        ActiveProbe::Http(probe) => probe.hostname.as_deref(),
+        ActiveProbe::Tcp(_) => Some(""),
+        ActiveProbe::Grpc(_) => None,
+    }
+}
+
 fn policy_of<'a>(state: &'a State, pool: &Pool) -> Option<&'a Arc<Policy>> {
     pool.policy.as_ref().and_then(|policy| state.policies.get(policy))
 }
@@ -46,6 +89,7 @@ pub(crate) fn resolve_pool(
     pool: &Pool,
     rule: &CompiledRule,
     resolve: &Resolve<'_>,
+    checks: &SharedChecks<'_>,
 ) -> (Effective, PoolSpec) {
     let policy = policy_of(state, pool).cloned().unwrap_or_default();
     // A route's own retry replaces the policy's wholly, and so do its timeouts.
@@ -53,7 +97,7 @@ pub(crate) fn resolve_pool(
     let mut timeouts = policy.timeouts.clone();
     let mut per_try = retry.as_ref().and_then(|retry| retry.per_try_timeout);
     if let Some(own) = rule.timeouts {
-        timeouts.request = own.request.or(timeouts.request);
+        timeouts.request = own.request;
         per_try = own.backend_request.or(per_try);
     }
     let per_try = per_try.filter(|timeout| !timeout.is_zero());
@@ -63,14 +107,17 @@ pub(crate) fn resolve_pool(
         per_try_timeout: per_try,
         passive: policy.passive.clone(),
     };
+    let shared_check = pool.policy.as_ref().and_then(|policy| checks.get(policy));
+    let source = MemberSource { policy: &policy, resolve, shared_check };
     let spec = PoolSpec {
         name: pool.name.clone(),
         scope,
         panic_threshold: policy.panic_threshold,
         retry,
         circuit_breaker: policy.circuit_breaker.clone(),
-        load_balancer: policy.load_balancer,
-        refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &policy, resolve)).collect(),
+        load_balancer: policy.load_balancer.clone(),
+        slow_start: policy.slow_start,
+        refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &source)).collect(),
     };
     let effective = Effective {
         timeouts,
@@ -81,7 +128,29 @@ pub(crate) fn resolve_pool(
     (effective, spec)
 }
 
-fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resolve<'_>) -> RefSpec {
+/// What the members of a pool are made with.
+struct MemberSource<'a> {
+    policy: &'a Policy,
+    resolve: &'a Resolve<'a>,
+    shared_check: Option<&'a Arc<CheckSpec>>,
+}
+
+impl MemberSource<'_> {
+    /// What an endpoint is asked. Host: the check's own hostname, the endpoint's, the routes', its address.
+    fn check(&self, endpoint: &Endpoint) -> Option<Arc<CheckSpec>> {
+        let settings = self.policy.active.as_ref()?;
+        let of_endpoint = endpoint.hostname.as_deref().filter(|_| own_host(settings).is_none());
+        let host = match (of_endpoint, self.shared_check, &endpoint.address) {
+            (Some(hostname), ..) => hostname.into(),
+            (None, Some(shared), _) => return Some(shared.clone()),
+            (None, None, EndpointAddress::Unix { .. }) => "localhost".into(),
+            (None, None, address) => address.to_string().into(),
+        };
+        Some(Arc::new(CheckSpec { settings: settings.clone(), host }))
+    }
+}
+
+fn ref_spec(state: &State, reference: &PoolRef, source: &MemberSource<'_>) -> RefSpec {
     let backend = backend_of(state, reference);
     let (origin, invalid): (Arc<str>, bool) = match &reference.target {
         RefTarget::Backend(name) => (name.as_str().into(), false),
@@ -91,7 +160,7 @@ fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resol
     for (backend, endpoint) in
         backend.iter().flat_map(|backend| backend.endpoints.iter().map(move |e| (backend, e)))
     {
-        for member in members_of(backend, endpoint, policy, resolve) {
+        for member in members_of(backend, endpoint, source) {
             // Two names of one address, or an address written twice, are one endpoint.
             if !members.contains(&member) {
                 members.push(member);
@@ -102,15 +171,12 @@ fn ref_spec(state: &State, reference: &PoolRef, policy: &Policy, resolve: &Resol
 }
 
 /// Rule D1: each address of a name is an endpoint.
-fn members_of(
-    backend: &Backend,
-    endpoint: &Endpoint,
-    policy: &Policy,
-    resolve: &Resolve<'_>,
-) -> Vec<MemberSpec> {
+fn members_of(backend: &Backend, endpoint: &Endpoint, source: &MemberSource<'_>) -> Vec<MemberSpec> {
+    let check = source.check(endpoint);
     let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| MemberSpec {
         identity: Identity { origin: origin.map(Into::into), address, protocol: backend.protocol },
         hostname: hostname.map(Into::into),
+        check: check.clone(),
     };
     let uid = endpoint.uid.as_deref();
     match &endpoint.address {
@@ -118,7 +184,7 @@ fn members_of(
             vec![member(Address::Socket(SocketAddr::new(*address, *port)), uid, None)]
         }
         EndpointAddress::Unix { path } => vec![member(Address::Unix(path.as_path().into()), uid, None)],
-        EndpointAddress::Fqdn { hostname, port } => resolve(hostname, &policy.dns)
+        EndpointAddress::Fqdn { hostname, port } => (source.resolve)(hostname, &source.policy.dns)
             .iter()
             .flat_map(|addresses| addresses.iter())
             .map(|address| {

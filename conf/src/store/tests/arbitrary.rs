@@ -119,33 +119,64 @@ fn retry() -> impl Strategy<Value = Retry> {
         })
 }
 
+fn payload() -> impl Strategy<Value = Payload> {
+    vec(any::<u8>(), 0..4).prop_map(Payload::from)
+}
+
+fn active() -> impl Strategy<Value = ActiveHealthCheck> {
+    let http = (option::of(payload()), option::of(text())).prop_map(|(body, hostname)| {
+        ActiveProbe::Http(HttpProbe { request_body: body, hostname, ..HttpProbe::get("/healthz") })
+    });
+    let tcp = (option::of(payload()), option::of(payload()))
+        .prop_map(|(send, receive)| ActiveProbe::Tcp(TcpProbe { send, receive }));
+    let grpc = text().prop_map(|service| ActiveProbe::Grpc(GrpcProbe { service }));
+    (prop_oneof![http, tcp, grpc], option::of(any::<u16>()), duration()).prop_map(
+        |(probe, port, interval)| ActiveHealthCheck { port, interval, ..ActiveHealthCheck::new(probe) },
+    )
+}
+
 fn policy(name: PolicyName) -> impl Strategy<Value = Policy> {
-    (any::<u64>(), 0..=100i64, option::of(retry()), option::of(duration()), any::<bool>()).prop_map(
-        move |(limit, percent, retry, request, passive)| Policy {
+    let checks = (any::<bool>(), option::of(active()));
+    (any::<u64>(), 0..=100i64, option::of(retry()), option::of(duration()), checks).prop_map(
+        move |(limit, percent, retry, request, (passive, active))| Policy {
             buffer_limit: limit,
             panic_threshold: Percent::new(percent).unwrap(),
             retry,
             timeouts: Timeouts { request, ..Timeouts::default() },
             passive: passive.then(PassiveHealthCheck::default),
+            active: active.map(Arc::new),
             ..Policy::unset(name.clone())
         },
     )
 }
 
-fn listener(number: usize) -> impl Strategy<Value = Listener> {
-    let tls = (any::<bool>(), vec(text(), 0..2)).prop_map(|(terminate, certificates)| ListenerTls {
+fn certificate(name: CertificateName) -> impl Strategy<Value = Certificate> {
+    (text(), text()).prop_map(move |(chain, key)| Certificate {
+        name: name.clone(),
+        chain,
+        key: PrivateKey::from_pem(&key),
+    })
+}
+
+/// A listener, with the certificates that it is to choose from those of the state.
+fn listener(number: usize) -> impl Strategy<Value = (Listener, Vec<Index>)> {
+    let tls = any::<bool>().prop_map(|terminate| ListenerTls {
         mode: if terminate { TlsMode::Terminate } else { TlsMode::Passthrough },
-        certificates,
+        certificates: Vec::new(),
     });
-    (any::<u16>(), vec(any::<SocketAddr>(), 0..3), option::of(hostname()), option::of(tls)).prop_map(
-        move |(port, bind, hostname, tls)| Listener {
-            name: ListenerName::new(format!("l{number}")).unwrap(),
-            port,
-            // Scope and flow of an IPv6 address are no part of its text.
-            bind: bind.into_iter().map(|at| SocketAddr::new(at.ip(), at.port())).collect(),
-            protocol: if tls.is_some() { Protocol::Https } else { Protocol::Http },
-            hostname,
-            tls,
+    let chosen = vec(any::<Index>(), 0..3);
+    (any::<u16>(), vec(any::<SocketAddr>(), 0..3), option::of(hostname()), option::of(tls), chosen).prop_map(
+        move |(port, bind, hostname, tls, chosen)| {
+            let listener = Listener {
+                name: ListenerName::new(format!("l{number}")).unwrap(),
+                port,
+                // Scope and flow of an IPv6 address are no part of its text.
+                bind: bind.into_iter().map(|at| SocketAddr::new(at.ip(), at.port())).collect(),
+                protocol: if tls.is_some() { Protocol::Https } else { Protocol::Http },
+                hostname,
+                tls,
+            };
+            (listener, chosen)
         },
     )
 }
@@ -191,19 +222,34 @@ pub(super) fn state() -> impl Strategy<Value = State> {
             .into_iter()
             .map(|(name, listeners)| {
                 let listeners: Vec<_> = (0..listeners.len()).map(listener).collect();
-                listeners
-                    .prop_map(move |listeners| Gateway { name: GatewayName::new(&name).unwrap(), listeners })
+                listeners.prop_map(move |listeners| (GatewayName::new(&name).unwrap(), listeners))
             })
             .collect::<Vec<_>>()
     });
     let policies = names(|name| PolicyName::new(name).unwrap())
         .prop_flat_map(|names| names.into_iter().map(policy).collect::<Vec<_>>());
+    let certificates = names(|name| CertificateName::new(name).unwrap())
+        .prop_flat_map(|names| names.into_iter().map(certificate).collect::<Vec<_>>());
     let backends = btree_map(raw_name(), vec(endpoint(), 0..3), 0..6);
     let pools = btree_map(raw_name(), (any::<Index>(), vec(pool_ref(), 0..3)), 0..6);
     let attachment = (any::<Index>(), any::<Index>(), vec(hostname(), 0..3));
     let routes = btree_map(raw_name(), (any::<i64>(), vec(attachment, 0..3), vec(rule(), 0..3)), 0..6);
-    (gateways, policies, backends, pools, routes).prop_map(|(gateways, policies, backends, pools, routes)| {
+    let objects = (gateways, policies, certificates, backends, pools, routes);
+    objects.prop_map(|(gateways, policies, certificates, backends, pools, routes)| {
         let mut state = State::default();
+        let gateways: Vec<_> = gateways
+            .into_iter()
+            .map(|(name, listeners)| {
+                let listeners = listeners.into_iter().map(|(mut listener, chosen)| {
+                    if let Some(tls) = listener.tls.as_mut().filter(|_| !certificates.is_empty()) {
+                        tls.certificates =
+                            chosen.iter().map(|index| index.get(&certificates).name.clone()).collect();
+                    }
+                    listener
+                });
+                Gateway { name, listeners: listeners.collect() }
+            })
+            .collect();
         for (name, endpoints) in backends {
             let name = BackendName::new(name).unwrap();
             let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::H2c, endpoints };
@@ -249,6 +295,10 @@ pub(super) fn state() -> impl Strategy<Value = State> {
             state.routes.insert(name, Arc::new(route));
         }
         state.policies = policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy))).collect();
+        state.certificates = certificates
+            .into_iter()
+            .map(|certificate| (certificate.name.clone(), Arc::new(certificate)))
+            .collect();
         state.gateways =
             gateways.into_iter().map(|gateway| (gateway.name.clone(), Arc::new(gateway))).collect();
         state

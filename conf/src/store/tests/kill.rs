@@ -141,7 +141,17 @@ fn what_is_referred_to_is_written_before_what_refers_to_it_and_removal_is_last()
         })),
     };
     Writer::open_with(folder.path().to_owned(), disk).unwrap().publish(&new).unwrap();
-    let order = ["policies", "backends", "pools", "gateways", "routes", "index", "state.yaml", "removed"];
+    let order = [
+        "policies",
+        "backends",
+        "pools",
+        "certificates",
+        "gateways",
+        "routes",
+        "index",
+        "state.yaml",
+        "removed",
+    ];
     let ranks: Vec<usize> = steps
         .lock()
         .unwrap()
@@ -157,7 +167,7 @@ fn what_is_referred_to_is_written_before_what_refers_to_it_and_removal_is_last()
         .map(|place| order.iter().position(|known| *known == place).unwrap())
         .collect();
     assert!(ranks.is_sorted(), "{ranks:?}");
-    assert_eq!(ranks.last(), Some(&7));
+    assert_eq!(ranks.last(), Some(&8));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod arbitrary;
 mod damage;
 mod kill;
+mod private;
 mod publish;
 
 use std::path::{Path, PathBuf};

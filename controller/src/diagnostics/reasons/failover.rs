@@ -10,7 +10,7 @@ pub(crate) fn fallback_without_detection(place: &Place, policy: Option<&str>) ->
                  or cannot be connected to"
             .to_owned(),
         Some(policy) => format!(
-            "{policy} has no healthCheck.passive, so the fallback serves only when the primary has no endpoint or \
+            "{policy} has no healthCheck, so the fallback serves only when the primary has no endpoint or \
              cannot be connected to"
         ),
     };

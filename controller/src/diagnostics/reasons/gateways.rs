@@ -43,7 +43,7 @@ pub(crate) fn protocol_not_acting(place: &Place, listener: &str, protocol: &str)
     place.warning(
         Reason::UnsupportedProtocol,
         format!("listener {listener} of protocol {protocol} is not served yet"),
-        "Use protocol HTTP.",
+        "Use protocol HTTP or HTTPS.",
     )
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn unsupported_protocol(place: &Place, protocol: &str) -> Diagnostic 
     place.error(
         Reason::UnsupportedProtocol,
         format!("protocol {protocol:?} is unknown"),
-        "Use HTTP; HTTPS, TLS, TCP and UDP are known and not served yet.",
+        "Use HTTP or HTTPS; TLS, TCP and UDP are known and not served yet.",
     )
 }
 

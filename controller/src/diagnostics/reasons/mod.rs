@@ -1,5 +1,6 @@
 //! One constructor for each thing that is said.
 
+mod certificates;
 mod failover;
 mod gateways;
 mod policies;
@@ -7,6 +8,7 @@ mod reading;
 mod routes;
 mod values;
 
+pub(crate) use certificates::*;
 pub(crate) use failover::*;
 pub(crate) use gateways::*;
 pub(crate) use policies::*;
