@@ -8,8 +8,8 @@ use understudy_conf::{LoadBalancer, Priority};
 
 use crate::exchange::NoEndpoint;
 use crate::hash::{self, Draw};
+use crate::phase::Phase;
 use crate::pool::Pool;
-use crate::record::Phase;
 use crate::view::{GroupView, RefView, View, rank};
 use crate::{Instant, RequestTraits};
 

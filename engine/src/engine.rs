@@ -7,10 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use understudy_conf::{PoolName, PoolReport};
 
+use crate::endpoint::{Endpoint, ScopeKey};
 use crate::event::{Event, Hub};
 use crate::pool::{Found, Pool};
 use crate::prober::{Check, CheckProbe, Schedule};
-use crate::record::{Due, Endpoint, Record, ScopeKey};
+use crate::record::{Due, Record};
 use crate::{CheckResult, Identity, Instant, MemberSpec, PoolSpec, report};
 
 /// Every endpoint that some pool refers to, with what is known of it. It outlives reloads: an endpoint dies

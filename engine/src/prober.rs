@@ -13,8 +13,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::check::{CheckStanding, Verdict};
+use crate::endpoint::Endpoint;
 use crate::event::{Event, EventKind, Hub};
-use crate::record::{Endpoint, MIN_PROBE_PAUSE, Record};
+use crate::record::{MIN_PROBE_PAUSE, Record};
 use crate::{Address, CheckFailure, CheckResult, CheckSpec, Instant};
 
 /// Checks fall due on this grid, so that many of them cost few ticks.

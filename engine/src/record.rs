@@ -6,7 +6,7 @@
 //!    └── joined on trial, connected ─────────────────────────┘        └── trial request failed ┴── detector fires ──┘
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,127 +14,18 @@ use parking_lot::Mutex;
 use understudy_conf::PassiveHealthCheck;
 
 use crate::check::CheckStanding;
+use crate::endpoint::{Endpoint, ScopeKey};
 use crate::event::{Event, EventKind, Hub};
 use crate::evidence::{self, Counters};
+use crate::phase::{Phase, Standing, ramp_step};
 use crate::pool::PoolShared;
 use crate::prober::Check;
-use crate::{Cause, CheckSpec, ConnectFailure, Identity, Instant, Outcome, Scope};
+use crate::{Cause, ConnectFailure, Instant, Outcome};
 
 /// Longest ejection, unless the base is longer (rule O20).
 const MAX_EJECTION: Duration = Duration::from_secs(300);
-/// Shares of a returning endpoint in percent, one interval each; after the last one it is healthy.
-const RAMP: [u8; 3] = [10, 25, 50];
 /// Pause between two probes at least, whatever the interval.
 pub(crate) const MIN_PROBE_PAUSE: Duration = Duration::from_millis(100);
-
-/// What is shared by all that reach an endpoint, whatever their policy.
-#[derive(Debug)]
-pub struct Endpoint {
-    identity: Identity,
-    active: AtomicUsize,
-    records: Mutex<Vec<Weak<Record>>>,
-    checks: Mutex<Vec<Weak<Check>>>,
-}
-
-impl Endpoint {
-    pub(crate) fn new(identity: Identity) -> Arc<Self> {
-        Arc::new(Self {
-            identity,
-            active: AtomicUsize::new(0),
-            records: Mutex::default(),
-            checks: Mutex::default(),
-        })
-    }
-
-    /// What makes the endpoint itself.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// Requests under way, over all pools.
-    #[must_use]
-    pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn begin(&self) {
-        self.active.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
-        self.records.lock().iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// The check that asks this of the endpoint; a new one, and true, if there is none.
-    pub(crate) fn check(&self, spec: &CheckSpec, make: impl FnOnce() -> Arc<Check>) -> (Arc<Check>, bool) {
-        let mut checks = self.checks.lock();
-        checks.retain(|known| known.strong_count() > 0);
-        if let Some(known) = checks.iter().filter_map(Weak::upgrade).find(|known| known.spec() == spec) {
-            return (known, false);
-        }
-        let made = make();
-        checks.push(Arc::downgrade(&made));
-        (made, true)
-    }
-
-    pub(crate) fn attach(&self, record: &Arc<Record>) {
-        let mut records = self.records.lock();
-        records.retain(|known| known.strong_count() > 0);
-        records.push(Arc::downgrade(record));
-    }
-}
-
-/// Under which evidence of one endpoint is kept together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ScopeKey {
-    policy: Option<understudy_conf::PolicyName>,
-    timeouts: understudy_conf::Timeouts,
-    per_try: Option<understudy_conf::GatewayDuration>,
-}
-
-impl From<&Scope> for ScopeKey {
-    fn from(scope: &Scope) -> Self {
-        Self {
-            policy: scope.policy.clone(),
-            timeouts: scope.timeouts.clone(),
-            per_try: scope.per_try_timeout,
-        }
-    }
-}
-
-/// Where an endpoint stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Takes its share.
-    Healthy,
-    /// Takes nothing until then.
-    Ejected {
-        /// When the ejection time is over.
-        until: Instant,
-    },
-    /// On trial: the proxy connects to it until it answers.
-    Probing {
-        /// When to connect next.
-        next: Instant,
-    },
-    /// On trial: it answered, and real requests go to it one at a time.
-    Trial {
-        /// Since when.
-        since: Instant,
-        /// Successful requests so far.
-        successes: u32,
-    },
-    /// It has proved itself; its share grows.
-    Ramping {
-        /// Since when.
-        since: Instant,
-    },
-}
 
 #[derive(Debug)]
 struct Inner {
@@ -178,22 +69,10 @@ pub struct Record {
 impl std::fmt::Debug for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Record")
-            .field("endpoint", &self.endpoint.identity)
+            .field("endpoint", self.endpoint.identity())
             .field("inner", &self.inner)
             .finish()
     }
-}
-
-/// A copy of what a pool needs to know.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
-    pub(crate) phase: Phase,
-    pub(crate) ejected_at: Option<Instant>,
-    /// Share of its normal traffic in percent.
-    pub(crate) share: u8,
-    /// When this changes by itself.
-    pub(crate) until: Instant,
-    pub(crate) last_cause: Option<Cause>,
 }
 
 impl Record {
@@ -252,7 +131,7 @@ impl Record {
     /// The scope's connect timeout.
     #[must_use]
     pub fn connect_timeout(&self) -> Duration {
-        self.key.timeouts.connect.into()
+        self.key.connect_timeout()
     }
 
     pub(crate) fn key(&self) -> &ScopeKey {
@@ -393,7 +272,7 @@ impl Record {
         self.hub.push(Event {
             at: now,
             pool: self.pool_name(),
-            kind: EventKind::Ejection { endpoint: self.endpoint.identity.address.clone(), cause, duration },
+            kind: EventKind::Ejection { endpoint: self.endpoint.identity().address.clone(), cause, duration },
         });
     }
 
@@ -570,7 +449,7 @@ impl Record {
                 self.hub.push(Event {
                     at: now,
                     pool: self.pool_name(),
-                    kind: EventKind::Return { endpoint: self.endpoint.identity.address.clone(), away },
+                    kind: EventKind::Return { endpoint: self.endpoint.identity().address.clone(), away },
                 });
             }
         }
@@ -596,18 +475,6 @@ fn is_of_connecting(cause: Cause) -> bool {
         Cause::TimeoutConnecting => true,
         _ => false,
     }
-}
-
-/// The share at `now` and when it ends; `None` when the ramp is over.
-fn ramp_step(since: Instant, interval: Duration, now: Instant) -> Option<(u8, Instant)> {
-    let mut end = since;
-    for share in RAMP {
-        end = end.after(interval);
-        if now < end {
-            return Some((share, end));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

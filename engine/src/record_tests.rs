@@ -2,6 +2,7 @@ use understudy_conf::{PolicyName, Timeouts, UpstreamProtocol};
 
 use super::*;
 use crate::{Address, Engine, MemberSpec, Pool, PoolSpec, RefSpec};
+use crate::{Identity, Scope};
 
 const START: Instant = Instant::from_micros(1_000_000);
 

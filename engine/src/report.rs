@@ -3,9 +3,9 @@
 use understudy_conf::{EndpointHealth, EndpointReport, Health, PoolReport};
 
 use crate::Instant;
+use crate::phase::Phase;
 use crate::pool::Pool;
 use crate::prober::CheckProblem;
-use crate::record::Phase;
 use crate::view::{MemberView, rank};
 
 pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {

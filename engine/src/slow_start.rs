@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::Instant;
-use crate::record::Phase;
+use crate::phase::Phase;
 
 /// It was there before anyone looked: it has its full share.
 const LONG_AGO: u64 = 0;

@@ -3,10 +3,10 @@
 use understudy_conf::{LoadBalancer, PoolState, Priority};
 
 use crate::obey::{self, Candidate};
+use crate::phase::{Phase, Standing};
 use crate::pool::{Member, Pool};
 use crate::priority::{self, GroupHealth};
 use crate::prober::CheckProblem;
-use crate::record::{Phase, Standing};
 use crate::{Cause, Instant};
 
 /// A member as its pool sees it.
