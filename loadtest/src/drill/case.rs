@@ -29,8 +29,8 @@ pub(crate) struct Plan {
     pub(crate) limit: Duration,
     /// Mostly waits: such runs of a case take place at the same time.
     pub(crate) waits: bool,
-    /// By how many lost requests two runs of the very same differ by chance: how many were on the wire when the
-    /// backend died.
+    /// By how many lost requests two runs of the very same may differ by chance: how many were on the wire when
+    /// the connections died.
     pub(crate) chance: usize,
 }
 
@@ -72,8 +72,10 @@ pub(crate) enum Who {
 pub(crate) enum Action {
     /// The port closes, every connection is reset.
     Kill(Who),
-    /// The port closes, idle connections too; requests under way are answered.
+    /// The port closes, and idle connections at once; requests under way are answered.
     Close(Who),
+    /// The port closes, and each connection after an answer that says so.
+    Drain(Who),
     /// The backend dies, and its port swallows connections from then on.
     Blackhole(Who),
     /// It listens again, and answers as it should.

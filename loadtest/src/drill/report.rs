@@ -41,12 +41,13 @@ impl Report<'_> {
                 }
             }
         }
-        if let Some(chance) = self.rows.iter().map(|row| row.chance).max().filter(|chance| *chance > 0) {
+        for row in self.rows.iter().filter(|row| row.chance > 0) {
             let _ = write!(
                 text,
-                "\nA request that is with the primary when its connection dies is lost to every proxy that may not \
-                 repeat it. How many are there at that moment differs by chance, so in the first two runs of case \
-                 10 differences up to {chance} are equal.\n"
+                "\nCase {}: a request that is with the primary when its connection dies is lost to every proxy \
+                 that may not repeat it; how many are differs by chance, and differences up to {} are equal.\n",
+                row.name(),
+                row.chance
             );
         }
         text

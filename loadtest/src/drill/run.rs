@@ -24,6 +24,8 @@ const BETWEEN: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a client waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long connections have for the answer that says that they close.
+const DRAIN: Duration = Duration::from_secs(1);
 /// How long an answer of the drill's DNS server may be kept, in seconds.
 const TTL: u32 = 30;
 const PATH: &str = "/test";
@@ -163,8 +165,12 @@ impl Stage {
     fn calm(&self, who: Who) -> Result<()> {
         let backend = self.backend(who)?;
         backend.heal();
-        backend.set(Answer::status(200).delay(self.delay).content(Content::RequestBody));
+        backend.set(self.good_answer());
         Ok(())
+    }
+
+    fn good_answer(&self) -> Answer {
+        Answer::status(200).delay(self.delay).content(Content::RequestBody)
     }
 
     async fn act(&mut self, action: &Action) -> Result<()> {
@@ -176,6 +182,15 @@ impl Stage {
             Action::Close(who) => {
                 self.mark(Turn::Break, "closed", *who);
                 self.backend(*who)?.close_gracefully().await;
+            }
+            Action::Drain(who) => {
+                self.mark(Turn::Break, "drained", *who);
+                let backend = self.backend(*who)?;
+                backend.set(self.good_answer().close());
+                backend.refuse().await;
+                // Those left after that are idle, and nobody's answer.
+                backend.wait_until(DRAIN, |seen| seen.open == 0).await;
+                backend.close_gracefully().await;
             }
             Action::Blackhole(who) => {
                 self.mark(Turn::Break, "black hole", *who);
