@@ -59,6 +59,8 @@ impl Connection {
     async fn requests(&mut self, shared: &Shared, stop: &mut StopSignal) -> bool {
         for served in 0u64.. {
             let head = tokio::select! {
+                // A request that has arrived is served: closing on it would be a reset.
+                biased;
                 head = self.wire.head() => head,
                 () = stop.at_least(Stop::Drain), if !self.wire.has_buffered() => return false,
             };
