@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
@@ -367,15 +366,15 @@ fn sockets(state: &State) -> Vec<SocketAddr> {
 
 /// Writes the reports when they have changed.
 async fn report(folder: PathBuf, driver: Arc<Driver>) {
-    let written = Mutex::new(None);
+    let mut written = None;
     loop {
         tokio::time::sleep(REPORT_EVERY).await;
         let reports = driver.reports();
-        if written.lock().as_ref() == Some(&reports) {
+        if written.as_ref() == Some(&reports) {
             continue;
         }
         match store::write_reports(&folder, &reports) {
-            Ok(()) => *written.lock() = Some(reports),
+            Ok(()) => written = Some(reports),
             Err(error) => log::error!("the reports cannot be written: {error}"),
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use understudy_testbed::Behaviour;
 
-use super::manifests::Setup;
 use super::record::Side;
+use crate::manifests::Setup;
 
 /// One case with its runs.
 #[derive(Debug, Clone)]

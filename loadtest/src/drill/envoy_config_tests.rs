@@ -4,9 +4,7 @@ use serde_json::Value;
 use understudy_controller::{Options, Source, check};
 
 use super::*;
-use crate::drill::manifests::{
-    FallbackKind, PrimaryKind, RETRY_PRIORITY, Setup, render, task_passive, timeouts,
-};
+use crate::manifests::{FallbackKind, PrimaryKind, RETRY_PRIORITY, Setup, render, task_passive, timeouts};
 
 fn config(setup: &Setup) -> Value {
     let folder = tempfile::tempdir().unwrap();

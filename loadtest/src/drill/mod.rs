@@ -12,7 +12,6 @@ mod envoy_config;
 mod gateway;
 mod html;
 mod known;
-mod manifests;
 mod outcome;
 mod record;
 mod report;

@@ -14,8 +14,8 @@ use understudy_testbed::{
 
 use super::case::{Action, Load, LoadKind, Plan, Step, Who};
 use super::gateway::{Binaries, Gateway, Proxy};
-use super::manifests::{FALLBACK_NAME, PrimaryKind, render};
 use super::record::{Mark, Record, Reply, Sample, Side, Turn};
+use crate::manifests::{FALLBACK_NAME, PrimaryKind, render};
 use crate::wrk::HOST;
 
 /// Between requests that are made one after the other, as a shell takes it to start the next curl.

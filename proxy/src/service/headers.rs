@@ -7,31 +7,25 @@ use understudy_router::HeaderEdit;
 /// A message whose headers filters change.
 pub(super) struct Headers<'a, T>(pub(super) &'a mut T);
 
-impl HeaderEdit for Headers<'_, RequestHeader> {
-    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-        // Both are valid already, and the number of headers is bounded by the request's own and the filters'.
-        let _ = self.0.insert_header(name.clone(), value.clone());
-    }
+/// Pingora's two kinds of headers have the same methods and no trait in common.
+macro_rules! header_edits {
+    ($($message:ty),*) => {$(
+        impl HeaderEdit for Headers<'_, $message> {
+            fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+                // Both are valid already, and the number of headers is bounded by the message's own and the
+                // filters'.
+                let _ = self.0.insert_header(name.clone(), value.clone());
+            }
 
-    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name.clone(), value.clone());
-    }
+            fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+                let _ = self.0.append_header(name.clone(), value.clone());
+            }
 
-    fn remove(&mut self, name: &HeaderName) {
-        let _ = self.0.remove_header(name);
-    }
+            fn remove(&mut self, name: &HeaderName) {
+                let _ = self.0.remove_header(name);
+            }
+        }
+    )*};
 }
 
-impl HeaderEdit for Headers<'_, ResponseHeader> {
-    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.insert_header(name.clone(), value.clone());
-    }
-
-    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name.clone(), value.clone());
-    }
-
-    fn remove(&mut self, name: &HeaderName) {
-        let _ = self.0.remove_header(name);
-    }
-}
+header_edits!(RequestHeader, ResponseHeader);

@@ -4,7 +4,7 @@ use understudy_testbed::Behaviour;
 
 use super::{ACTIVE, DEFAULT_RETRY, NO_RETRY, good};
 use crate::drill::case::{Action, Case, Plan, Step};
-use crate::drill::manifests::{RETRY, RETRY_RESET, Setup, passive_with, task_passive, timeouts};
+use crate::manifests::{RETRY, RETRY_RESET, Setup, passive_with, task_passive, timeouts};
 
 fn garbage() -> Behaviour {
     Behaviour::Garbage(b"this is not HTTP\r\n\r\n".to_vec())

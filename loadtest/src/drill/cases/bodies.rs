@@ -6,7 +6,7 @@ use understudy_testbed::Behaviour;
 
 use super::{ACTIVE, kill};
 use crate::drill::case::{Action, Case, Plan, Step};
-use crate::drill::manifests::{RETRY_RESET, Setup, task_passive};
+use crate::manifests::{RETRY_RESET, Setup, task_passive};
 
 const KIB: usize = 1024;
 

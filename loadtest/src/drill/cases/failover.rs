@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{ACTIVE, DEFAULT_RETRY, NO_RETRY, PRIORITY_RETRY, kill};
 use crate::drill::case::{Action, Case, Plan, Step, Who};
-use crate::drill::manifests::{RETRY, RETRY_PRIORITY, Setup, passive, task_passive};
 use crate::drill::record::Side;
+use crate::manifests::{RETRY, RETRY_PRIORITY, Setup, passive, task_passive};
 
 /// The longest that a switch may take.
 const RETURN: Duration = Duration::from_secs(30);

@@ -96,7 +96,7 @@ mod tests {
     use understudy_controller::{Options, Source, check};
 
     use super::*;
-    use crate::drill::manifests::{PrimaryKind, render};
+    use crate::manifests::{PrimaryKind, render};
 
     #[test]
     fn names_of_cases_and_labels_of_runs_are_unique() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ACTIVE, DEFAULT_RETRY, Length, NO_RETRY, PRIORITY_RETRY, RESET_RETRY, kill};
 use crate::drill::case::{Action, Case, Load, LoadKind, Plan, Step};
-use crate::drill::manifests::{RETRY, RETRY_PRIORITY, RETRY_RESET, Setup, task_passive};
+use crate::manifests::{RETRY, RETRY_PRIORITY, RETRY_RESET, Setup, task_passive};
 
 /// Connections of the clients when the primary is killed under load.
 const CONNECTIONS: usize = 50;

@@ -6,7 +6,7 @@ use understudy_testbed::Behaviour;
 
 use super::{ACTIVE, DEFAULT_RETRY, NO_RETRY, kill};
 use crate::drill::case::{Action, Case, Load, LoadKind, Plan, Step, Who};
-use crate::drill::manifests::{RETRY, Setup, passive, task_passive};
+use crate::manifests::{RETRY, Setup, passive, task_passive};
 
 /// Requests before shares are counted, so that the dead are known as such.
 const WARM_UP: Load =

@@ -2,7 +2,7 @@
 
 use super::kill;
 use crate::drill::case::{Case, Plan, Step};
-use crate::drill::manifests::{FallbackKind, PrimaryKind, Setup, task_passive};
+use crate::manifests::{FallbackKind, PrimaryKind, Setup, task_passive};
 
 pub(super) fn empty_primary() -> Case {
     let setup = Setup { primary: PrimaryKind::EmptyService, ..Setup::task(task_passive()) };
