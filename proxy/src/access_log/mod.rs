@@ -1,27 +1,40 @@
 //! One line for each request.
 //!
 //! Purpose: say what happened to each request, off the request's path. Inputs: [`Record`]s. Outputs: lines on
-//! standard output or in a file. A thread of its own writes them; when it cannot keep up, lines are dropped and
-//! counted, and no request ever waits.
+//! standard output or in a file. Lines are gathered in memory, and a thread of its own writes what came together
+//! in a fifth of a second, so that it costs a busy proxy next to nothing; when it cannot keep up, lines are
+//! dropped and counted, and no request ever waits.
 
 mod record;
+mod text;
 
+use std::cell::RefCell;
 use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 
 pub use record::{Flag, Flags, LogFormat, Record};
 
-/// Lines that wait for the writer. A line has at most some kilobytes.
-const WAITING: usize = 8192;
+/// Lines are written when so many bytes came together,
+const ENOUGH: usize = 128 * 1024;
+/// or when the oldest of them has waited for so long.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Bytes that may wait for a writer that does not keep up.
+const WAITING: usize = 4 * 1024 * 1024;
 
 /// How long the end of the process waits for the last lines.
 const END_BOUND: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// A line is put together here, outside the lock.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Where lines go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,9 +72,25 @@ pub struct AccessLog {
 }
 
 struct Writer {
-    lines: SyncSender<Vec<u8>>,
+    shared: Arc<Shared>,
     /// The log is shared among threads, and only its end looks here.
     ended: Mutex<Receiver<()>>,
+}
+
+/// What requests and the writing thread share.
+#[derive(Default)]
+struct Shared {
+    gathered: Mutex<Gathered>,
+    /// Wakes the writing thread.
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Gathered {
+    lines: Vec<u8>,
+    count: u64,
+    /// No line will follow.
+    ended: bool,
 }
 
 impl AccessLog {
@@ -90,18 +119,18 @@ impl AccessLog {
         format: LogFormat,
         dropped: IntCounter,
     ) -> Result<Self, AccessLogError> {
-        let (lines, waiting) = sync_channel(WAITING);
+        let shared = Arc::new(Shared::default());
         let (end, ended) = sync_channel(1);
-        let lost = dropped.clone();
+        let (of_thread, lost) = (Arc::clone(&shared), dropped.clone());
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
-                write_lines(&waiting, BufWriter::with_capacity(64 * 1024, output), &lost);
+                of_thread.write_lines(output, &lost);
                 // Nobody may be waiting for the end.
                 let _ = end.try_send(());
             })
             .map_err(AccessLogError::Thread)?;
-        Ok(Self { format, dropped, writer: Some(Writer { lines, ended: Mutex::new(ended) }) })
+        Ok(Self { format, dropped, writer: Some(Writer { shared, ended: Mutex::new(ended) }) })
     }
 
     /// Whether lines are written at all. If not, records need not be made.
@@ -112,51 +141,83 @@ impl AccessLog {
 
     /// Logs a request. It never waits.
     pub fn log(&self, record: &Record<'_>) {
-        if let Some(writer) = &self.writer
-            && writer.lines.try_send(record.line(self.format)).is_err()
-        {
-            self.dropped.inc();
-        }
+        let Some(writer) = &self.writer else { return };
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            record.write(self.format, line);
+            if !writer.shared.take(line) {
+                self.dropped.inc();
+            }
+        });
     }
 }
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        let Some(Writer { lines, ended }) = self.writer.take() else { return };
-        drop(lines);
+        let Some(Writer { shared, ended }) = self.writer.take() else { return };
+        shared.gathered.lock().ended = true;
+        shared.wake.notify_one();
         if ended.into_inner().recv_timeout(END_BOUND) == Err(RecvTimeoutError::Timeout) {
             log::warn!("the last lines of the access log were not written within {END_BOUND:?}");
         }
     }
 }
 
-/// Writes until the log is dropped. It flushes whenever nothing waits.
-fn write_lines(waiting: &Receiver<Vec<u8>>, mut output: BufWriter<Box<dyn Write + Send>>, lost: &IntCounter) {
-    let mut complained = false;
-    while let Ok(first) = waiting.recv() {
-        let mut count = 0;
-        let written = std::iter::once(first).chain(waiting.try_iter()).try_for_each(|line| {
-            count += 1;
-            output.write_all(&line)
-        });
-        if let Err(error) = written.and_then(|()| output.flush()) {
-            lost.inc_by(count);
-            if !complained {
-                log::error!("the access log cannot be written: {error}");
+impl Shared {
+    /// Takes a line; false if there is no room for it. The thread is woken by the first line, and by the one that
+    /// makes enough of them.
+    fn take(&self, line: &[u8]) -> bool {
+        let mut gathered = self.gathered.lock();
+        let before = gathered.lines.len();
+        if before + line.len() > WAITING {
+            return false;
+        }
+        gathered.lines.extend_from_slice(line);
+        gathered.count += 1;
+        if before == 0 || (before < ENOUGH && gathered.lines.len() >= ENOUGH) {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Writes until the log is dropped.
+    fn write_lines(&self, mut output: Box<dyn Write + Send>, lost: &IntCounter) {
+        let mut complained = false;
+        let mut lines = Vec::new();
+        loop {
+            let count = {
+                let mut gathered = self.gathered.lock();
+                self.wake.wait_while(&mut gathered, |now| now.lines.is_empty() && !now.ended);
+                // More may follow soon; if none does, the time is over.
+                let may_wait = |now: &mut Gathered| now.lines.len() < ENOUGH && !now.ended;
+                let _ = self.wake.wait_while_for(&mut gathered, may_wait, PATIENCE);
+                if gathered.lines.is_empty() {
+                    return;
+                }
+                std::mem::swap(&mut gathered.lines, &mut lines);
+                std::mem::take(&mut gathered.count)
+            };
+            if let Err(error) = output.write_all(&lines).and_then(|()| output.flush()) {
+                lost.inc_by(count);
+                if !complained {
+                    log::error!("the access log cannot be written: {error}");
+                }
+                complained = true;
+            } else {
+                complained = false;
             }
-            complained = true;
-        } else {
-            complained = false;
+            lines.clear();
+            // What a rush needed is not kept.
+            lines.shrink_to(2 * ENOUGH);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::mpsc::{Sender, channel};
 
-    use super::record::tests::record;
+    use super::record::tests::{line, record};
     use super::*;
 
     fn counter() -> IntCounter {
@@ -178,6 +239,31 @@ mod tests {
         let text = std::fs::read_to_string(&file).unwrap();
         assert_eq!(text.lines().count(), 2000);
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+    }
+
+    #[test]
+    fn a_single_line_is_written_while_the_log_is_open() {
+        let (sender, written) = channel();
+        let log = AccessLog::to_output(Box::new(Told(sender)), LogFormat::Text, counter()).unwrap();
+        for _ in 0..2 {
+            log.log(&record());
+            let bytes = written.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!(bytes, line(&record(), LogFormat::Text));
+        }
+    }
+
+    /// An output that tells what it was given.
+    struct Told(Sender<Vec<u8>>);
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).unwrap();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
@@ -237,7 +323,8 @@ mod tests {
         let log = AccessLog::to_output(Box::new(output), LogFormat::Text, counter()).unwrap();
         log.log(&record());
         is_stuck.recv_timeout(Duration::from_secs(20)).unwrap();
-        for _ in 0..WAITING + 10 {
+        let room = WAITING / line(&record(), LogFormat::Text).len();
+        for _ in 0..room + 10 {
             log.log(&record());
         }
         assert_eq!(log.dropped.get(), 10);

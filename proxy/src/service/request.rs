@@ -209,14 +209,17 @@ pub(super) fn own_request_id(request: &RequestHeader) -> Option<&str> {
 }
 
 fn new_request_id() -> Box<str> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     // A version 4 UUID (RFC 9562, section 5.4).
     let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
     let mut id = String::with_capacity(36);
-    for (shift, width) in [(96, 8), (80, 4), (64, 4), (48, 4), (0, 12)] {
-        if !id.is_empty() {
+    for (place, byte) in bits.to_be_bytes().into_iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
             id.push('-');
         }
-        let _ = write!(id, "{:0width$x}", (bits >> shift) & ((1 << (width * 4)) - 1));
+        for digit in [byte >> 4, byte & 0xf] {
+            id.push(DIGITS[usize::from(digit)].into());
+        }
     }
     id.into()
 }
