@@ -92,6 +92,15 @@ pub fn check(sources: &[Source], options: &Options) -> Report {
     build_report(loader.load(), options)
 }
 
+/// Translates one manifest, as if it came from standard input.
+#[must_use]
+pub fn check_text(text: String, options: &Options) -> Report {
+    let mut loader = load::Loader::default();
+    loader.take_stdin(Ok(text));
+    loader.refresh(&[Source::Stdin], load::Settling::TakeAll);
+    build_report(loader.load(), options)
+}
+
 fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let now = jiff::Timestamp::now().as_second();

@@ -4,9 +4,7 @@
 
 #[allow(dead_code)]
 mod common;
-
-use std::cmp::Reverse;
-use std::net::SocketAddr;
+mod scan;
 
 use common::*;
 use http::HeaderMap;
@@ -14,132 +12,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use understudy_conf::{
-    Hostname, HttpMatch, HttpMethod, Listener, PathMatch, QueryMatch, Route, State, StringMatch,
-};
-use understudy_router::{RequestParts, Router};
-
-/// A request as a test writes it.
-#[derive(Debug, Clone)]
-struct Request {
-    socket: SocketAddr,
-    host: String,
-    path: String,
-    query: Option<String>,
-    method: String,
-    headers: HeaderMap,
-}
-
-/// The label of the rule that a request belongs to, and the prefix that fitted.
-type Found = Option<(String, Option<String>)>;
-
-fn scan(state: &State, request: &Request) -> Found {
-    let host = request.host.split(':').next().unwrap().trim_end_matches('.').to_lowercase();
-    let listeners =
-        state.gateways.values().flat_map(|gateway| gateway.listeners.iter().map(move |l| (gateway, l)));
-    let (gateway, listener): (_, &Listener) = listeners
-        .filter(|(_, listener)| listener.bind.contains(&request.socket))
-        .filter(|(_, listener)| host_fits(listener.hostname.as_ref(), &host))
-        .max_by_key(|(_, listener)| specificity(listener.hostname.as_ref()))?;
-    let mut candidates = Vec::new();
-    for route in state.routes.values() {
-        for attachment in &route.attachments {
-            if attachment.gateway != gateway.name || attachment.listener != listener.name {
-                continue;
-            }
-            let hostnames: Vec<Option<&Hostname>> = match attachment.hostnames.is_empty() {
-                true => vec![None],
-                false => attachment.hostnames.iter().map(Some).collect(),
-            };
-            for hostname in hostnames.into_iter().filter(|hostname| host_fits(*hostname, &host)) {
-                for (rule_index, rule) in route.rules.iter().enumerate() {
-                    for (match_index, http_match) in rule.matches.iter().enumerate() {
-                        if fits(http_match, request) {
-                            let rank = (
-                                specificity(hostname),
-                                path_rank(&http_match.path),
-                                http_match.method.is_some(),
-                                http_match.headers.len(),
-                                http_match.query.len(),
-                                Reverse(if route.created == 0 { i64::MAX } else { route.created }),
-                                Reverse((&route.name, rule_index, match_index)),
-                            );
-                            candidates.push((rank, http_match));
-                        }
-                    }
-                }
-            }
-        }
-    }
-    let (rank, http_match) = candidates.into_iter().max_by(|(a, _), (b, _)| a.cmp(b))?;
-    let Reverse((route, rule_index, _)) = rank.6;
-    let prefix = match &http_match.path {
-        PathMatch::Prefix(prefix) => Some(prefix.trim_end_matches('/').to_owned()),
-        _ => None,
-    };
-    Some((format!("{route}/rule/{rule_index}"), prefix))
-}
-
-/// Exact before wildcard before none, then the longer one.
-fn specificity(hostname: Option<&Hostname>) -> (usize, usize) {
-    match hostname {
-        None => (0, 0),
-        Some(name) if name.as_str().starts_with('*') => (1, name.as_str().len()),
-        Some(name) => (2, name.as_str().len()),
-    }
-}
-
-fn host_fits(hostname: Option<&Hostname>, host: &str) -> bool {
-    hostname.is_none_or(|hostname| match hostname.as_str().strip_prefix('*') {
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-        None => hostname.as_str() == host,
-    })
-}
-
-fn path_rank(path: &PathMatch) -> (usize, usize) {
-    match path {
-        PathMatch::Exact(_) => (2, 0),
-        PathMatch::Regex(pattern) => (1, pattern.len()),
-        PathMatch::Prefix(prefix) => (0, prefix.trim_end_matches('/').len()),
-    }
-}
-
-fn fits(http_match: &HttpMatch, request: &Request) -> bool {
-    let path = match &http_match.path {
-        PathMatch::Exact(path) => *path == request.path,
-        PathMatch::Regex(pattern) => whole(pattern, &request.path),
-        PathMatch::Prefix(prefix) => {
-            let wanted: Vec<&str> = prefix.trim_end_matches('/').split('/').collect();
-            let elements: Vec<&str> = request.path.split('/').collect();
-            elements.starts_with(&wanted)
-        }
-    };
-    path && http_match.method.as_ref().is_none_or(|method| method.0 == request.method)
-        && http_match.headers.iter().all(|header| {
-            let values: Vec<&str> =
-                request.headers.get_all(&header.name).iter().map(|value| value.to_str().unwrap()).collect();
-            !values.is_empty() && text_fits(&header.value, &values.join(","))
-        })
-        && http_match.query.iter().all(|wanted| {
-            let query = request.query.clone().unwrap_or_default();
-            let value = query.split('&').find_map(|pair| {
-                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                (name == wanted.name).then(|| value.to_owned())
-            });
-            value.is_some_and(|value| text_fits(&wanted.value, &value))
-        })
-}
-
-fn text_fits(text: &StringMatch, value: &str) -> bool {
-    match text {
-        StringMatch::Exact(text) => text == value,
-        StringMatch::Regex(pattern) => whole(pattern, value),
-    }
-}
-
-fn whole(pattern: &str, text: &str) -> bool {
-    regex::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(text)
-}
+use scan::{Request, look_up, scan};
+use understudy_conf::{HttpMatch, HttpMethod, Listener, PathMatch, QueryMatch, Route, State, StringMatch};
+use understudy_router::Router;
 
 fn host_name() -> impl Strategy<Value = &'static str> {
     select(vec!["a.x.y", "b.x.y", "c.a.x.y", "x.y", "*.x.y", "*.a.x.y", "*.y", "y", "z"])
@@ -249,18 +124,6 @@ fn request() -> impl Strategy<Value = Request> {
             headers,
         },
     )
-}
-
-fn look_up(router: &Router, request: &Request) -> Found {
-    let parts = RequestParts {
-        host: &request.host,
-        path: &request.path,
-        query: request.query.as_deref(),
-        method: &request.method,
-        headers: &request.headers,
-    };
-    let found = router.socket(&request.socket)?.lookup(&parts)?;
-    Some((found.rule.label.to_string(), found.matched_prefix.map(str::to_owned)))
 }
 
 proptest! {

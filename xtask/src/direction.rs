@@ -59,6 +59,19 @@ const RULES: &[Rule] = &[
         members: &[],
         banned: &["kube", "k8s-openapi", "gateway-api", "pingora"],
     },
+    // A fuzz target uses the crate that it attacks.
+    Rule { member: "understudy-conf-fuzz", members: &["understudy-conf"], banned: BOTH_AND_NETWORK },
+    Rule {
+        member: "understudy-router-fuzz",
+        members: &["understudy-conf", "understudy-router"],
+        banned: BOTH_AND_NETWORK,
+    },
+    Rule { member: "understudy-controller-fuzz", members: &["understudy-controller"], banned: PINGORA },
+    Rule {
+        member: "understudy-proxy-fuzz",
+        members: &["understudy-conf", "understudy-proxy"],
+        banned: KUBERNETES,
+    },
     Rule { member: "xtask", members: &[], banned: BOTH_AND_NETWORK },
 ];
 

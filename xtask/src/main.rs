@@ -11,6 +11,7 @@ mod deny;
 mod direction;
 mod docs;
 mod files;
+mod fuzz;
 mod paths;
 mod release;
 mod run;
@@ -23,6 +24,7 @@ mod tree;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use stages::Done;
 
 /// The project's chores.
 #[derive(Parser)]
@@ -49,12 +51,29 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Builds the fuzz targets with coverage and runs them for a bounded time each.
+    Fuzz {
+        /// Only these targets.
+        targets: Vec<String>,
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Passed on to libFuzzer, after `--`: a file that is to be tried again, for example.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { fast, only } => test::run_all(fast, only),
         Chore::Bench { args } => bench::run(&args).map(|()| true),
+        Chore::Fuzz { targets, seconds, args } => fuzz::run(&targets, seconds, &args).map(|done| {
+            if let Done::Note(note) = done {
+                println!("{note}");
+            }
+            true
+        }),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::paths::cargo;
 use crate::stages::{Done, Stages};
-use crate::{bench, commands, deny, direction, docs, files, release, run, semantics, tools, tree};
+use crate::{bench, commands, deny, direction, docs, files, fuzz, release, run, semantics, tools, tree};
 
 /// No single program runs longer, so that nothing can hang a run for ever.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -40,6 +40,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("release", 720, release::build);
         stages.run("demo", 90, release::demo);
         stages.run("bench", 90, bench::smoke);
+        stages.run("fuzz", 600, || fuzz::run(&[], fuzz::SHORT, &[]));
     }
     stages.run("clean tree", 5, || tree::unchanged_since(&before));
 

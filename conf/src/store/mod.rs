@@ -28,6 +28,7 @@ pub use error::StoreError;
 pub use proxy_files::{read_acknowledgement, read_reports, write_acknowledgement, write_reports};
 pub use reader::{Read, Reader};
 pub use writer::{Published, Writer};
+pub use yaml::from_text;
 
 /// The root's name within the state's folder. A rename onto it is what a reader has to watch for.
 pub const ROOT_FILE: &str = "state.yaml";

@@ -15,8 +15,11 @@ pub(crate) fn to_text<T: Serialize>(value: &T) -> Result<String, String> {
     Ok(text)
 }
 
-/// Reads what [`to_text`] wrote. The error is one sentence.
-pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+/// Reads an object from the text of its file.
+///
+/// # Errors
+/// One sentence that says what is wrong with the text.
+pub fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_yaml::from_str_with_options(text, options()).map_err(|error| error.to_string())
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod query;
+mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use understudy_conf::Dns;
 
 use answer::{merge, next_lookup};
 use query::Servers;
+pub use replay::replay;
 
 /// So many names are looked up at once; the others wait for their turn.
 const AT_ONCE: usize = 64;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use understudy_conf::LookupFamily;
 
@@ -87,28 +87,29 @@ impl Servers {
         // Boxed: the future is large, and one of it lives in each name's loop.
         let asking = Box::pin(self.resolver.lookup(name.clone(), record_type));
         match tokio::time::timeout(BOUND, asking).await {
-            Ok(Ok(lookup)) => {
-                let addresses: Vec<IpAddr> = lookup
-                    .answers()
-                    .iter()
-                    .filter_map(|record| match (&record.data, family) {
-                        (RData::A(address), Family::V4) => Some(address.0.into()),
-                        (RData::AAAA(address), Family::V6) => Some(address.0.into()),
-                        _ => None,
-                    })
-                    .collect();
-                // Aliases on the way count too: the answer is as old as its oldest part.
-                let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-                if addresses.is_empty() {
-                    Answer::Nothing
-                } else {
-                    Answer::Addresses { addresses, ttl: Duration::from_secs(ttl.into()) }
-                }
-            }
+            Ok(Ok(lookup)) => read_records(lookup.answers(), family),
             Ok(Err(error)) => classify(&error),
             Err(_elapsed) => Answer::Failed(format!("no answer within {} s", BOUND.as_secs())),
         }
     }
+}
+
+/// What the records of an answer say of one family.
+pub(super) fn read_records(records: &[Record], family: Family) -> Answer {
+    let addresses: Vec<IpAddr> = records
+        .iter()
+        .filter_map(|record| match (&record.data, family) {
+            (RData::A(address), Family::V4) => Some(address.0.into()),
+            (RData::AAAA(address), Family::V6) => Some(address.0.into()),
+            _ => None,
+        })
+        .collect();
+    if addresses.is_empty() {
+        return Answer::Nothing;
+    }
+    // Aliases on the way count too: the answer is as old as its oldest part.
+    let ttl = records.iter().map(|record| record.ttl).min().unwrap_or(0);
+    Answer::Addresses { addresses, ttl: Duration::from_secs(ttl.into()) }
 }
 
 fn builder_for(server: SocketAddr) -> Builder {
