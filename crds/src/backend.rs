@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Checker, is_dns_name};
+use crate::schema;
 use crate::{BackendTls, Problem};
 
 /// A set of endpoints (short name `be`).
@@ -26,8 +28,13 @@ pub struct Backend {
 }
 
 /// What a [`Backend`] asks for.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("!has(self.type) || self.type != 'DynamicResolver' || !has(self.endpoints)", "a DynamicResolver has no endpoints of its own; remove them, or use type Endpoints"),
+    ("!has(self.tls) || !has(self.tls.autoSNIFromEndpointHostname) || !self.tls.autoSNIFromEndpointHostname || !has(self.endpoints) || self.endpoints.all(e, has(e.fqdn) || has(e.hostname))", "tls.autoSNIFromEndpointHostname needs a hostname at every ip and unix endpoint"),
+    ("!has(self.type) || self.type != 'DynamicResolver' || !has(self.tls) || !has(self.tls.autoSNIFromEndpointHostname) || !self.tls.autoSNIFromEndpointHostname", "a DynamicResolver has no endpoints whose hostname could be sent; remove tls.autoSNIFromEndpointHostname"),
+])))]
 pub struct BackendSpec {
     /// Whether endpoints are listed, or the request's host decides; default: listed.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -37,6 +44,7 @@ pub struct BackendSpec {
     pub fallback: Option<bool>,
     /// The endpoints, 1 to 256 where given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
     pub endpoints: Option<Vec<BackendEndpoint>>,
     /// What is spoken to the endpoints, besides HTTP/1.1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +55,7 @@ pub struct BackendSpec {
 }
 
 /// How a backend's endpoints are found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackendType {
     /// They are listed.
     #[default]
@@ -57,7 +65,7 @@ pub enum BackendType {
 }
 
 /// What is spoken to the endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AppProtocol {
     /// HTTP/2 in clear text.
     #[serde(rename = "gateway.envoyproxy.io/h2c")]
@@ -71,8 +79,11 @@ pub enum AppProtocol {
 }
 
 /// One endpoint: exactly one of `fqdn`, `ip` and `unix`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("[has(self.fqdn), has(self.ip), has(self.unix)].filter(given, given).size() == 1", "an endpoint is exactly one of fqdn, ip and unix"),
+])))]
 pub struct BackendEndpoint {
     /// By name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +96,7 @@ pub struct BackendEndpoint {
     pub unix: Option<UnixEndpoint>,
     /// SNI and Host for this endpoint, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub hostname: Option<String>,
     /// The zone that it runs in.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,11 +104,13 @@ pub struct BackendEndpoint {
 }
 
 /// An endpoint by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FqdnEndpoint {
     /// A DNS name; a trailing dot is allowed.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME_WITH_DOT))]
     pub hostname: String,
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
     pub port: i64,
 }
 
@@ -110,18 +124,21 @@ impl FqdnEndpoint {
 }
 
 /// An endpoint by address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IpEndpoint {
     /// IPv4 or IPv6.
+    #[schemars(length(min = 3, max = 45), regex(pattern = schema::ADDRESS))]
     pub address: String,
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
     pub port: i64,
 }
 
 /// An endpoint on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnixEndpoint {
     /// The socket's path, at most 108 bytes.
+    #[schemars(length(min = 1, max = 108))]
     pub path: String,
 }
 

@@ -1,25 +1,37 @@
 //! TLS to a backend's endpoints.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::BackendEndpoint;
 use crate::problem::Checker;
+use crate::schema;
 
 /// TLS to a backend's endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("!(has(self.caCertificateRefs) && has(self.wellKnownCACertificates))", "caCertificateRefs and wellKnownCACertificates exclude each other"),
+    ("!(has(self.insecureSkipVerify) && self.insecureSkipVerify && (has(self.caCertificateRefs) || has(self.wellKnownCACertificates)))", "insecureSkipVerify excludes caCertificateRefs and wellKnownCACertificates"),
+    ("!(has(self.sni) && has(self.autoSNIFromEndpointHostname) && self.autoSNIFromEndpointHostname)", "sni and autoSNIFromEndpointHostname exclude each other"),
+    ("!(has(self.ciphers) && has(self.minVersion) && self.minVersion == '1.3')", "TLS 1.3 has no choice of ciphers; remove them, or lower minVersion"),
+    ("!has(self.minVersion) || !has(self.maxVersion) || self.minVersion == 'Auto' || self.maxVersion == 'Auto' || self.minVersion <= self.maxVersion", "minVersion is above maxVersion"),
+])))]
 pub struct BackendTls {
     /// Where the authorities that sign the endpoints' certificates are; at most 8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8))]
     pub ca_certificate_refs: Option<Vec<ObjectReference>>,
     /// `System`: the machine's own authorities.
     #[serde(rename = "wellKnownCACertificates", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["System"]))]
     pub well_known_ca_certificates: Option<String>,
     /// True: certificates are not verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure_skip_verify: Option<bool>,
     /// The name that is sent and verified.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub sni: Option<String>,
     /// Send each endpoint's own hostname.
     #[serde(rename = "autoSNIFromEndpointHostname", skip_serializing_if = "Option::is_none")]
@@ -29,9 +41,11 @@ pub struct BackendTls {
     pub client_certificate_ref: Option<SecretReference>,
     /// `Auto` or 1.0 to 1.3.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = schema::TLS_VERSIONS))]
     pub min_version: Option<String>,
     /// `Auto` or 1.0 to 1.3.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = schema::TLS_VERSIONS))]
     pub max_version: Option<String>,
     /// Cipher suites below TLS 1.3.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,34 +61,43 @@ pub struct BackendTls {
     pub alpn_protocols: Option<Vec<String>>,
     /// `JA3`, `JA4`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(regex(pattern = "^JA[34]$")))]
     pub fingerprints: Option<Vec<String>>,
 }
 
 /// An object in the same namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectReference {
     /// The object's group; empty for the core group.
+    #[schemars(length(max = 253))]
     pub group: String,
     /// The object's kind.
+    #[schemars(length(min = 1, max = 63))]
     pub kind: String,
     /// The object's name.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
 /// A Secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct SecretReference {
     /// Empty.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub group: Option<String>,
     /// `Secret`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Secret"]))]
     pub kind: Option<String>,
     /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Its namespace; default: the backend's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
 }
 

@@ -1,10 +1,12 @@
 //! `BackendTrafficPolicy`: detection, retries, timeouts and balancing of the routes that it targets.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::extras::validate_response_overrides;
 use crate::problem::Checker;
+use crate::schema;
 use crate::target::validate_target;
 use crate::{
     CircuitBreaker, Compression, Connection, Dns, FaultInjection, HealthCheck, Http2, LoadBalancer,
@@ -30,20 +32,31 @@ pub struct BackendTrafficPolicy {
 }
 
 /// What a [`BackendTrafficPolicy`] asks for.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("!(has(self.targetRef) && has(self.targetRefs) && size(self.targetRefs) > 0)", "targetRef is deprecated and excludes targetRefs"),
+    ("has(self.targetRef) || (has(self.targetRefs) && size(self.targetRefs) > 0) || (has(self.targetSelectors) && size(self.targetSelectors) > 0)", "the policy has no target; name a Gateway or a route in targetRefs"),
+    ("!has(self.mergeType) || ((!has(self.targetRef) || self.targetRef.kind.endsWith('Route')) && (!has(self.targetRefs) || self.targetRefs.all(t, t.kind.endsWith('Route'))) && (!has(self.targetSelectors) || self.targetSelectors.all(t, t.kind.endsWith('Route'))))", "mergeType needs targets that are routes"),
+    ("!(has(self.requestBuffer) && has(self.httpUpgrade))", "requestBuffer and httpUpgrade exclude each other"),
+    ("!(has(self.compression) && has(self.compressor))", "compression and compressor exclude each other"),
+    ("!has(self.connection) || !has(self.connection.preconnect) || !has(self.connection.preconnect.predictivePercent) || (has(self.loadBalancer) && self.loadBalancer.type in ['Random', 'RoundRobin'])", "connection.preconnect.predictivePercent needs a load balancer of type Random or RoundRobin"),
+])))]
 pub struct BackendTrafficPolicySpec {
     /// The one target; deprecated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<PolicyTarget>,
     /// The targets.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
     pub target_refs: Option<Vec<PolicyTarget>>,
     /// The targets by label.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
     pub target_selectors: Option<Vec<PolicyTargetSelector>>,
     /// `StrategicMerge` or `JSONMerge`: merge with the parent's policy.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["StrategicMerge", "JSONMerge"]))]
     pub merge_type: Option<String>,
     /// Health checks.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,12 +96,14 @@ pub struct BackendTrafficPolicySpec {
     pub request_buffer: Option<RequestBuffer>,
     /// Answers that are replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaques")]
     pub response_override: Option<Vec<OpaqueBlock>>,
     /// Faults on purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault_injection: Option<FaultInjection>,
     /// Rate limits.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub rate_limit: Option<OpaqueBlock>,
     /// Compression of answers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,18 +113,23 @@ pub struct BackendTrafficPolicySpec {
     pub compressor: Option<Vec<Compression>>,
     /// Refusal of requests when too many fail.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub admission_control: Option<OpaqueBlock>,
     /// Limits of bandwidth.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub bandwidth_limit: Option<OpaqueBlock>,
     /// Upgrades that are allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaques")]
     pub http_upgrade: Option<Vec<OpaqueBlock>>,
     /// Tracing and metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub telemetry: Option<OpaqueBlock>,
     /// `Endpoint` or `Service`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Endpoint", "Service"]))]
     pub routing_type: Option<String>,
 }
 

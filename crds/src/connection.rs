@@ -1,12 +1,14 @@
 //! Connections to the endpoints: buffers, keep-alive, name resolution, HTTP/2.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Checker;
+use crate::schema;
 use crate::{DurationText, Quantity};
 
 /// Connections to the endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Connection {
     /// Bytes of a request that are kept for a retry; default 32Ki.
@@ -21,23 +23,26 @@ pub struct Connection {
 }
 
 /// Connections made ahead.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Preconnect {
     /// 100 to 300.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 300))]
     pub per_endpoint_percent: Option<i64>,
     /// At least 100.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100))]
     pub predictive_percent: Option<i64>,
 }
 
 /// TCP keep-alive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TcpKeepalive {
     /// Probes without an answer until the connection is given up; default 9.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 127))]
     pub probes: Option<i64>,
     /// Silence until the first probe; default 2h.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +53,7 @@ pub struct TcpKeepalive {
 }
 
 /// Name resolution.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Dns {
     /// Time between look-ups; default 30s.
@@ -59,6 +64,7 @@ pub struct Dns {
     pub respect_dns_ttl: Option<bool>,
     /// Which addresses are used; default IPv4Preferred.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::lookup_family")]
     pub lookup_family: Option<DnsLookupFamily>,
 }
 
@@ -66,11 +72,12 @@ pub struct Dns {
 pub type DnsLookupFamily = understudy_conf::LookupFamily;
 
 /// HTTP/2 to the endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Http2 {
     /// Streams on one connection; default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2147483647))]
     pub max_concurrent_streams: Option<i64>,
     /// Window of a stream; default 64Ki.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,8 +94,11 @@ pub struct Http2 {
 }
 
 /// Keep-alive by PING.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("!has(self.interval) || !has(self.timeout) || duration(self.timeout) < duration(self.interval)", "timeout must be shorter than interval"),
+])))]
 pub struct Http2Keepalive {
     /// Time between PINGs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,18 +111,19 @@ pub struct Http2Keepalive {
     pub idle_interval: Option<DurationText>,
     /// Percentage by which the interval varies.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub interval_jitter: Option<i64>,
 }
 
 /// PROXY protocol to the endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProxyProtocol {
     /// Its version.
     pub version: ProxyProtocolVersion,
 }
 
 /// Version of the PROXY protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ProxyProtocolVersion {
     /// Text.
     V1,
@@ -121,7 +132,7 @@ pub enum ProxyProtocolVersion {
 }
 
 /// Buffers the whole request first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RequestBuffer {
     /// Above it, 413.

@@ -1,17 +1,22 @@
 //! Fields that are accepted and do not act yet. Those with rules of their own are typed as far as the rules
 //! reach; the rest is kept as it was written.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::DurationText;
 use crate::problem::Checker;
+use crate::schema;
 
 /// A block that is kept as it was written.
 pub type OpaqueBlock = serde_json::Value;
 
 /// Faults on purpose.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("has(self.delay) || has(self.abort)", "delay or abort must be given"),
+])))]
 pub struct FaultInjection {
     /// Requests that are held.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,33 +27,40 @@ pub struct FaultInjection {
 }
 
 /// Requests that are held.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultDelay {
     /// How long.
     pub fixed_delay: DurationText,
     /// How many of a hundred; default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub percentage: Option<f64>,
 }
 
 /// Requests that are refused.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("has(self.httpStatus) != has(self.grpcStatus)", "exactly one of httpStatus and grpcStatus must be given"),
+])))]
 pub struct FaultAbort {
     /// With this status.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 600))]
     pub http_status: Option<i64>,
     /// With this gRPC status.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 16))]
     pub grpc_status: Option<i64>,
     /// How many of a hundred; default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub percentage: Option<f64>,
 }
 
 /// Compression of answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
     /// The method.
@@ -56,12 +68,15 @@ pub struct Compression {
     pub kind: CompressionKind,
     /// For type Brotli.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub brotli: Option<OpaqueBlock>,
     /// For type Gzip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub gzip: Option<OpaqueBlock>,
     /// For type Zstd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub zstd: Option<OpaqueBlock>,
     /// Shorter answers stay as they are; default 30 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +84,7 @@ pub struct Compression {
 }
 
 /// A method of compression.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CompressionKind {
     /// gzip.
     Gzip,

@@ -1,13 +1,15 @@
 //! Passive and active health checks.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use understudy_conf::GatewayDuration;
 
 use crate::DurationText;
 use crate::problem::Checker;
+use crate::schema;
 
 /// Health checks of the endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HealthCheck {
     /// Requests of its own.
@@ -18,11 +20,12 @@ pub struct HealthCheck {
     pub passive: Option<PassiveHealthCheck>,
     /// Percentage of healthy endpoints below which all are used; default 50, 0 turns it off.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub panic_threshold: Option<i64>,
 }
 
 /// Outlier detection.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PassiveHealthCheck {
     /// Length of the first ejection; default 30s.
@@ -33,15 +36,19 @@ pub struct PassiveHealthCheck {
     pub interval: Option<DurationText>,
     /// Percentage of a pool that may be ejected; default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub max_ejection_percent: Option<i64>,
     /// 5xx in a row that eject; default 5, 0 off.
     #[serde(rename = "consecutive5XxErrors", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = schema::U32))]
     pub consecutive_5xx_errors: Option<i64>,
     /// 502, 503 and 504 in a row that eject; unset and 0: off.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = schema::U32))]
     pub consecutive_gateway_errors: Option<i64>,
     /// Local failures in a row that eject, when split; default 5.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = schema::U32))]
     pub consecutive_local_origin_failures: Option<i64>,
     /// Count local failures apart; default false.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +58,7 @@ pub struct PassiveHealthCheck {
     pub always_eject_one_endpoint: Option<bool>,
     /// Percentage of failures that ejects.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     pub failure_percentage_threshold: Option<i64>,
 }
 
@@ -75,8 +83,13 @@ impl PassiveHealthCheck {
 }
 
 /// A health check by requests of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.type == 'HTTP' ? has(self.http) : !has(self.http)", "http belongs to type HTTP, which needs it"),
+    ("self.type == 'TCP' ? has(self.tcp) : !has(self.tcp)", "tcp belongs to type TCP, which needs it"),
+    ("self.type == 'GRPC' || !has(self.grpc)", "grpc belongs to type GRPC"),
+])))]
 pub struct ActiveHealthCheck {
     /// Which of the blocks applies.
     #[serde(rename = "type")]
@@ -92,9 +105,11 @@ pub struct ActiveHealthCheck {
     pub initial_jitter: Option<DurationText>,
     /// Passes in a row that make healthy; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = schema::U32))]
     pub healthy_threshold: Option<i64>,
     /// Failures in a row that make unhealthy; default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = schema::U32))]
     pub unhealthy_threshold: Option<i64>,
     /// For type HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,11 +125,12 @@ pub struct ActiveHealthCheck {
     pub overrides: Option<ActiveOverrides>,
     /// A log of checks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub health_check_log: Option<serde_json::Value>,
 }
 
 /// What an active check speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ActiveHealthCheckType {
     /// An HTTP request.
     #[serde(rename = "HTTP")]
@@ -128,22 +144,31 @@ pub enum ActiveHealthCheckType {
 }
 
 /// An HTTP check.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("!has(self.requestBody) || (has(self.method) && self.method in ['POST', 'PUT'])", "requestBody needs method POST or PUT"),
+])))]
+#[schemars(extend("required" = ["path"]))]
 pub struct HttpCheck {
     /// The path that is asked for.
+    #[schemars(length(min = 1, max = 1024))]
     pub path: String,
     /// The method; default GET.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
     pub method: Option<String>,
     /// The Host header.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub hostname: Option<String>,
     /// Statuses that pass; default 200.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(min = 100, max = 599)))]
     pub expected_statuses: Option<Vec<i64>>,
     /// Statuses that count only towards the threshold.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(min = 100, max = 599)))]
     pub retriable_statuses: Option<Vec<i64>>,
     /// What the body must hold.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,7 +179,7 @@ pub struct HttpCheck {
 }
 
 /// A TCP check.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TcpCheck {
     /// What is sent.
@@ -166,7 +191,7 @@ pub struct TcpCheck {
 }
 
 /// A gRPC check.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GrpcCheck {
     /// The service that is asked about; empty: the server.
@@ -175,16 +200,20 @@ pub struct GrpcCheck {
 }
 
 /// What differs from the endpoint.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ActiveOverrides {
     /// The port that is checked.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i64>,
 }
 
 /// Text or bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.type == 'Text' ? has(self.text) && !has(self.binary) : has(self.binary) && !has(self.text)", "type Text takes text, and type Binary takes binary"),
+])))]
 pub struct Payload {
     /// Which of the two.
     #[serde(rename = "type")]
@@ -198,7 +227,7 @@ pub struct Payload {
 }
 
 /// What a [`Payload`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PayloadType {
     /// Text.
     Text,

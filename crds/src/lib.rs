@@ -8,9 +8,9 @@
 //! look finds every problem of an object, and none hides the next. After `validate()` found nothing, the
 //! accessors with defaults are exact.
 //!
-//! The types are plain serde structs. `kube`'s `CustomResource` derive would add a schema without the limits
-//! and cross-field rules, which is worse than none; it belongs with the generation of the CRDs' YAML, where
-//! limits and CEL come from the same place.
+//! Each type also has a schema, from which `crds/*.yaml` are generated and checked by a test: limits stand beside their
+//! fields, and rules across fields as CEL beside their types. The objects as a whole are plain serde structs without
+//! `kube`'s `CustomResource` derive, since nothing here talks to a cluster.
 
 mod backend;
 mod backend_tls;
@@ -22,6 +22,7 @@ mod health;
 mod load_balancer;
 mod problem;
 mod retry;
+mod schema;
 mod target;
 mod text;
 mod timeout;

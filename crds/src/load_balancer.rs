@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::DurationText;
 use crate::problem::Checker;
+use crate::schema;
 
 /// How an endpoint is chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.type == 'ConsistentHash' ? has(self.consistentHash) : !has(self.consistentHash)", "consistentHash belongs to type ConsistentHash, which needs it"),
+    ("self.type == 'BackendUtilization' ? has(self.backendUtilization) : !has(self.backendUtilization)", "backendUtilization belongs to type BackendUtilization, which needs it"),
+    ("self.type == 'DynamicModule' ? has(self.dynamicModule) : !has(self.dynamicModule)", "dynamicModule belongs to type DynamicModule, which needs it"),
+    ("!has(self.slowStart) || !(self.type in ['Random', 'ConsistentHash', 'DynamicModule'])", "slowStart needs type RoundRobin or LeastRequest"),
+    ("self.type != 'DynamicModule' || !(has(self.zoneAware) || has(self.endpointOverride))", "zoneAware and endpointOverride have no meaning with type DynamicModule"),
+])))]
 pub struct LoadBalancer {
     /// The method.
     #[serde(rename = "type")]
@@ -22,20 +31,24 @@ pub struct LoadBalancer {
     pub slow_start: Option<SlowStart>,
     /// Preference of zones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub zone_aware: Option<serde_json::Value>,
     /// Endpoints chosen by a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub endpoint_override: Option<serde_json::Value>,
     /// For type BackendUtilization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub backend_utilization: Option<serde_json::Value>,
     /// For type DynamicModule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opaque")]
     pub dynamic_module: Option<serde_json::Value>,
 }
 
 /// A method of choosing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LoadBalancerType {
     /// One after the other.
     RoundRobin,
@@ -52,14 +65,21 @@ pub enum LoadBalancerType {
 }
 
 /// By a hash of the request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.type == 'Header' ? has(self.header) : !has(self.header)", "header belongs to type Header, which needs it"),
+    ("self.type == 'Headers' ? has(self.headers) : !has(self.headers)", "headers belongs to type Headers, which needs it"),
+    ("self.type == 'Cookie' ? has(self.cookie) : !has(self.cookie)", "cookie belongs to type Cookie, which needs it"),
+    ("self.type == 'QueryParams' ? has(self.queryParams) : !has(self.queryParams)", "queryParams belongs to type QueryParams, which needs it"),
+])))]
 pub struct ConsistentHash {
     /// What is hashed.
     #[serde(rename = "type")]
     pub kind: ConsistentHashType,
     /// Size of the table, a prime number; default 65537.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 5000011))]
     pub table_size: Option<i64>,
     /// For type Header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,7 +96,7 @@ pub struct ConsistentHash {
 }
 
 /// What is hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConsistentHashType {
     /// The client's address.
     SourceIP,
@@ -91,16 +111,18 @@ pub enum ConsistentHashType {
 }
 
 /// A header or query parameter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NamedField {
     /// Its name.
+    #[schemars(length(min = 1, max = 256), regex(pattern = schema::TOKEN))]
     pub name: String,
 }
 
 /// A cookie that is hashed, and set where it is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HashCookie {
     /// Its name.
+    #[schemars(length(min = 1, max = 256), regex(pattern = schema::TOKEN))]
     pub name: String,
     /// Its lifetime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +133,7 @@ pub struct HashCookie {
 }
 
 /// A growing share for new endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SlowStart {
     /// Time until the full share.
     pub window: DurationText,

@@ -1,20 +1,24 @@
 //! Retries.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use understudy_conf::{GatewayDuration, RetryTrigger};
 
 use crate::DurationText;
 use crate::problem::Checker;
+use crate::schema;
 
 /// When a failed attempt is made again elsewhere. An empty block switches it on with its defaults.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retry {
     /// Retries after the first attempt; default 2.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = schema::U32))]
     pub num_retries: Option<i64>,
     /// After so many attempts in a priority the next one is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2147483647))]
     pub num_attempts_per_priority: Option<i64>,
     /// What is retried.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,14 +29,16 @@ pub struct Retry {
 }
 
 /// What is retried.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetryOn {
     /// Kinds of failures; where given and not empty they replace the default list.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::triggers")]
     pub triggers: Option<Vec<Trigger>>,
     /// Statuses; where `retryOn` is given they replace the default list, even when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(min = 100, max = 599)))]
     pub http_status_codes: Option<Vec<i64>>,
 }
 
@@ -40,7 +46,7 @@ pub struct RetryOn {
 pub type Trigger = RetryTrigger;
 
 /// Limits of each attempt.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PerRetry {
     /// Length of one attempt.
@@ -52,8 +58,12 @@ pub struct PerRetry {
 }
 
 /// Waiting before a retry.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("!has(self.baseInterval) || duration(self.baseInterval) > duration('0s')", "baseInterval must be longer than 0s"),
+    ("!has(self.baseInterval) || !has(self.maxInterval) || duration(self.maxInterval) >= duration(self.baseInterval)", "maxInterval must be at least as long as baseInterval"),
+])))]
 pub struct BackOff {
     /// Bound of the first wait; default 25ms.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,38 +2,47 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Checker;
+use crate::schema;
 
 /// A target by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyTarget {
     /// `gateway.networking.k8s.io`.
+    #[schemars(extend("enum" = [GROUP]))]
     pub group: String,
     /// `Gateway` or a kind of route.
+    #[schemars(extend("enum" = KINDS))]
     pub kind: String,
     /// The target's name, in the policy's namespace.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// A listener of a Gateway, or a named rule of a route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub section_name: Option<String>,
 }
 
 /// Targets by their labels.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyTargetSelector {
     /// `gateway.networking.k8s.io`, also where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = [GROUP]))]
     pub group: Option<String>,
     /// `Gateway` or a kind of route.
+    #[schemars(extend("enum" = KINDS))]
     pub kind: String,
     /// Labels with their values that the target must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub match_labels: Option<BTreeMap<String, String>>,
     /// Conditions on the target's labels.
+    #[schemars(length(max = 16))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub match_expressions: Option<Vec<LabelRequirement>>,
     /// Where targets are looked for; default: the policy's own namespace.
@@ -42,32 +51,42 @@ pub struct PolicyTargetSelector {
 }
 
 /// Labels that an object must have: all of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TargetLabels {
     /// Labels with their values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub match_labels: Option<BTreeMap<String, String>>,
     /// Conditions on labels.
+    #[schemars(length(max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub match_expressions: Option<Vec<LabelRequirement>>,
 }
 
 /// A condition on one label.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0", "In and NotIn need values, Exists and DoesNotExist take none"),
+])))]
 pub struct LabelRequirement {
     /// The label.
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    #[schemars(extend("enum" = ["In", "NotIn", "Exists", "DoesNotExist"]))]
     pub operator: String,
     /// Values for `In` and `NotIn`.
+    #[schemars(length(max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<String>>,
 }
 
 /// Where a selector looks.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules(&[
+    ("self.from == 'Selector' ? has(self.selector) : !has(self.selector)", "selector belongs to from: Selector, which needs it"),
+])))]
+#[schemars(extend("required" = ["from"]))]
 pub struct SelectorNamespaces {
     /// Which namespaces.
     pub from: NamespacesFrom,
@@ -77,7 +96,7 @@ pub struct SelectorNamespaces {
 }
 
 /// Which namespaces a selector looks into.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NamespacesFrom {
     /// The policy's own.
     #[default]

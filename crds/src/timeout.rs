@@ -1,12 +1,13 @@
 //! Timeouts.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::DurationText;
 use crate::problem::Checker;
 
 /// Timeouts towards the endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Timeout {
     /// Of connections.
@@ -18,7 +19,7 @@ pub struct Timeout {
 }
 
 /// Timeouts of connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TcpTimeout {
     /// Until a connection stands; default 10s.
@@ -27,7 +28,7 @@ pub struct TcpTimeout {
 }
 
 /// Timeouts of requests.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpTimeout {
     /// The whole request; unset: 15s until the answer's headers; 0s: unlimited.
