@@ -10,6 +10,7 @@
 
 mod backend;
 mod certificate;
+mod cors;
 mod duration;
 mod gateway;
 mod health_check;
@@ -23,6 +24,7 @@ pub mod store;
 
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 pub use certificate::{Certificate, PrivateKey};
+pub use cors::Cors;
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
 pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};

@@ -15,8 +15,10 @@
 
 mod build;
 mod conditions;
+mod cors;
 mod filters;
 mod host;
+mod origin;
 mod path;
 mod pattern;
 mod redirect;
@@ -24,6 +26,7 @@ mod rewrite;
 mod rule;
 mod table;
 
+pub use cors::CompiledCors;
 pub use filters::{CompiledFilters, HeaderEdit};
 pub use host::host_without_port;
 pub use redirect::redirect_location;

@@ -8,6 +8,7 @@ use gateway_api::apis::experimental::httproutes::{
 };
 use understudy_conf::{HeaderValue, Hostname, HttpFilter, PathRewrite, Redirect, UrlRewrite};
 
+use crate::graph::cors::build_cors;
 use crate::graph::matches::is_header_name;
 use crate::graph::rules::Findings;
 
@@ -78,6 +79,14 @@ pub(crate) fn build_ref_filters(
         );
         return None;
     }
+    if built.filters.iter().any(|filter| matches!(filter, HttpFilter::Cors(_))) {
+        found.unsupported(
+            "filters",
+            "CORS cannot stand at one reference: browsers are answered before one is chosen",
+            "Put CORS into the rule's own filters.",
+        );
+        return None;
+    }
     Some(built.filters)
 }
 
@@ -127,10 +136,13 @@ fn build_filter(
                 built.filters.push(HttpFilter::UrlRewrite(rewrite));
             }
         },
-        Type::RequestMirror | Type::Cors | Type::ExtensionRef | Type::ExternalAuth => {
+        Type::Cors => match &filter.cors {
+            None => missing("cors"),
+            Some(cors) => built.filters.push(HttpFilter::Cors(build_cors(cors, &mut found.at("cors")))),
+        },
+        Type::RequestMirror | Type::ExtensionRef | Type::ExternalAuth => {
             let name = match filter.r#type {
                 Type::RequestMirror => "RequestMirror",
-                Type::Cors => "CORS",
                 Type::ExtensionRef => "ExtensionRef",
                 _ => "ExternalAuth",
             };

@@ -9,6 +9,7 @@ mod backend_refs;
 mod backend_tls_policy;
 mod backend_traffic_policy;
 mod certificate;
+mod cors;
 mod failover;
 mod filters;
 mod gateway;

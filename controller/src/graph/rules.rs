@@ -69,6 +69,11 @@ impl<'a> Findings<'a> {
         self.found.push(reasons::no_effect(&place, message, "Remove it: the first entry counts."));
     }
 
+    pub(crate) fn ignored(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        let place = (self.place)(&self.path(field));
+        self.found.push(reasons::no_effect(&place, message, remedy));
+    }
+
     pub(crate) fn not_acting(&mut self, field: &str, message: &str) {
         let place = (self.place)(&self.path(field));
         self.found.push(reasons::not_acting(&place, message));

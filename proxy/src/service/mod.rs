@@ -85,6 +85,7 @@ impl ProxyHttp for Service {
             }
             Found::Reply(reply) => self.answer(session, ctx, reply).await?,
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
+            Found::Preflight => self.preflight(session, ctx).await?,
         }
         Ok(true)
     }
@@ -152,7 +153,7 @@ impl ProxyHttp for Service {
     ) -> Result<()> {
         if !response.status.is_informational() {
             response::speak_for_ourselves(session, response);
-            self.change_response(response, ctx);
+            self.change_response(session.req_header(), response, ctx);
             if let Some(cookie) = ctx.set_cookie.take() {
                 response.append_header(SET_COOKIE, cookie)?;
             }

@@ -76,7 +76,22 @@ fn filter() -> impl Strategy<Value = HttpFilter> {
         headers().prop_map(|(set, add, remove)| HttpFilter::ResponseHeaders { set, add, remove }),
         (option::of(text()), option::of(path))
             .prop_map(|(hostname, path)| HttpFilter::UrlRewrite(UrlRewrite { hostname, path })),
+        cors().prop_map(HttpFilter::Cors),
     ]
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let list = || vec(text(), 0..3);
+    (list(), list(), list(), list(), any::<u32>(), any::<bool>()).prop_map(
+        |(allow_origins, allow_methods, allow_headers, expose_headers, max_age, allow_credentials)| Cors {
+            allow_origins,
+            allow_methods,
+            allow_headers,
+            expose_headers,
+            max_age,
+            allow_credentials,
+        },
+    )
 }
 
 fn string_match() -> impl Strategy<Value = StringMatch> {
