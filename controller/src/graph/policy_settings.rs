@@ -55,6 +55,9 @@ fn build_passive(passive: &PassiveSpec) -> PassiveHealthCheck {
         consecutive_gateway_errors: count(passive.consecutive_gateway_errors, 0),
         consecutive_local_origin_failures: count(passive.consecutive_local_origin_failures, 5),
         split_external_local_origin_errors: passive.split_external_local_origin_errors.unwrap_or(false),
+        failure_percentage_threshold: passive
+            .failure_percentage_threshold
+            .and_then(|threshold| Percent::new(threshold).ok()),
     }
 }
 

@@ -14,6 +14,7 @@ use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
+use crate::check::IMMEDIATE_FAIL;
 
 /// Rule B2: the name that the tools of Envoy's users look for.
 const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -37,6 +38,13 @@ impl Service {
                 }
             }
             return Ok(());
+        }
+        if let (Some(table), Some(exchange)) =
+            (ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()), &ctx.exchange)
+            && table.checked
+            && response.headers.contains_key(IMMEDIATE_FAIL)
+        {
+            exchange.fails_check(now);
         }
         let status = response.status.as_u16();
         if status >= 400 && ctx.exchange.is_some() && self.decide(session, ctx, Failure::Status(status)) {

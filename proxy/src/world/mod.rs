@@ -51,6 +51,8 @@ pub(crate) struct PoolTable {
     /// What of a request its balancer hashes, if it does.
     pub(crate) hash: Option<RequestHash>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    /// Its endpoints have active checks, so that their answers can say that they want no traffic (rule H7).
+    pub(crate) checked: bool,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
@@ -122,6 +124,7 @@ impl World {
                             metrics: metrics.pool(pool.name.as_str()),
                             limits: Limits::new(&effective.timeouts, effective.per_try),
                             tcp_keepalive: effective.tcp_keepalive,
+                            checked: effective.checked,
                             buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
                             hash: RequestHash::build(&spec.load_balancer),
                             pool: engine.build_pool(spec, now),
@@ -144,6 +147,7 @@ pub(crate) struct Effective {
     pub(crate) timeouts: Timeouts,
     pub(crate) per_try: Option<Duration>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    pub(crate) checked: bool,
     pub(crate) buffer_limit: u64,
 }
 

@@ -123,6 +123,7 @@ pub(crate) fn resolve_pool(
         timeouts,
         per_try: per_try.map(Into::into),
         tcp_keepalive: policy.tcp_keepalive,
+        checked: policy.active.is_some(),
         buffer_limit: policy.buffer_limit,
     };
     (effective, spec)
