@@ -265,6 +265,12 @@ pub struct Timeouts {
     pub connection_idle: GatewayDuration,
     /// A stream without a byte in either direction is cut after this; zero: never.
     pub stream_idle: GatewayDuration,
+    /// A connection older than this carries no further request; `None`: whatever its age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection: Option<GatewayDuration>,
+    /// A request with its answer, or an upgraded connection, is cut after this; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stream: Option<GatewayDuration>,
 }
 
 impl Default for Timeouts {
@@ -274,6 +280,8 @@ impl Default for Timeouts {
             request: None,
             connection_idle: GatewayDuration::from_secs(3600),
             stream_idle: GatewayDuration::from_secs(300),
+            max_connection: None,
+            max_stream: None,
         }
     }
 }

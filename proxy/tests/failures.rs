@@ -212,6 +212,33 @@ async fn a_stream_that_is_silent_for_too_long_is_cut() {
 }
 
 #[tokio::test]
+async fn a_stream_that_lasts_too_long_is_504_or_cut_and_nobody_is_charged() {
+    let (active, passive) = (primary().await, fallback().await);
+    let setup = Setup::new(&[active.address()], &[passive.address()])
+        .with_retry(retry(&[RetryTrigger::Reset, RetryTrigger::Status5xx]))
+        .change_policy(|policy| policy.timeouts.max_stream = Some(millis(300)));
+    let proxy = setup.start().await;
+    for (behaviour, cut) in [
+        (Behaviour::Hang, false),
+        (Behaviour::StallMidBody, true),
+        // It moves all the time, and does not end.
+        (Behaviour::SlowBody { piece: 1, pause: Duration::from_millis(20) }, true),
+    ] {
+        active.next(1, behaviour);
+        let start = Instant::now();
+        let answer = proxy.send(&Request::get(HOST, "/test")).await;
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert_eq!(answer.as_ref().ok().map(|answer| answer.status), (!cut).then_some(504));
+        if let Ok(answer) = answer {
+            assert_eq!(answer.text(), "upstream max stream duration reached");
+        }
+        assert_eq!(proxy.pods(3).await, all("active", 3), "O9");
+    }
+    assert_eq!(passive.requests(), 0);
+}
+
+#[tokio::test]
 async fn o25_a_request_under_way_at_an_ejected_endpoint_finishes() {
     let (active, passive) = (primary().await, fallback().await);
     let proxy = Setup::new(&[active.address()], &[passive.address()]).start().await;

@@ -25,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) headers_by: Instant,
     /// When the whole answer must be there.
     pub(crate) complete_by: Instant,
+    /// When the whole stream ends, whatever it is doing; the two above are never later.
+    pub(crate) stream_by: Instant,
     /// Time to wait before the next attempt.
     pub(crate) back_off: Duration,
     /// The request's body is read to its end.
@@ -62,6 +64,8 @@ pub(crate) struct AttemptState {
     pub(crate) flowing_since: Option<Instant>,
     /// The answer is read to its end.
     pub(crate) answer_ended: bool,
+    /// The connection carries something else than HTTP now.
+    pub(crate) upgraded: bool,
 }
 
 impl Default for AttemptState {
@@ -76,6 +80,7 @@ impl Default for AttemptState {
             body_bytes: 0,
             flowing_since: None,
             answer_ended: false,
+            upgraded: false,
         }
     }
 }
@@ -103,6 +108,7 @@ impl Context {
             attempt: AttemptState::default(),
             headers_by: Instant::NEVER,
             complete_by: Instant::NEVER,
+            stream_by: Instant::NEVER,
             back_off: Duration::ZERO,
             body_ended: false,
             reply: None,

@@ -3,6 +3,7 @@
 //! Purpose: carry a request to an endpoint that the engine chose and its answer back. Inputs: sessions.
 //! Outputs: answers, outcomes told to the engine, the log and the metrics.
 
+mod age;
 mod attempt;
 mod conclude;
 mod context;

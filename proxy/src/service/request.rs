@@ -136,6 +136,11 @@ fn set_limits(ctx: &mut Context, limits: &Limits, has_body: bool) {
     } else if let Some(headers) = limits.headers.filter(|_| !has_body) {
         ctx.headers_by = ctx.started.after(headers);
     }
+    if let Some(longest) = limits.max_stream {
+        ctx.stream_by = ctx.started.after(longest);
+        ctx.complete_by = ctx.complete_by.min(ctx.stream_by);
+        ctx.headers_by = ctx.headers_by.min(ctx.stream_by);
+    }
     ctx.body_ended = !has_body;
 }
 

@@ -30,8 +30,12 @@ impl Service {
         let now = self.clock.now();
         if response.status.is_informational() {
             if response.status == http::StatusCode::SWITCHING_PROTOCOLS && session.is_upgrade_req() {
-                // The endpoint did what it was asked; the upgraded connection lives on without limits.
-                ctx.attempt.armed = None;
+                // The endpoint did what it was asked; the upgraded connection lives on, up to the limit of all streams.
+                ctx.attempt.upgraded = true;
+                match &ctx.attempt.armed {
+                    Some(armed) if ctx.stream_by != Instant::NEVER => armed.keep_until(ctx.stream_by),
+                    _ => ctx.attempt.armed = None,
+                }
                 ctx.attempt.flowing_since = Some(now);
                 if let Some(exchange) = &mut ctx.exchange {
                     exchange.finished(now);
@@ -69,7 +73,7 @@ impl Service {
             if let Some(exchange) = &mut ctx.exchange {
                 exchange.finished(now);
             }
-            if ctx.body_ended {
+            if ctx.body_ended || ctx.attempt.upgraded {
                 // From here on the connection is no longer this request's.
                 ctx.attempt.armed = None;
             }

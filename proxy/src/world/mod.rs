@@ -70,6 +70,10 @@ pub(crate) struct Limits {
     pub(crate) connection_idle: Duration,
     /// Zero: unlimited.
     pub(crate) stream_idle: Duration,
+    /// The age up to which a connection is used again; `None`: any.
+    pub(crate) max_connection: Option<Duration>,
+    /// The whole stream, upgraded ones too; `None`: unlimited.
+    pub(crate) max_stream: Option<Duration>,
 }
 
 impl World {
@@ -162,6 +166,8 @@ impl Limits {
             per_try: per_try.filter(|per_try| request.is_none_or(|request| *per_try < request)),
             connection_idle: timeouts.connection_idle.into(),
             stream_idle: timeouts.stream_idle.into(),
+            max_connection: timeouts.max_connection.map(Duration::from),
+            max_stream: timeouts.max_stream.map(Duration::from),
         }
     }
 }
