@@ -14,6 +14,7 @@ mod cors;
 mod duration;
 mod gateway;
 mod health_check;
+mod mirror;
 mod names;
 mod policy;
 mod pool;
@@ -28,6 +29,7 @@ pub use cors::Cors;
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
 pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
+pub use mirror::RequestMirror;
 pub use names::{
     BackendName, CertificateName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName,
     PoolName, RouteName,

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cors, GatewayDuration, GatewayName, Hostname, ListenerName, PoolName, Retry, RouteName};
+use crate::{
+    Cors, GatewayDuration, GatewayName, Hostname, ListenerName, PoolName, RequestMirror, Retry, RouteName,
+};
 
 /// A route with the listeners that it is attached to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +185,8 @@ pub enum HttpFilter {
     UrlRewrite(UrlRewrite),
     /// Answers browsers that ask for pages of other origins; on rules only.
     Cors(Cors),
+    /// Sends a copy of the request to another pool.
+    RequestMirror(RequestMirror),
 }
 
 /// A header with its value.

@@ -5,6 +5,7 @@ use http::header::{HeaderName, HeaderValue};
 use understudy_conf::HttpFilter;
 
 use crate::cors::CompiledCors;
+use crate::mirror::CompiledMirror;
 use crate::rewrite::CompiledRewrite;
 
 /// Headers that a filter can change.
@@ -50,6 +51,7 @@ pub struct CompiledFilters {
     response: Vec<HeaderChange>,
     url_rewrite: Option<CompiledRewrite>,
     cors: Option<Box<CompiledCors>>,
+    mirrors: Vec<CompiledMirror>,
 }
 
 impl CompiledFilters {
@@ -74,6 +76,10 @@ impl CompiledFilters {
                     Ok(rewrite) => built.url_rewrite = Some(rewrite),
                     Err(problem) => problems.push(problem),
                 },
+                HttpFilter::RequestMirror(mirror) => match CompiledMirror::build(mirror) {
+                    Ok(mirror) => built.mirrors.push(mirror),
+                    Err(problem) => problems.push(problem),
+                },
                 HttpFilter::Cors(_) if built.cors.is_some() => {
                     problems.push("a second CORS filter cannot act beside the first".to_owned());
                 }
@@ -86,7 +92,8 @@ impl CompiledFilters {
         (built, problems)
     }
 
-    /// Whether nothing is changed on the way of a request or an answer, but for what CORS says.
+    /// Whether nothing is changed on the way of a request or an answer, but for what CORS says. Mirrors change
+    /// nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.request.is_empty() && self.response.is_empty() && self.url_rewrite.is_none()
@@ -96,6 +103,12 @@ impl CompiledFilters {
     #[must_use]
     pub fn changes_response(&self) -> bool {
         !self.response.is_empty()
+    }
+
+    /// Who gets copies of requests.
+    #[must_use]
+    pub fn mirrors(&self) -> &[CompiledMirror] {
+        &self.mirrors
     }
 
     /// What browsers are told about pages of other origins.

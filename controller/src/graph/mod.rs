@@ -32,7 +32,9 @@ use std::collections::BTreeMap;
 pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode};
 pub(crate) use gateway::GatewayNode;
-pub(crate) use http_route::{AttachmentNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode};
+pub(crate) use http_route::{
+    AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
+};
 pub(crate) use listeners::ListenerNode;
 pub(crate) use reference_grant::Referrer;
 pub(crate) use service::ServiceBackend;

@@ -68,13 +68,7 @@ impl Service {
         let Some(mut peer) = peer_of(address) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        set_options(&mut peer, table);
-        if let Some(longest) = table.limits.max_connection {
-            let era = Era::of(address, longest, now);
-            peer.group_key ^= era.group;
-            let idle = peer.options.idle_timeout.unwrap_or(Duration::MAX);
-            peer.options.idle_timeout = Some(idle.min(era.rest));
-        }
+        set_options(&mut peer, address, table, now);
         if after_stale {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
             peer.group_key = self.with_rng(|rng| rng.u64(1..));
@@ -273,16 +267,22 @@ fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {
     Err(Error::new_in(ErrorType::HTTPStatus(reply.status)))
 }
 
-fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
+pub(super) fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
     match address {
         Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
         Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
     }
 }
 
-fn set_options(peer: &mut HttpPeer, table: &PoolTable) {
+pub(super) fn set_options(peer: &mut HttpPeer, address: &Address, table: &PoolTable, now: Instant) {
     if !table.limits.connection_idle.is_zero() {
         peer.options.idle_timeout = Some(table.limits.connection_idle);
+    }
+    if let Some(longest) = table.limits.max_connection {
+        let era = Era::of(address, longest, now);
+        peer.group_key ^= era.group;
+        let idle = peer.options.idle_timeout.unwrap_or(Duration::MAX);
+        peer.options.idle_timeout = Some(idle.min(era.rest));
     }
     if let Some(keepalive) = table.tcp_keepalive {
         peer.options.tcp_keepalive = Some(TcpKeepalive {

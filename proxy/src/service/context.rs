@@ -7,6 +7,7 @@ use http::HeaderValue;
 use understudy_engine::{Exchange, Failure, Instant};
 
 use super::deadline::Armed;
+use super::mirror::Feed;
 use super::reply::Reply;
 use crate::world::RuleTable;
 
@@ -31,6 +32,11 @@ pub(crate) struct Context {
     pub(crate) back_off: Duration,
     /// The request's body is read to its end.
     pub(crate) body_ended: bool,
+    /// The request's mirrors were chosen.
+    pub(crate) mirrored: bool,
+    /// The mirrors that want its body, and how much of it they were offered.
+    pub(super) mirrors: Vec<Feed>,
+    pub(super) mirrored_bytes: u64,
     /// The answer is ours; set where nothing else will be.
     pub(crate) reply: Option<Reply>,
     /// How the last attempt failed.
@@ -111,6 +117,9 @@ impl Context {
             stream_by: Instant::NEVER,
             back_off: Duration::ZERO,
             body_ended: false,
+            mirrored: false,
+            mirrors: Vec::new(),
+            mirrored_bytes: 0,
             reply: None,
             failed: None,
             cause: None,

@@ -11,6 +11,7 @@ mod deadline;
 mod failure;
 mod hash;
 mod headers;
+mod mirror;
 mod reply;
 mod request;
 mod response;
@@ -38,6 +39,7 @@ use crate::metrics::{Metrics, RuleMetrics};
 use crate::world::World;
 use context::Context;
 pub(crate) use hash::RequestHash;
+pub(crate) use mirror::Mirroring;
 use request::Found;
 pub(crate) use uses::Uses;
 
@@ -52,6 +54,7 @@ pub(crate) struct Service {
     /// A pooled connection may be used by another thread than the one that watches it.
     pub(crate) workers_share_connections: bool,
     pub(crate) uses: Uses,
+    pub(crate) mirroring: Arc<Mirroring>,
 }
 
 impl Service {
@@ -123,7 +126,11 @@ impl ProxyHttp for Service {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        self.change_request(session, request, ctx)
+        self.change_request(session, request, ctx)?;
+        if ctx.rule.as_ref().is_some_and(|rule| rule.mirrors.is_some()) {
+            self.start_mirrors(session, request, ctx);
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -133,6 +140,9 @@ impl ProxyHttp for Service {
         ended: bool,
         ctx: &mut Context,
     ) -> Result<()> {
+        if !ctx.mirrors.is_empty() {
+            mirror::feed(ctx, body.as_ref(), ended).await;
+        }
         self.body_sent(body.as_ref().map_or(0, Bytes::len), ended, ctx);
         Ok(())
     }

@@ -301,7 +301,11 @@ pub(super) fn state() -> impl Strategy<Value = State> {
                 .into_iter()
                 .map(|(mut rule, pool, forward)| {
                     if forward && !pools.is_empty() {
-                        rule.action = Action::Forward((*pool.get(&pools)).clone());
+                        let pool = (*pool.get(&pools)).clone();
+                        let (numerator, denominator) = (created.unsigned_abs() as u32, 1000);
+                        let mirror = RequestMirror { pool: pool.clone(), numerator, denominator };
+                        rule.filters.push(HttpFilter::RequestMirror(mirror));
+                        rule.action = Action::Forward(pool);
                     }
                     rule
                 })
