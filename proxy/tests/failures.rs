@@ -328,3 +328,38 @@ async fn the_request_after_a_successful_trial_goes_to_the_endpoint_that_is_back(
         assert_eq!(get().await, "active");
     }
 }
+
+#[tokio::test]
+async fn o17_the_endpoint_that_fails_too_much_of_an_interval_is_ejected_at_its_end() {
+    let mut primaries = Vec::new();
+    for _ in 0..5 {
+        primaries.push(primary().await);
+    }
+    let passive = fallback().await;
+    let addresses: Vec<_> = primaries.iter().map(|primary| primary.address()).collect();
+    let setup = Setup::new(&addresses, &[passive.address()]).with_retry(no_retry()).change_policy(|policy| {
+        policy.load_balancer = understudy_conf::LoadBalancer::RoundRobin;
+        policy.passive = Some(PassiveHealthCheck {
+            interval: millis(2_000),
+            consecutive_5xx_errors: 0,
+            failure_percentage_threshold: understudy_conf::Percent::new(50).ok(),
+            ..common::passive()
+        });
+    });
+    let proxy = setup.start().await;
+    primaries[2].set(Behaviour::Status(500));
+    let mut client = understudy_testbed::Client::connect(proxy.address).await.unwrap();
+    let start = Instant::now();
+    let mut failed = 0;
+    // Ejected, it gets nothing: so many answers without a failure that it would have been asked many times.
+    let mut sound_in_a_row = 0;
+    while sound_in_a_row < 100 {
+        assert!(start.elapsed() < common::PATIENCE);
+        let sound = client.get(HOST, "/test").await.unwrap().status == 200;
+        sound_in_a_row = if sound { sound_in_a_row + 1 } else { 0 };
+        failed += u32::from(!sound);
+    }
+    assert!(failed >= 50, "not before 50 requests of an interval failed: {failed}");
+    let reports = proxy.admin("/pools").await.text();
+    assert!(reports.contains("requests failed"), "{reports}");
+}
