@@ -10,9 +10,11 @@
 
 mod backend;
 mod certificate;
+mod cors;
 mod duration;
 mod gateway;
 mod health_check;
+mod mirror;
 mod names;
 mod policy;
 mod pool;
@@ -23,9 +25,11 @@ pub mod store;
 
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 pub use certificate::{Certificate, PrivateKey};
+pub use cors::Cors;
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
 pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
+pub use mirror::RequestMirror;
 pub use names::{
     BackendName, CertificateName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName,
     PoolName, RouteName,

@@ -136,6 +136,10 @@ pub struct PassiveHealthCheck {
     pub consecutive_local_origin_failures: u32,
     /// Count local failures (connect, reset, timeout) apart from answers (rule O4).
     pub split_external_local_origin_errors: bool,
+    /// The share of an endpoint's requests within an interval that ejects it, judged at the interval's end where
+    /// at least five endpoints of a pool had 50 requests each (rule O17); `None` and 0: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_percentage_threshold: Option<Percent>,
 }
 
 impl Default for PassiveHealthCheck {
@@ -148,6 +152,7 @@ impl Default for PassiveHealthCheck {
             consecutive_gateway_errors: 0,
             consecutive_local_origin_failures: 5,
             split_external_local_origin_errors: false,
+            failure_percentage_threshold: None,
         }
     }
 }
@@ -260,6 +265,12 @@ pub struct Timeouts {
     pub connection_idle: GatewayDuration,
     /// A stream without a byte in either direction is cut after this; zero: never.
     pub stream_idle: GatewayDuration,
+    /// A connection older than this carries no further request; `None`: whatever its age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection: Option<GatewayDuration>,
+    /// A request with its answer, or an upgraded connection, is cut after this; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stream: Option<GatewayDuration>,
 }
 
 impl Default for Timeouts {
@@ -269,6 +280,8 @@ impl Default for Timeouts {
             request: None,
             connection_idle: GatewayDuration::from_secs(3600),
             stream_idle: GatewayDuration::from_secs(300),
+            max_connection: None,
+            max_stream: None,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewayDuration, GatewayName, Hostname, ListenerName, PoolName, Retry, RouteName};
+use crate::{
+    Cors, GatewayDuration, GatewayName, Hostname, ListenerName, PoolName, RequestMirror, Retry, RouteName,
+};
 
 /// A route with the listeners that it is attached to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +183,10 @@ pub enum HttpFilter {
     },
     /// Changes host and path of the request.
     UrlRewrite(UrlRewrite),
+    /// Answers browsers that ask for pages of other origins; on rules only.
+    Cors(Cors),
+    /// Sends a copy of the request to another pool.
+    RequestMirror(RequestMirror),
 }
 
 /// A header with its value.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{
-    Action, Backend, BackendName, Certificate, CertificateName, Gateway, GatewayName, Policy, PolicyName,
-    Pool, PoolName, RefTarget,
+    Action, Backend, BackendName, Certificate, CertificateName, Gateway, GatewayName, HttpFilter, Policy,
+    PolicyName, Pool, PoolName, RefTarget,
 };
 use crate::{Route, RouteName};
 
@@ -75,6 +75,9 @@ impl State {
                 {
                     return dangling(route.name.as_str(), pool.as_str());
                 }
+                if let Some(pool) = self.missing_mirror(&rule.filters) {
+                    return dangling(route.name.as_str(), pool.as_str());
+                }
             }
         }
         for pool in self.pools.values() {
@@ -89,8 +92,19 @@ impl State {
                 {
                     return dangling(pool.name.as_str(), backend.as_str());
                 }
+                if let Some(missing) = self.missing_mirror(&reference.filters) {
+                    return dangling(pool.name.as_str(), missing.as_str());
+                }
             }
         }
         Ok(())
+    }
+
+    fn missing_mirror<'a>(&self, filters: &'a [HttpFilter]) -> Option<&'a PoolName> {
+        let mut mirrors = filters.iter().filter_map(|filter| match filter {
+            HttpFilter::RequestMirror(mirror) => Some(&mirror.pool),
+            _ => None,
+        });
+        mirrors.find(|pool| !self.pools.contains_key(*pool))
     }
 }

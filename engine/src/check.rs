@@ -42,6 +42,8 @@ pub enum CheckFailure {
     RetriableStatus(u16),
     /// The right status, and not the body that was expected.
     Response,
+    /// The endpoint asks to be left alone (rule H7).
+    OnRequest,
     /// A gRPC status, or a health status other than SERVING (0: the service said so).
     Grpc(u16),
 }
@@ -49,7 +51,7 @@ pub enum CheckFailure {
 impl CheckFailure {
     /// Rule H2: an answer that says no counts at once; what may be the network's fault counts to the threshold.
     fn is_final(self) -> bool {
-        matches!(self, Self::Status(_) | Self::Response | Self::Grpc(_))
+        matches!(self, Self::Status(_) | Self::Response | Self::Grpc(_) | Self::OnRequest)
     }
 }
 
@@ -62,6 +64,7 @@ impl fmt::Display for CheckFailure {
             Self::Protocol => f.write_str("the answer could not be understood"),
             Self::Status(status) | Self::RetriableStatus(status) => write!(f, "status {status}"),
             Self::Response => f.write_str("the answer is not the expected one"),
+            Self::OnRequest => f.write_str("it asks to get no traffic"),
             Self::Grpc(0) => f.write_str("the service is not serving"),
             Self::Grpc(status) => write!(f, "gRPC status {status}"),
         }
@@ -97,7 +100,8 @@ impl Verdict {
         *self = Self { standing: CheckStanding::Passing, run: 0 };
     }
 
-    /// Counts a result. Returns true if the endpoint may take traffic now and could not before, or the other way.
+    /// Counts a result. Returns true if the endpoint may take traffic now and could not before, or the other way, or
+    /// if not even panic may make use of it any longer.
     pub(crate) fn record(&mut self, result: CheckResult, settings: &ActiveHealthCheck) -> bool {
         let (before, against) = (self.standing, self.run + 1);
         (self.standing, self.run) = match (before, result) {
@@ -113,6 +117,8 @@ impl Verdict {
                     (before, against)
                 }
             }
+            // H7: it stays out until a check passes, however the checks before that fail.
+            (CheckStanding::Failing(CheckFailure::OnRequest), CheckResult::Failed(_)) => (before, 0),
             (CheckStanding::Failing(_), CheckResult::Failed(failure)) => (CheckStanding::Failing(failure), 0),
             // H3
             (CheckStanding::Failing(_), CheckResult::Passed) => {
@@ -123,7 +129,9 @@ impl Verdict {
                 }
             }
         };
+        let excluded = |standing| standing == CheckStanding::Failing(CheckFailure::OnRequest);
         std::mem::discriminant(&before) != std::mem::discriminant(&self.standing)
+            || excluded(before) != excluded(self.standing)
     }
 }
 
@@ -192,6 +200,19 @@ mod tests {
             [true, false, false, false, false, true]
         );
         assert_eq!(serves(&settings(1, 1), &[REFUSED, PASS]), [false, true]);
+    }
+
+    #[test]
+    fn h7_an_endpoint_that_wants_no_traffic_stays_out_until_a_check_passes() {
+        let on_request = CheckResult::Failed(CheckFailure::OnRequest);
+        let mut verdict = Verdict::new();
+        verdict.assume_passing();
+        assert!(verdict.record(on_request, &settings(3, 1)));
+        assert!(!verdict.record(REFUSED, &settings(3, 1)));
+        assert_eq!(verdict.standing, CheckStanding::Failing(CheckFailure::OnRequest));
+        assert!(verdict.record(PASS, &settings(3, 1)));
+        verdict.record(STATUS, &settings(3, 1));
+        assert!(verdict.record(on_request, &settings(3, 1)), "a failing endpoint may say so too");
     }
 
     #[test]

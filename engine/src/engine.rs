@@ -164,6 +164,14 @@ impl Engine {
             }
         }
         let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
+        // All pools judge the window before one of them ejects whom another counts among its five.
+        let mut over = Vec::new();
+        for pool in &pools {
+            next = next.min(pool.sweep(&mut over, now).unwrap_or(Instant::NEVER));
+        }
+        for (record, volume) in over {
+            record.eject_for_share(volume, now);
+        }
         for pool in pools.into_iter().filter(|pool| pool.is_stale(now)) {
             pool.refresh(now);
         }

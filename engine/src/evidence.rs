@@ -40,6 +40,13 @@ pub enum Cause {
     Body,
     /// The answer's status.
     Status(u16),
+    /// Too many of the requests of an interval failed (rule O17).
+    Share {
+        /// So many failed.
+        failed: u32,
+        /// Of so many.
+        total: u32,
+    },
 }
 
 impl fmt::Display for Cause {
@@ -58,6 +65,7 @@ impl fmt::Display for Cause {
             Self::TimeoutConnecting => "timeout while connecting",
             Self::Body => "the answer's body was cut",
             Self::Status(status) => return write!(f, "status {status}"),
+            Self::Share { failed, total } => return write!(f, "{failed} of {total} requests failed"),
         })
     }
 }
@@ -149,13 +157,29 @@ fn fires(counter: &mut u32, threshold: u32, ejected: bool) -> bool {
     true
 }
 
+/// Whether the share of failures counts this outcome as one; `None`: it says nothing of the endpoint's answers
+/// (local failures under split).
+pub(crate) fn counts_in_share(outcome: Outcome, detection: &PassiveHealthCheck) -> Option<bool> {
+    let Outcome::Failure(cause) = outcome else { return Some(false) };
+    match classify(cause, detection.split_external_local_origin_errors) {
+        Class::Local => None,
+        Class::Status(status) => Some((500..=599).contains(&status)),
+    }
+}
+
+/// The share of failures that ejects, where that detector is on.
+pub(crate) fn share_threshold(detection: &PassiveHealthCheck) -> Option<u8> {
+    detection.failure_percentage_threshold.map(understudy_conf::Percent::get).filter(|percent| *percent > 0)
+}
+
 /// Whether a detector that is on would count this outcome: what makes a trial request fail.
 pub(crate) fn counts(outcome: Outcome, detection: &PassiveHealthCheck) -> bool {
     let Outcome::Failure(cause) = outcome else { return false };
     match classify(cause, detection.split_external_local_origin_errors) {
         Class::Local => detection.consecutive_local_origin_failures > 0,
         Class::Status(status) => {
-            ((500..=599).contains(&status) && detection.consecutive_5xx_errors > 0)
+            ((500..=599).contains(&status)
+                && (detection.consecutive_5xx_errors > 0 || share_threshold(detection).is_some()))
                 || (matches!(status, 502..=504) && detection.consecutive_gateway_errors > 0)
         }
     }
@@ -283,6 +307,11 @@ mod tests {
         assert!(!counts(status(500), &detection(0, 2, 0, false)));
         assert!(counts(RESET, &detection(0, 0, 1, true)));
         assert!(!counts(Outcome::Success, &detection(1, 1, 1, false)));
+        let share = PassiveHealthCheck {
+            failure_percentage_threshold: understudy_conf::Percent::new(10).ok(),
+            ..detection(0, 0, 0, false)
+        };
+        assert!(counts(status(500), &share) && !counts(status(404), &share));
         assert_eq!(successes_needed(&detection(5, 3, 1, false)), 3);
         assert_eq!(successes_needed(&detection(5, 3, 1, true)), 1);
         assert_eq!(successes_needed(&detection(0, 0, 0, false)), 1);

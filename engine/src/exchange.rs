@@ -224,6 +224,13 @@ impl Exchange {
         }
     }
 
+    /// Rule H7: the answer says that its endpoint wants no traffic. Without an active check that says nothing.
+    pub fn fails_check(&self, now: Instant) {
+        if let Some(check) = self.current().and_then(|(member, _)| member.check.as_ref()) {
+            check.fail_on_request(now);
+        }
+    }
+
     /// The answer's headers arrived. A failing status counts at once; success is counted by [`Self::finished`].
     /// Returns the failure where the status is one.
     pub fn headers(&mut self, status: u16, now: Instant) -> Option<Cause> {

@@ -32,6 +32,7 @@ mod prober;
 mod record;
 mod report;
 mod retry;
+mod share;
 mod slow_start;
 mod spec;
 mod view;

@@ -10,8 +10,10 @@ use understudy_conf::{ConsistentHash, LoadBalancer, PoolName, PoolState, Priorit
 
 use crate::admission::Lane;
 use crate::event::{Event, EventKind, Hub};
+use crate::evidence;
 use crate::hash::{self, Table};
 use crate::prober::Check;
+use crate::share::{self, Grid, Volume};
 use crate::slow_start::Joined;
 use crate::spec::PoolSpec;
 use crate::view::View;
@@ -115,6 +117,8 @@ pub struct Pool {
     /// rebuild: what one pool has seen, the other has not.
     view_changes: AtomicU64,
     refreshing: Mutex<()>,
+    /// The window of rule O17 that is being counted.
+    window: AtomicU64,
     hub: Arc<Hub>,
 }
 
@@ -208,8 +212,13 @@ impl Pool {
             view_until: AtomicU64::new(0),
             view_changes: AtomicU64::new(0),
             refreshing: Mutex::default(),
+            window: AtomicU64::new(0),
             hub,
         });
+        if let Some((grid, _)) = pool.share_detector() {
+            pool.window.store(grid.index(now), Ordering::Relaxed);
+            pool.hub.wake();
+        }
         pool.refresh(now);
         pool
     }
@@ -287,6 +296,31 @@ impl Pool {
         // Last, so that nobody takes the old view for the new one.
         self.view_until.store(until, Ordering::Relaxed);
         self.view_changes.store(changes, Ordering::Release);
+    }
+
+    /// The windows of rule O17 and the percentage that ejects, where that detector is on.
+    fn share_detector(&self) -> Option<(Grid, u8)> {
+        let passive = self.spec.scope.passive.as_ref()?;
+        Some((Grid::new(passive.interval.into()), evidence::share_threshold(passive)?))
+    }
+
+    /// Rule O17: adds to `over` who failed too much of the window that ended, with what was counted. Says when the
+    /// next one ends; `None`: never.
+    pub(crate) fn sweep(&self, over: &mut Vec<(Arc<Record>, Volume)>, now: Instant) -> Option<Instant> {
+        let (grid, percent) = self.share_detector()?;
+        let index = grid.index(now);
+        if self.window.swap(index, Ordering::Relaxed) < index {
+            let mut records: Vec<&Arc<Record>> = self.members.iter().map(|member| &member.record).collect();
+            records.sort_by_key(|record| Arc::as_ptr(record));
+            records.dedup_by(|a, b| Arc::ptr_eq(a, b));
+            let volumes: Vec<_> = records.iter().map(|record| record.volume(index - 1)).collect();
+            let verdicts = share::over_threshold(&volumes, percent);
+            let found = records.into_iter().zip(volumes).zip(verdicts);
+            over.extend(found.filter_map(|((record, volume), is_over)| {
+                volume.filter(|_| is_over).map(|volume| (record.clone(), volume))
+            }));
+        }
+        Some(grid.end(index))
     }
 
     fn announce(&self, view: &View, now: Instant) {

@@ -97,6 +97,11 @@ impl Check {
         }
     }
 
+    /// Rule H7: an answer to a request says that the endpoint wants no traffic.
+    pub(crate) fn fail_on_request(&self, now: Instant) {
+        self.finished(CheckResult::Failed(CheckFailure::OnRequest), now, now);
+    }
+
     /// Marks a check as under way, unless one is.
     pub(crate) fn begin(self: &Arc<Self>, now: Instant) -> Option<CheckProbe> {
         let free = !self.running.swap(true, Ordering::AcqRel);
@@ -108,6 +113,12 @@ impl Check {
         let change = {
             let mut state = self.state.lock();
             let before = state.verdict.standing;
+            // H7: what was asked before the endpoint said so says nothing about after it.
+            let asked_before =
+                before == CheckStanding::Failing(CheckFailure::OnRequest) && began <= state.since;
+            if asked_before && result == CheckResult::Passed {
+                return;
+            }
             let changed = state.verdict.record(result, &self.spec.settings);
             if before == CheckStanding::Pending {
                 self.schedule.pending.fetch_sub(1, Ordering::AcqRel);

@@ -20,6 +20,7 @@ use crate::evidence::{self, Counters};
 use crate::phase::{Phase, Standing, ramp_step};
 use crate::pool::PoolShared;
 use crate::prober::Check;
+use crate::share::{Grid, Volume, Windows};
 use crate::{Cause, ConnectFailure, Instant, Outcome};
 
 /// Longest ejection, unless the base is longer (rule O20).
@@ -31,6 +32,8 @@ pub(crate) const MIN_PROBE_PAUSE: Duration = Duration::from_millis(100);
 struct Inner {
     phase: Phase,
     counters: Counters,
+    /// Counted only where the detection asks for it.
+    windows: Windows,
     detection: Option<PassiveHealthCheck>,
     /// n of the ejection time: base × n.
     multiplier: u32,
@@ -83,6 +86,7 @@ impl Record {
             inner: Mutex::new(Inner {
                 phase: Phase::Healthy,
                 counters: Counters::default(),
+                windows: Windows::default(),
                 detection: None,
                 multiplier: 0,
                 proven_since: now,
@@ -151,7 +155,10 @@ impl Record {
         }
         inner.detection = detection.cloned();
         // A run that was counted towards another threshold could step over the new one (O13: equality).
-        inner.counters = Counters::default();
+        (inner.counters, inner.windows) = (Counters::default(), Windows::default());
+        if detection.and_then(evidence::share_threshold).is_some() {
+            self.marked.store(true, Ordering::Relaxed);
+        }
         if inner.detection.is_none() && inner.phase != Phase::Healthy {
             inner.phase = Phase::Healthy;
             inner.ejected_at = None;
@@ -209,8 +216,41 @@ impl Record {
         }
         self.failures.fetch_add(1, Ordering::Relaxed);
         if let Outcome::Failure(cause) = outcome {
+            self.count_in_share(outcome, now);
             self.observe(cause, now);
         }
+    }
+
+    /// Rule O17: requests of its own, while it takes its share of them.
+    fn count_in_share(&self, outcome: Outcome, now: Instant) {
+        let mut inner = self.inner.lock();
+        if let Some(detection) = &inner.detection
+            && evidence::share_threshold(detection).is_some()
+            && takes_traffic(inner.phase)
+            && let Some(failed) = evidence::counts_in_share(outcome, detection)
+        {
+            let index = Grid::new(detection.interval.into()).index(now);
+            inner.windows.count(failed, index);
+        }
+    }
+
+    /// The requests of a window that has ended; `None` if the endpoint takes no traffic.
+    pub(crate) fn volume(&self, window: u64) -> Option<Volume> {
+        let mut inner = self.inner.lock();
+        takes_traffic(inner.phase).then(|| inner.windows.completed(window))
+    }
+
+    /// Too much of a window failed. Nothing happens if the endpoint takes no traffic any longer.
+    pub(crate) fn eject_for_share(&self, volume: Volume, now: Instant) {
+        let mut inner = self.inner.lock();
+        let Some(detection) = inner.detection.clone().filter(|_| takes_traffic(inner.phase)) else { return };
+        let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let cause = Cause::Share { failed: small(volume.failed), total: small(volume.total) };
+        inner.last_cause = Some(cause);
+        inner.proven_since = now;
+        self.eject(&mut inner, &detection, cause, now);
+        drop(inner);
+        self.changed();
     }
 
     /// Counts a failure without counting a request: also for what others saw of the endpoint.
@@ -230,6 +270,7 @@ impl Record {
     }
 
     fn record_success(&self, now: Instant) {
+        self.count_in_share(Outcome::Success, now);
         let mut inner = self.inner.lock();
         let Some(detection) = inner.detection.clone() else { return };
         inner.counters.record(Outcome::Success, &detection, false);
@@ -241,7 +282,9 @@ impl Record {
             inner.multiplier -= 1;
             inner.proven_since = now;
         }
-        let clean = inner.phase == Phase::Healthy && inner.multiplier == 0 && inner.counters.is_zero();
+        let counted = evidence::share_threshold(&detection).is_some();
+        let clean =
+            inner.phase == Phase::Healthy && inner.multiplier == 0 && inner.counters.is_zero() && !counted;
         self.marked.store(!clean, Ordering::Relaxed);
     }
 
@@ -265,6 +308,8 @@ impl Record {
         }
         let duration = (base * inner.multiplier).min(longest);
         inner.phase = Phase::Ejected { until: now.after(duration) };
+        // What was counted before says nothing of what comes back.
+        inner.windows = Windows::default();
         inner.ejected_at = Some(now);
         inner.ejected_by = Some(cause);
         inner.probing = false;
@@ -466,6 +511,10 @@ pub(crate) enum Due {
     Check(Arc<Check>, Instant),
     /// Nothing before then.
     Later(Instant),
+}
+
+fn takes_traffic(phase: Phase) -> bool {
+    matches!(phase, Phase::Healthy | Phase::Ramping { .. })
 }
 
 /// Whether a plain connection would show that the cause is gone.

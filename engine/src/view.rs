@@ -7,7 +7,7 @@ use crate::phase::{Phase, Standing};
 use crate::pool::{Member, Pool};
 use crate::priority::{self, GroupHealth};
 use crate::prober::CheckProblem;
-use crate::{Cause, Instant};
+use crate::{Cause, CheckFailure, Instant};
 
 /// A member as its pool sees it.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,13 @@ pub(crate) struct MemberView {
     pub(crate) last_cause: Option<Cause>,
     /// What its active check has against it.
     pub(crate) check: Option<CheckProblem>,
+}
+
+impl MemberView {
+    /// Rule H7: not even panic makes use of it, and it counts on neither side of a pool's health.
+    pub(crate) fn is_excluded(&self) -> bool {
+        self.check == Some(CheckProblem::Failing(CheckFailure::OnRequest))
+    }
 }
 
 /// The references of one priority that can be drawn.
@@ -87,7 +94,9 @@ impl View {
         let members = member_views(pool, &standings);
         let in_group = |index: usize, priority: Priority| {
             let member = &pool.members()[index];
-            member.priority == priority && pool.spec().refs[member.reference].weight > 0
+            member.priority == priority
+                && pool.spec().refs[member.reference].weight > 0
+                && !members[index].is_excluded()
         };
         let health: Vec<GroupHealth> = priorities
             .iter()
@@ -124,8 +133,9 @@ impl View {
                             .filter(|&member| {
                                 let seen = &members[member];
                                 seen.usable
-                                    || (loads.panic[group] && any_usable)
-                                    || (desperate && !any_usable && rank(seen) == best)
+                                    || (!seen.is_excluded()
+                                        && ((loads.panic[group] && any_usable)
+                                            || (desperate && !any_usable && rank(seen) == best)))
                             })
                             .collect();
                         let stands_for_an_error = without_fallback && reference.members.is_empty();
@@ -240,6 +250,7 @@ pub(crate) fn rank(seen: &MemberView) -> u8 {
     let by_check = match seen.check {
         None => 0,
         Some(CheckProblem::Pending) => 2,
+        Some(CheckProblem::Failing(CheckFailure::OnRequest)) => u8::MAX,
         Some(CheckProblem::Failing(_)) => 3,
     };
     by_phase.max(by_check)

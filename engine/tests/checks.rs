@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use common::{Answer, Mode, World, checked, every_second, reference, spec, task};
 use understudy_conf::{ActiveHealthCheck, GatewayDuration, Health, PassiveHealthCheck, Percent};
-use understudy_engine::{EventKind, PoolSpec, RefSpec};
+use understudy_engine::{CheckResult, EventKind, Exchange, PoolSpec, RefSpec};
 
 const PRIMARY: u16 = 1;
 const FALLBACK: u16 = 9;
@@ -284,4 +284,60 @@ fn checks_that_succeed_for_an_interval_prove_success() {
     };
     assert_eq!(growth(true), Some(10));
     assert_eq!(growth(false), Some(30), "time alone proves nothing");
+}
+
+/// The primary answers one request with the wish to get no more.
+fn ask_for_no_traffic(world: &mut World, pool: &std::sync::Arc<understudy_engine::Pool>) {
+    let mut exchange = Exchange::begin(pool.clone(), world.now);
+    let choice = exchange.choose(common::GET, world.now, &mut world.rng).unwrap();
+    assert_eq!(common::port_at(pool, choice), PRIMARY);
+    exchange.fails_check(world.now);
+    exchange.headers(200, world.now);
+    exchange.finished(world.now);
+}
+
+#[test]
+fn h7_an_endpoint_that_asks_for_no_traffic_gets_none_at_once_and_until_a_check_passes() {
+    let mut world = World::new();
+    let pool = world.pool(pool_of("a", None));
+    world.tick();
+    // A check that was under way says nothing about what came after it.
+    let mut early = Vec::new();
+    while early.is_empty() {
+        world.now = world.now.after(std::time::Duration::from_millis(100));
+        early = world.engine.tick(world.now).checks;
+    }
+    ask_for_no_traffic(&mut world, &pool);
+    for check in early {
+        world.engine.checked(check, CheckResult::Passed, world.now);
+    }
+    assert_eq!(world.requests(&pool, 10), BTreeMap::from([(FALLBACK, 10)]));
+    assert_eq!(world.phase(&pool, PRIMARY).state, Health::Unhealthy);
+    world.pass(2.1);
+    assert_eq!(world.requests(&pool, 10), BTreeMap::from([(PRIMARY, 10)]));
+    assert_eq!(kinds(&world), ["unhealthy", "failover", "healthy", "failback"]);
+}
+
+#[test]
+fn h7_not_even_panic_makes_use_of_an_endpoint_that_asks_for_no_traffic() {
+    let mut world = World::new();
+    let pool = world.pool(pool_of("a", None));
+    world.set(FALLBACK, Mode::Status(503));
+    world.tick();
+    ask_for_no_traffic(&mut world, &pool);
+    world.hits.clear();
+    for _ in 0..5 {
+        assert_eq!(world.request(&pool), Answer::Failed(understudy_engine::Failure::Status(503)));
+    }
+    assert_eq!(world.hits.get(&PRIMARY), None);
+    let alone = world.pool(checked(spec("b", None, vec![reference(0, 1, &[PRIMARY])]), &every_second()));
+    assert!(matches!(world.request(&alone), Answer::NoEndpoint(_)));
+}
+
+#[test]
+fn h7_without_an_active_check_the_wish_says_nothing() {
+    let mut world = World::new();
+    let pool = world.pool(spec("a", Some(task()), two()));
+    ask_for_no_traffic(&mut world, &pool);
+    assert_eq!(world.requests(&pool, 3), BTreeMap::from([(PRIMARY, 3)]));
 }

@@ -86,6 +86,7 @@ pub struct Metrics {
     probes: [[IntCounter; 2]; 2],
     /// Attempts after the first.
     pub retries: IntCounter,
+    mirrors: [IntCounter; MirrorOutcome::ALL.len()],
     /// Lines of the access log that were dropped, because its writer could not keep up.
     pub log_dropped: IntCounter,
     /// Look-ups of names that failed.
@@ -98,6 +99,34 @@ pub struct Metrics {
     pub state_refused: IntGauge,
     routes: Mutex<HashSet<String>>,
     pools: Mutex<HashSet<String>>,
+}
+
+/// How the copy of a request for a mirror ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorOutcome {
+    /// The mirror answered, whatever it said.
+    Answered,
+    /// The connection failed, or ended too early.
+    Failed,
+    /// A time limit was reached.
+    Timeout,
+    /// There were too many copies under way, or the mirror was too slow for the body.
+    Dropped,
+    /// The mirror has no endpoint, or no room.
+    NoEndpoint,
+    /// The request itself ended before its body did.
+    Incomplete,
+}
+
+impl MirrorOutcome {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Answered, "answered"),
+        (Self::Failed, "failed"),
+        (Self::Timeout, "timeout"),
+        (Self::Dropped, "dropped"),
+        (Self::NoEndpoint, "no_endpoint"),
+        (Self::Incomplete, "incomplete"),
+    ];
 }
 
 /// Counters of one route.
@@ -170,6 +199,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(serving.clone()))?;
         let probes = counters("understudy_probes_total", "Probes of endpoints.", &["kind", "result"])?;
+        let mirrors = counters("understudy_mirrors_total", "Copies of requests for mirrors.", &["outcome"])?;
         let build = IntGaugeVec::new(Opts::new("understudy_build_info", "Always 1."), &["version"])?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&[version]).set(1);
@@ -187,6 +217,7 @@ impl Metrics {
             serving,
             probes: ["trial", "check"]
                 .map(|kind| ["failed", "passed"].map(|result| probes.with_label_values(&[kind, result]))),
+            mirrors: MirrorOutcome::ALL.map(|(_, outcome)| mirrors.with_label_values(&[outcome])),
             retries: counter("understudy_retries_total", "Attempts after the first.")?,
             log_dropped: counter("understudy_access_log_dropped_total", "Lines that were not written.")?,
             dns_failures: gauge("understudy_dns_failures", "Look-ups of names that failed so far.")?,
@@ -197,6 +228,11 @@ impl Metrics {
             routes: Mutex::default(),
             pools: Mutex::default(),
         })
+    }
+
+    /// Counts the copy of a request.
+    pub fn count_mirror(&self, outcome: MirrorOutcome) {
+        self.mirrors[outcome as usize].inc();
     }
 
     /// Counts a probe.
@@ -322,6 +358,19 @@ mod tests {
                 "understudy_upstream_attempts_total{{outcome=\"{name}\",pool=\"p\"}} {}\n",
                 times + 1
             );
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn copies_for_mirrors_are_counted_by_how_they_ended() {
+        let metrics = metrics();
+        for (times, (outcome, _)) in MirrorOutcome::ALL.into_iter().enumerate() {
+            (0..=times).for_each(|_| metrics.count_mirror(outcome));
+        }
+        let text = metrics.encode().unwrap();
+        for (times, (_, name)) in MirrorOutcome::ALL.into_iter().enumerate() {
+            let line = format!("understudy_mirrors_total{{outcome=\"{name}\"}} {}\n", times + 1);
             assert!(text.contains(&line), "{line}{text}");
         }
     }

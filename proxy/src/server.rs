@@ -149,6 +149,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         unmatched: metrics.rule("none"),
         workers_share_connections: workers.count() > 1,
         uses: Default::default(),
+        mirroring: Default::default(),
     };
     let app = application(service, workers.count());
     let tls = Arc::<ArcSwap<TlsTable>>::default();

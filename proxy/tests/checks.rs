@@ -316,3 +316,23 @@ async fn a_thousand_rules_with_one_check_of_fifty_endpoints_make_fifty_probes_a_
     // 50, give or take what a busy machine moves into or out of the window; one prober more for each would be 100.
     assert!((40.0..=60.0).contains(&rate), "{rate} probes a second");
 }
+
+#[tokio::test]
+async fn h7_an_answer_that_asks_for_no_traffic_moves_the_next_request_if_there_is_an_active_check() {
+    let wish = || Answer::status(200).header("X-Envoy-Immediate-Health-Check-Fail", "1");
+    let (active, passive) = (primary().await, fallback().await);
+    let slow = ActiveHealthCheck { interval: millis(60_000), ..healthz() };
+    let proxy = checked(&active, &passive, slow).start().await;
+    assert_eq!(proxy.pods(1).await, ["active"]);
+    active.next(1, wish());
+    assert_eq!(proxy.get().await.status, 200, "the answer itself goes to the client");
+    assert_eq!(proxy.pods(10).await, all("passive", 10));
+    let expected = Some("active check: it asks to get no traffic".to_owned());
+    assert_eq!(primary_health(&proxy).await, (Health::Unhealthy, expected));
+    // Without an active check the header is like any other.
+    let (active, passive) = (primary().await, fallback().await);
+    let proxy = Setup::new(&[active.address()], &[passive.address()]).start().await;
+    active.next(1, wish());
+    assert_eq!(proxy.get().await.status, 200);
+    assert_eq!(proxy.pods(5).await, all("active", 5));
+}

@@ -59,6 +59,39 @@ async fn an_upgraded_connection_lives_on_beyond_the_requests_limits() {
 }
 
 #[tokio::test]
+async fn an_upgraded_connection_ends_with_the_longest_stream() {
+    let active = endpoint(|mut stream| async move {
+        let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(switch).await.unwrap();
+        let mut bytes = [0; 64];
+        while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+            let _ = stream.write_all(&bytes[..length]).await;
+        }
+    })
+    .await;
+    let passive = fallback().await;
+    let setup = Setup::new(&[active], &[passive.address()]).change_policy(|policy| {
+        policy.timeouts.max_stream = Some(millis(500));
+        policy.timeouts.stream_idle = millis(100);
+    });
+    let proxy = setup.start().await;
+    let mut client = Client::connect(proxy.address).await.unwrap();
+    let start = Instant::now();
+    client.send(&upgrade().to_bytes()).await.unwrap();
+    assert_eq!(client.read_head().await.unwrap().status, 101);
+    let mut answered = 0;
+    while client.send(b"ping").await.is_ok() && client.read_some().await.is_ok_and(|bytes| !bytes.is_empty())
+    {
+        answered += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(start.elapsed() >= Duration::from_millis(500) && start.elapsed() < Duration::from_secs(5));
+    assert!(answered > 1);
+    proxy.wait_until_idle().await;
+    assert_eq!(passive.requests(), 0);
+}
+
+#[tokio::test]
 async fn requests_that_do_not_wait_for_the_answer_before_get_theirs_in_turn() {
     let (active, passive) = (primary().await, fallback().await);
     let proxy = Setup::new(&[active.address()], &[passive.address()]).start().await;

@@ -212,6 +212,33 @@ async fn a_stream_that_is_silent_for_too_long_is_cut() {
 }
 
 #[tokio::test]
+async fn a_stream_that_lasts_too_long_is_504_or_cut_and_nobody_is_charged() {
+    let (active, passive) = (primary().await, fallback().await);
+    let setup = Setup::new(&[active.address()], &[passive.address()])
+        .with_retry(retry(&[RetryTrigger::Reset, RetryTrigger::Status5xx]))
+        .change_policy(|policy| policy.timeouts.max_stream = Some(millis(300)));
+    let proxy = setup.start().await;
+    for (behaviour, cut) in [
+        (Behaviour::Hang, false),
+        (Behaviour::StallMidBody, true),
+        // It moves all the time, and does not end.
+        (Behaviour::SlowBody { piece: 1, pause: Duration::from_millis(20) }, true),
+    ] {
+        active.next(1, behaviour);
+        let start = Instant::now();
+        let answer = proxy.send(&Request::get(HOST, "/test")).await;
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert_eq!(answer.as_ref().ok().map(|answer| answer.status), (!cut).then_some(504));
+        if let Ok(answer) = answer {
+            assert_eq!(answer.text(), "upstream max stream duration reached");
+        }
+        assert_eq!(proxy.pods(3).await, all("active", 3), "O9");
+    }
+    assert_eq!(passive.requests(), 0);
+}
+
+#[tokio::test]
 async fn o25_a_request_under_way_at_an_ejected_endpoint_finishes() {
     let (active, passive) = (primary().await, fallback().await);
     let proxy = Setup::new(&[active.address()], &[passive.address()]).start().await;
@@ -300,4 +327,39 @@ async fn the_request_after_a_successful_trial_goes_to_the_endpoint_that_is_back(
         while get().await != "active" {}
         assert_eq!(get().await, "active");
     }
+}
+
+#[tokio::test]
+async fn o17_the_endpoint_that_fails_too_much_of_an_interval_is_ejected_at_its_end() {
+    let mut primaries = Vec::new();
+    for _ in 0..5 {
+        primaries.push(primary().await);
+    }
+    let passive = fallback().await;
+    let addresses: Vec<_> = primaries.iter().map(|primary| primary.address()).collect();
+    let setup = Setup::new(&addresses, &[passive.address()]).with_retry(no_retry()).change_policy(|policy| {
+        policy.load_balancer = understudy_conf::LoadBalancer::RoundRobin;
+        policy.passive = Some(PassiveHealthCheck {
+            interval: millis(2_000),
+            consecutive_5xx_errors: 0,
+            failure_percentage_threshold: understudy_conf::Percent::new(50).ok(),
+            ..common::passive()
+        });
+    });
+    let proxy = setup.start().await;
+    primaries[2].set(Behaviour::Status(500));
+    let mut client = understudy_testbed::Client::connect(proxy.address).await.unwrap();
+    let start = Instant::now();
+    let mut failed = 0;
+    // Ejected, it gets nothing: so many answers without a failure that it would have been asked many times.
+    let mut sound_in_a_row = 0;
+    while sound_in_a_row < 100 {
+        assert!(start.elapsed() < common::PATIENCE);
+        let sound = client.get(HOST, "/test").await.unwrap().status == 200;
+        sound_in_a_row = if sound { sound_in_a_row + 1 } else { 0 };
+        failed += u32::from(!sound);
+    }
+    assert!(failed >= 50, "not before 50 requests of an interval failed: {failed}");
+    let reports = proxy.admin("/pools").await.text();
+    assert!(reports.contains("requests failed"), "{reports}");
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::{HOST, Proxy, Setup, eventually, fallback, millis, no_retry, primary};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use understudy_conf::{CircuitBreaker, Overflow};
 use understudy_testbed::{Behaviour, Client, Request, Response};
 
@@ -175,4 +176,31 @@ async fn a_connection_is_closed_after_as_many_requests_as_it_may_carry() {
     let closing: Vec<usize> =
         (0..log.len()).filter(|&index| log[index].header("connection") == Some("close")).collect();
     assert_eq!(closing, [2, 5, 8], "the endpoint is told");
+}
+
+#[tokio::test]
+async fn no_connection_is_used_again_that_is_older_than_it_may_grow() {
+    let longest = Duration::from_millis(400);
+    let (active, passive) = (primary().await, fallback().await);
+    let setup = Setup::new(&[active.address()], &[passive.address()])
+        .change_policy(|policy| policy.timeouts.max_connection = Some(millis(400)));
+    let proxy = Proxy::start_with(&setup.state(), |options| options.threads = 1).await;
+    let mut client = Client::connect(proxy.address).await.unwrap();
+    // When each connection was first used, and last.
+    let mut used: BTreeMap<u64, (Instant, Instant)> = BTreeMap::new();
+    let start = Instant::now();
+    while start.elapsed() < longest * 4 {
+        let before = Instant::now();
+        assert_eq!(client.get(HOST, "/test").await.unwrap().status, 200);
+        let connection = active.observed().log().last().unwrap().connection;
+        used.entry(connection).or_insert((Instant::now(), before)).1 = before;
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!((4..=10).contains(&used.len()), "{}", used.len());
+    for (first, last) in used.values() {
+        assert!(last.saturating_duration_since(*first) <= longest, "{:?}", *last - *first);
+    }
+    // What is idle does not live on for an hour.
+    assert!(active.wait_until(common::PATIENCE, |observed| observed.open == 0).await);
+    assert_eq!(passive.requests(), 0);
 }

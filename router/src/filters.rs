@@ -4,6 +4,8 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use understudy_conf::HttpFilter;
 
+use crate::cors::CompiledCors;
+use crate::mirror::CompiledMirror;
 use crate::rewrite::CompiledRewrite;
 
 /// Headers that a filter can change.
@@ -14,6 +16,14 @@ pub trait HeaderEdit {
     fn add(&mut self, name: &HeaderName, value: &HeaderValue);
     /// Removes all values of a name.
     fn remove(&mut self, name: &HeaderName);
+    /// The headers as they are.
+    fn headers(&self) -> &HeaderMap;
+
+    /// Whether a header that is a list, separated by commas, has this member; case does not count.
+    fn lists(&self, name: &HeaderName, member: &str) -> bool {
+        let mut values = self.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case(member)))
+    }
 }
 
 impl HeaderEdit for HeaderMap {
@@ -28,6 +38,10 @@ impl HeaderEdit for HeaderMap {
     fn remove(&mut self, name: &HeaderName) {
         HeaderMap::remove(self, name);
     }
+
+    fn headers(&self) -> &HeaderMap {
+        self
+    }
 }
 
 /// The filters of a rule or of a reference, with every name and value parsed.
@@ -36,6 +50,8 @@ pub struct CompiledFilters {
     request: Vec<HeaderChange>,
     response: Vec<HeaderChange>,
     url_rewrite: Option<CompiledRewrite>,
+    cors: Option<Box<CompiledCors>>,
+    mirrors: Vec<CompiledMirror>,
 }
 
 impl CompiledFilters {
@@ -60,12 +76,24 @@ impl CompiledFilters {
                     Ok(rewrite) => built.url_rewrite = Some(rewrite),
                     Err(problem) => problems.push(problem),
                 },
+                HttpFilter::RequestMirror(mirror) => match CompiledMirror::build(mirror) {
+                    Ok(mirror) => built.mirrors.push(mirror),
+                    Err(problem) => problems.push(problem),
+                },
+                HttpFilter::Cors(_) if built.cors.is_some() => {
+                    problems.push("a second CORS filter cannot act beside the first".to_owned());
+                }
+                HttpFilter::Cors(cors) => match CompiledCors::build(cors) {
+                    Ok(cors) => built.cors = Some(Box::new(cors)),
+                    Err(problem) => problems.push(problem),
+                },
             }
         }
         (built, problems)
     }
 
-    /// Whether nothing is changed.
+    /// Whether nothing is changed on the way of a request or an answer, but for what CORS says. Mirrors change
+    /// nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.request.is_empty() && self.response.is_empty() && self.url_rewrite.is_none()
@@ -75,6 +103,18 @@ impl CompiledFilters {
     #[must_use]
     pub fn changes_response(&self) -> bool {
         !self.response.is_empty()
+    }
+
+    /// Who gets copies of requests.
+    #[must_use]
+    pub fn mirrors(&self) -> &[CompiledMirror] {
+        &self.mirrors
+    }
+
+    /// What browsers are told about pages of other origins.
+    #[must_use]
+    pub fn cors(&self) -> Option<&CompiledCors> {
+        self.cors.as_deref()
     }
 
     /// Changes the headers of a request. The filters act one after the other; within one, names are removed

@@ -15,8 +15,11 @@
 
 mod build;
 mod conditions;
+mod cors;
 mod filters;
 mod host;
+mod mirror;
+mod origin;
 mod path;
 mod pattern;
 mod redirect;
@@ -24,8 +27,10 @@ mod rewrite;
 mod rule;
 mod table;
 
+pub use cors::CompiledCors;
 pub use filters::{CompiledFilters, HeaderEdit};
 pub use host::host_without_port;
+pub use mirror::CompiledMirror;
 pub use redirect::redirect_location;
 pub use rewrite::CompiledRewrite;
 pub use rule::CompiledRule;

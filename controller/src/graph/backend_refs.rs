@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
-use understudy_conf::{BackendName, HttpFilter, Priority, UpstreamProtocol, Weight};
+use understudy_conf::{BackendName, Priority, UpstreamProtocol, Weight};
 
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::backend_tls_policy::find_tls_policy;
-use crate::graph::http_route::{RefNode, RefTargetNode, Resolver};
+use crate::graph::filters::{BuiltFilters, MirrorSource};
+use crate::graph::http_route::{MirrorNode, RefNode, RefTargetNode, Resolver};
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::graph::{ServiceBackend, service};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId, nearest};
@@ -21,7 +22,7 @@ impl Resolver<'_> {
         route: &Object<HttpRoute>,
         reference: &HttpRouteRulesBackendRefs,
         field: &str,
-        filters: Option<Vec<HttpFilter>>,
+        filters: Option<BuiltFilters>,
         services: &mut BTreeMap<String, ServiceBackend>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> RefNode {
@@ -37,7 +38,31 @@ impl Resolver<'_> {
         if filters.is_none() {
             target = RefTargetNode::Invalid("a filter of the reference cannot act".to_owned());
         }
-        RefNode { target, priority, weight, filters: filters.unwrap_or_default() }
+        let BuiltFilters { filters, mirrors, .. } = filters.unwrap_or_default();
+        let mirrors = self.build_mirrors(route, mirrors, field, services, diagnostics);
+        RefNode { target, priority, weight, filters, mirrors }
+    }
+
+    /// Follows the references of mirrors. One that cannot be followed is said and left out: requests go on without.
+    pub(super) fn build_mirrors(
+        &self,
+        route: &Object<HttpRoute>,
+        mirrors: Vec<MirrorSource>,
+        field: &str,
+        services: &mut BTreeMap<String, ServiceBackend>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Vec<MirrorNode> {
+        let mut built = Vec::new();
+        for MirrorSource { field: own, reference, numerator, denominator } in mirrors {
+            match self.resolve_ref(route, &reference, &format!("{field}.{own}"), services, diagnostics) {
+                Ok(target) => built.push(MirrorNode { target, numerator, denominator }),
+                Err(mut diagnostic) => {
+                    diagnostic.message.push_str("; nothing is mirrored to it, and requests go on");
+                    diagnostics.push(*diagnostic);
+                }
+            }
+        }
+        built
     }
 
     fn rank_of(&self, route: &Object<HttpRoute>, reference: &HttpRouteRulesBackendRefs) -> Priority {

@@ -122,6 +122,7 @@ impl RuleReport<'_> {
         if settings.active.is_none()
             && passive.consecutive_5xx_errors == 0
             && passive.consecutive_gateway_errors == 0
+            && passive.failure_percentage_threshold.is_none_or(|threshold| threshold.get() == 0)
             && !local
         {
             diagnostics.push(reasons::every_detector_off(&object.at("spec.healthCheck.passive")));

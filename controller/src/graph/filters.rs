@@ -1,13 +1,15 @@
 //! Filters of an HTTPRoute's rule and of its references.
 
 use gateway_api::apis::experimental::httproutes::{
-    HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesFiltersRequestRedirect,
+    HttpRouteRulesBackendRefs, HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters,
+    HttpRouteRulesFiltersRequestMirror, HttpRouteRulesFiltersRequestRedirect,
     HttpRouteRulesFiltersRequestRedirectPathType as RedirectPathType,
     HttpRouteRulesFiltersRequestRedirectScheme as Scheme, HttpRouteRulesFiltersType as Type,
     HttpRouteRulesFiltersUrlRewrite, HttpRouteRulesFiltersUrlRewritePathType as RewritePathType,
 };
 use understudy_conf::{HeaderValue, Hostname, HttpFilter, PathRewrite, Redirect, UrlRewrite};
 
+use crate::graph::cors::build_cors;
 use crate::graph::matches::is_header_name;
 use crate::graph::rules::Findings;
 
@@ -16,6 +18,17 @@ use crate::graph::rules::Findings;
 pub(crate) struct BuiltFilters {
     pub(crate) filters: Vec<HttpFilter>,
     pub(crate) redirect: Option<Redirect>,
+    pub(crate) mirrors: Vec<MirrorSource>,
+}
+
+/// A mirror whose reference is still to be followed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MirrorSource {
+    /// Its place, from the rule or the reference on.
+    pub(crate) field: String,
+    pub(crate) reference: HttpRouteRulesBackendRefs,
+    pub(crate) numerator: u32,
+    pub(crate) denominator: u32,
 }
 
 /// Builds a rule's filters; `None`, with findings, if one of them cannot act: then the rule answers 500.
@@ -41,7 +54,11 @@ pub(crate) fn build_filters(
             );
         }
         kinds.push(filter.r#type.clone());
+        let before = built.mirrors.len();
         build_filter(filter, single_prefix, &mut built, &mut found);
+        for mirror in &mut built.mirrors[before..] {
+            mirror.field = format!("filters[{index}].requestMirror.backendRef");
+        }
     }
     if kinds.contains(&Type::RequestRedirect) && kinds.contains(&Type::UrlRewrite) {
         found.error(
@@ -58,7 +75,7 @@ pub(crate) fn build_ref_filters(
     source: &[HttpRouteRulesBackendRefsFilters],
     single_prefix: bool,
     found: &mut Findings<'_>,
-) -> Option<Vec<HttpFilter>> {
+) -> Option<BuiltFilters> {
     // The two types are generated from one definition, so that their forms are the same.
     let same = source.iter().map(|filter| serde_json::to_value(filter).and_then(serde_json::from_value));
     let filters: Vec<HttpRouteRulesFilters> = match same.collect() {
@@ -78,7 +95,15 @@ pub(crate) fn build_ref_filters(
         );
         return None;
     }
-    Some(built.filters)
+    if built.filters.iter().any(|filter| matches!(filter, HttpFilter::Cors(_))) {
+        found.unsupported(
+            "filters",
+            "CORS cannot stand at one reference: browsers are answered before one is chosen",
+            "Put CORS into the rule's own filters.",
+        );
+        return None;
+    }
+    Some(built)
 }
 
 fn build_filter(
@@ -127,10 +152,16 @@ fn build_filter(
                 built.filters.push(HttpFilter::UrlRewrite(rewrite));
             }
         },
-        Type::RequestMirror | Type::Cors | Type::ExtensionRef | Type::ExternalAuth => {
+        Type::Cors => match &filter.cors {
+            None => missing("cors"),
+            Some(cors) => built.filters.push(HttpFilter::Cors(build_cors(cors, &mut found.at("cors")))),
+        },
+        Type::RequestMirror => match &filter.request_mirror {
+            None => missing("requestMirror"),
+            Some(mirror) => built.mirrors.push(build_mirror(mirror, &mut found.at("requestMirror"))),
+        },
+        Type::ExtensionRef | Type::ExternalAuth => {
             let name = match filter.r#type {
-                Type::RequestMirror => "RequestMirror",
-                Type::Cors => "CORS",
                 Type::ExtensionRef => "ExtensionRef",
                 _ => "ExternalAuth",
             };
@@ -141,6 +172,41 @@ fn build_filter(
             );
         }
     }
+}
+
+/// Which share of the requests goes to which reference.
+fn build_mirror(source: &HttpRouteRulesFiltersRequestMirror, found: &mut Findings<'_>) -> MirrorSource {
+    if source.percent.is_some() && source.fraction.is_some() {
+        found.error("percent", "percent and fraction exclude each other", "Keep one of them.");
+    }
+    let (numerator, denominator) = match (&source.fraction, source.percent) {
+        (Some(fraction), _) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
+        (None, percent) => (percent.unwrap_or(100), 100),
+    };
+    let share = u32::try_from(numerator).ok().zip(u32::try_from(denominator).ok());
+    let share = share.filter(|(numerator, denominator)| *denominator > 0 && numerator <= denominator);
+    let field = if source.fraction.is_some() { "fraction" } else { "percent" };
+    if share.is_none() {
+        found.error(
+            field,
+            format!("{numerator} of {denominator} is no share"),
+            "Use a percent from 0 to 100, or a fraction that is at most 1.",
+        );
+    }
+    if share.is_some_and(|(numerator, _)| numerator == 0) {
+        found.ignored(field, "nothing is mirrored", "Use a larger share, or remove the filter.");
+    }
+    let (numerator, denominator) = share.unwrap_or((0, 100));
+    let reference = &source.backend_ref;
+    let reference = HttpRouteRulesBackendRefs {
+        group: reference.group.clone(),
+        kind: reference.kind.clone(),
+        name: reference.name.clone(),
+        namespace: reference.namespace.clone(),
+        port: reference.port,
+        ..HttpRouteRulesBackendRefs::default()
+    };
+    MirrorSource { field: String::new(), reference, numerator, denominator }
 }
 
 fn headers(field: &str, source: Vec<(String, String)>, found: &mut Findings<'_>) -> Vec<HeaderValue> {

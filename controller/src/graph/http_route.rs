@@ -38,6 +38,7 @@ pub(crate) struct RuleNode {
     pub(crate) name: Option<String>,
     pub(crate) matches: Vec<HttpMatch>,
     pub(crate) filters: Vec<HttpFilter>,
+    pub(crate) mirrors: Vec<MirrorNode>,
     pub(crate) timeouts: Option<RuleTimeouts>,
     pub(crate) retry: Option<Retry>,
     pub(crate) action: RuleAction,
@@ -58,6 +59,16 @@ pub(crate) struct RefNode {
     pub(crate) priority: Priority,
     pub(crate) weight: Weight,
     pub(crate) filters: Vec<HttpFilter>,
+    pub(crate) mirrors: Vec<MirrorNode>,
+}
+
+/// Who gets a copy of requests.
+#[derive(Debug)]
+pub(crate) struct MirrorNode {
+    /// Never an invalid one: such a mirror is left out.
+    pub(crate) target: RefTargetNode,
+    pub(crate) numerator: u32,
+    pub(crate) denominator: u32,
 }
 
 /// What a reference refers to.
@@ -131,7 +142,8 @@ impl Resolver<'_> {
                 }
             }
         };
-        let BuiltRule { name, filters, timeouts, retry, .. } = built;
-        Some(RuleNode { index, name, matches, filters, timeouts, retry, action })
+        let BuiltRule { name, filters, mirrors, timeouts, retry, .. } = built;
+        let mirrors = self.build_mirrors(route, mirrors, &field, services, diagnostics);
+        Some(RuleNode { index, name, matches, filters, mirrors, timeouts, retry, action })
     }
 }

@@ -9,6 +9,7 @@ mod backend_refs;
 mod backend_tls_policy;
 mod backend_traffic_policy;
 mod certificate;
+mod cors;
 mod failover;
 mod filters;
 mod gateway;
@@ -31,7 +32,9 @@ use std::collections::BTreeMap;
 pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode};
 pub(crate) use gateway::GatewayNode;
-pub(crate) use http_route::{AttachmentNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode};
+pub(crate) use http_route::{
+    AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
+};
 pub(crate) use listeners::ListenerNode;
 pub(crate) use reference_grant::Referrer;
 pub(crate) use service::ServiceBackend;

@@ -55,6 +55,9 @@ fn build_passive(passive: &PassiveSpec) -> PassiveHealthCheck {
         consecutive_gateway_errors: count(passive.consecutive_gateway_errors, 0),
         consecutive_local_origin_failures: count(passive.consecutive_local_origin_failures, 5),
         split_external_local_origin_errors: passive.split_external_local_origin_errors.unwrap_or(false),
+        failure_percentage_threshold: passive
+            .failure_percentage_threshold
+            .and_then(|threshold| Percent::new(threshold).ok()),
     }
 }
 
@@ -144,6 +147,10 @@ fn build_timeouts(spec: &BackendTrafficPolicySpec) -> Timeouts {
     let unset = Timeouts::default();
     let tcp = spec.timeout.as_ref().and_then(|timeout| timeout.tcp.as_ref());
     let http = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref());
+    // 0s is no limit.
+    let longest = |text: Option<&DurationText>| {
+        text.and_then(|text| text.parse().ok()).filter(|longest: &GatewayDuration| !longest.is_zero())
+    };
     Timeouts {
         connect: DurationText::or(tcp.and_then(|tcp| tcp.connect_timeout.as_ref()), unset.connect),
         request: http.and_then(|http| http.request_timeout.as_ref()).and_then(|timeout| timeout.parse().ok()),
@@ -155,6 +162,8 @@ fn build_timeouts(spec: &BackendTrafficPolicySpec) -> Timeouts {
             http.and_then(|http| http.stream_idle_timeout.as_ref()),
             unset.stream_idle,
         ),
+        max_connection: longest(http.and_then(|http| http.max_connection_duration.as_ref())),
+        max_stream: longest(http.and_then(|http| http.max_stream_duration.as_ref())),
     }
 }
 
@@ -220,6 +229,8 @@ mod tests {
         assert_eq!(policy("healthCheck: {panicThreshold: 0}").panic_threshold.get(), 0);
         let zero = policy("healthCheck: {passive: {maxEjectionPercent: 0}}").passive.unwrap();
         assert_eq!(zero.max_ejection_percent.get(), 0);
+        let share = policy("healthCheck: {passive: {failurePercentageThreshold: 85}}").passive.unwrap();
+        assert_eq!(share.failure_percentage_threshold, Percent::new(85).ok());
     }
 
     #[test]
@@ -299,6 +310,15 @@ mod tests {
             Some(GatewayDuration::default())
         );
         assert_eq!(policy("timeout: {tcp: {connectTimeout: 1s}}").timeouts.request, None);
+    }
+
+    #[test]
+    fn lengths_of_zero_are_no_limit() {
+        let timeouts = |text| policy(&format!("timeout: {{http: {text}}}")).timeouts;
+        let limited = timeouts("{maxConnectionDuration: 5m, maxStreamDuration: 1h}");
+        let seconds = |seconds| Some(GatewayDuration::from_secs(seconds));
+        assert_eq!((limited.max_connection, limited.max_stream), (seconds(300), seconds(3600)));
+        assert_eq!(timeouts("{maxConnectionDuration: 0s, maxStreamDuration: 0s}"), Timeouts::default());
     }
 
     #[test]

@@ -49,13 +49,6 @@ fn fields_not_acting(spec: &BackendTrafficPolicySpec) -> Vec<String> {
         let active = health.active.as_ref();
         let log = active.is_some_and(|active| active.health_check_log.is_some());
         add("healthCheck.active.healthCheckLog", log);
-        let passive = health.passive.as_ref();
-        let percentage = passive.is_some_and(|passive| passive.failure_percentage_threshold.is_some());
-        add("healthCheck.passive.failurePercentageThreshold", percentage);
-    }
-    if let Some(http) = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref()) {
-        add("timeout.http.maxConnectionDuration", http.max_connection_duration.is_some());
-        add("timeout.http.maxStreamDuration", http.max_stream_duration.is_some());
     }
     if let Some(balancer) = &spec.load_balancer {
         use LoadBalancerType as Type;

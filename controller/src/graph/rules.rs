@@ -8,7 +8,7 @@ use understudy_conf::{BackOff, GatewayDuration, HttpFilter, HttpMatch, Redirect,
 
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
-use crate::graph::filters::{build_filters, build_ref_filters};
+use crate::graph::filters::{BuiltFilters, MirrorSource, build_filters, build_ref_filters};
 use crate::graph::matches::{build_match, match_everything};
 
 /// A rule without its references.
@@ -18,6 +18,7 @@ pub(crate) struct BuiltRule {
     /// `None` if a match cannot act: then the rule is left out.
     pub(crate) matches: Option<Vec<HttpMatch>>,
     pub(crate) filters: Vec<HttpFilter>,
+    pub(crate) mirrors: Vec<MirrorSource>,
     pub(crate) timeouts: Option<RuleTimeouts>,
     pub(crate) retry: Option<Retry>,
     pub(crate) outcome: Outcome,
@@ -28,7 +29,7 @@ pub(crate) struct BuiltRule {
 pub(crate) enum Outcome {
     Redirect(Redirect),
     /// To its references, with their filters; `None` for one whose filters cannot act.
-    Forward(Vec<Option<Vec<HttpFilter>>>),
+    Forward(Vec<Option<BuiltFilters>>),
     /// Nowhere: it answers 500.
     Refused,
 }
@@ -67,6 +68,11 @@ impl<'a> Findings<'a> {
     pub(crate) fn no_effect(&mut self, field: &str, message: impl Into<String>) {
         let place = (self.place)(&self.path(field));
         self.found.push(reasons::no_effect(&place, message, "Remove it: the first entry counts."));
+    }
+
+    pub(crate) fn ignored(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        let place = (self.place)(&self.path(field));
+        self.found.push(reasons::no_effect(&place, message, remedy));
     }
 
     pub(crate) fn not_acting(&mut self, field: &str, message: &str) {
@@ -134,9 +140,10 @@ fn build_rule(rule: &HttpRouteRules, found: &mut Findings<'_>) -> BuiltRule {
     let single_prefix = has_single_prefix(rule);
     let filters = build_filters(rule.filters.as_deref().unwrap_or_default(), single_prefix, found);
     let refs = build_refs(rule, single_prefix, found);
+    let mut mirrors = Vec::new();
     let (filters, outcome) = match filters {
         None => (Vec::new(), Outcome::Refused),
-        Some(built) => match built.redirect {
+        Some(mut built) => match built.redirect {
             Some(_) if !refs.is_empty() => {
                 found.error(
                     "backendRefs",
@@ -146,10 +153,13 @@ fn build_rule(rule: &HttpRouteRules, found: &mut Findings<'_>) -> BuiltRule {
                 (built.filters, Outcome::Refused)
             }
             Some(redirect) => (built.filters, Outcome::Redirect(redirect)),
-            None => (built.filters, Outcome::Forward(refs)),
+            None => {
+                mirrors = std::mem::take(&mut built.mirrors);
+                (built.filters, Outcome::Forward(refs))
+            }
         },
     };
-    BuiltRule { name: rule.name.clone(), matches, filters, timeouts, retry, outcome }
+    BuiltRule { name: rule.name.clone(), matches, filters, mirrors, timeouts, retry, outcome }
 }
 
 /// Whether a rule has exactly one match, by path prefix, which replacing the prefix needs.
@@ -168,7 +178,7 @@ fn build_refs(
     rule: &HttpRouteRules,
     single_prefix: bool,
     found: &mut Findings<'_>,
-) -> Vec<Option<Vec<HttpFilter>>> {
+) -> Vec<Option<BuiltFilters>> {
     let refs = rule.backend_refs.as_deref().unwrap_or_default();
     refs.iter()
         .enumerate()

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use understudy_conf::{Action, Attachment, Pool, PoolName, Route, RouteKind, RouteName, Rule};
+use understudy_conf::{Action, Attachment, HttpFilter, Pool, PoolName, Route, RouteKind, RouteName, Rule};
 
 use crate::cluster::Key;
-use crate::graph::{AttachmentNode, Graph, PolicyNode, RouteNode, RuleAction};
-use crate::translate::pools::build_pool;
+use crate::graph::{AttachmentNode, Graph, MirrorNode, PolicyNode, RouteNode, RuleAction};
+use crate::translate::pools::{add_mirrors, build_pool};
 
 /// Listeners of a route on which each of its rules has one policy.
 pub(super) struct Group {
@@ -62,6 +62,7 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
     let mut rules = Vec::new();
     for (rule, policy) in route.rules.iter().zip(&group.policies) {
         let policy: Option<&PolicyNode> = policy.as_ref().and_then(|key| graph.policies.nodes.get(key));
+        let mut filters = rule.filters.clone();
         let action = match &rule.action {
             RuleAction::Redirect(redirect) => Action::Redirect(redirect.clone()),
             RuleAction::Respond(status) => Action::Respond(*status),
@@ -72,8 +73,16 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
             RuleAction::Forward(refs) => {
                 let name = PoolName::new(format!("{base}/rule/{}{}", rule.index, group.suffix));
                 match name.ok().and_then(|name| build_pool(graph, name, policy, refs)) {
-                    Some(pool) => {
+                    Some(mut pool) => {
                         let name = pool.name.clone();
+                        let policy = pool.policy.clone();
+                        let mut add = |mirrors: &[MirrorNode], base: &str, filters: &mut Vec<HttpFilter>| {
+                            add_mirrors(graph, mirrors, base, policy.as_ref(), filters, &mut pools);
+                        };
+                        add(&rule.mirrors, name.as_str(), &mut filters);
+                        for (index, (node, built)) in refs.iter().zip(&mut pool.refs).enumerate() {
+                            add(&node.mirrors, &format!("{name}/ref/{index}"), &mut built.filters);
+                        }
                         pools.push(pool);
                         Action::Forward(name)
                     }
@@ -84,7 +93,7 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
         rules.push(Rule {
             name: rule.name.clone(),
             matches: rule.matches.clone(),
-            filters: rule.filters.clone(),
+            filters,
             timeouts: rule.timeouts,
             retry: rule.retry.clone(),
             action,

@@ -30,6 +30,7 @@ pub fn task() -> PassiveHealthCheck {
         consecutive_gateway_errors: 0,
         consecutive_local_origin_failures: 1,
         split_external_local_origin_errors: false,
+        failure_percentage_threshold: None,
     }
 }
 

@@ -50,10 +50,12 @@ pub enum Flag {
     StreamIdle,
     /// `DPE`: the client did not speak HTTP.
     DownstreamProtocolError,
+    /// `UMSDR`: the stream took longer than any may.
+    StreamDuration,
 }
 
 impl Flag {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::UpstreamConnectFailure, "UF"),
         (Self::UpstreamConnectionEnded, "UC"),
         (Self::UpstreamOverflow, "UO"),
@@ -66,6 +68,7 @@ impl Flag {
         (Self::UpstreamReset, "UR"),
         (Self::StreamIdle, "SI"),
         (Self::DownstreamProtocolError, "DPE"),
+        (Self::StreamDuration, "UMSDR"),
     ];
 }
 

@@ -2,6 +2,8 @@
 
 use httparse::Status;
 
+use super::IMMEDIATE_FAIL;
+
 /// An answer's head.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -9,6 +11,8 @@ pub(super) struct Head {
     /// Its length in bytes.
     pub(super) length: usize,
     pub(super) framing: Framing,
+    /// The endpoint asks to be left alone (rule H7).
+    pub(super) on_request: bool,
 }
 
 /// How an answer's body ends.
@@ -35,8 +39,9 @@ pub(super) fn parse_head(bytes: &[u8], bodiless: bool) -> Result<Option<Head>, M
         Status::Partial => return Ok(None),
     };
     let status = response.code.ok_or(Malformed)?;
-    let mut framing = Framing::Close;
+    let (mut framing, mut on_request) = (Framing::Close, false);
     for header in response.headers.iter() {
+        on_request |= header.name.eq_ignore_ascii_case(IMMEDIATE_FAIL);
         let text = std::str::from_utf8(header.value).map_err(|_| Malformed);
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
             if text?.to_ascii_lowercase().contains("chunked") {
@@ -49,7 +54,7 @@ pub(super) fn parse_head(bytes: &[u8], bodiless: bool) -> Result<Option<Head>, M
     if bodiless || status < 200 || matches!(status, 204 | 304) {
         framing = Framing::Length(0);
     }
-    Ok(Some(Head { status, length, framing }))
+    Ok(Some(Head { status, length, framing, on_request }))
 }
 
 /// The body in what came after the head, and whether it is whole.
@@ -92,7 +97,7 @@ mod tests {
     fn heads_say_how_their_bodies_end() {
         let head = |text: &str| parse_head(text.as_bytes(), false).unwrap().unwrap();
         let length = head("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
-        assert_eq!(length, Head { status: 200, length: 38, framing: Framing::Length(5) });
+        assert_eq!(length, Head { status: 200, length: 38, framing: Framing::Length(5), on_request: false });
         assert_eq!(head("HTTP/1.0 503 no\r\n\r\n").framing, Framing::Close);
         assert_eq!(head("HTTP/1.1 204 no\r\n\r\n").framing, Framing::Length(0));
         let both = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n";

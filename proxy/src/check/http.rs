@@ -14,6 +14,9 @@ where
     stream.write_all(&request(probe, host)).await.map_err(|_| CheckFailure::Closed)?;
     let mut bytes = Vec::new();
     let head = read_head(&mut stream, &mut bytes, probe.method == "HEAD").await?;
+    if head.on_request {
+        return Err(CheckFailure::OnRequest);
+    }
     if !probe.expected_statuses.contains(&head.status) {
         let retriable = probe.retriable_statuses.contains(&head.status);
         return Err(if retriable {
@@ -136,6 +139,13 @@ mod tests {
         assert_eq!(verdict(&probe, "HTTP/1.1 500 no\r\n\r\n").await, Err(CheckFailure::Status(500)));
         let after_interim = "HTTP/1.1 103 early\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(verdict(&probe, after_interim).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn h7_an_answer_that_asks_for_no_traffic_fails_whatever_its_status() {
+        let answer =
+            "HTTP/1.1 200 OK\r\nX-Envoy-Immediate-Health-Check-Fail: true\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(verdict(&HttpProbe::get("/"), answer).await, Err(CheckFailure::OnRequest));
     }
 
     #[tokio::test]

@@ -19,6 +19,9 @@ use understudy_engine::{Address, CheckFailure, CheckResult, CheckSpec, ConnectFa
 /// Bytes of an answer that are read at most.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
+/// Rule H7: the header by which an endpoint says that it wants no traffic, in lower case.
+pub(crate) const IMMEDIATE_FAIL: &str = "x-envoy-immediate-health-check-fail";
+
 /// Runs a check.
 pub(crate) async fn run(address: &Address, spec: &CheckSpec) -> CheckResult {
     match tokio::time::timeout(spec.settings.timeout.into(), Box::pin(ask(address, spec))).await {

@@ -13,6 +13,7 @@ use understudy_engine::{
     Address, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
 };
 
+use super::age::Era;
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
 use super::reply::{self, Reply};
@@ -35,7 +36,8 @@ impl Service {
         };
         let Some(table) = rule.pool.as_ref() else { return refuse(ctx, Reply::INTERNAL) };
         if now >= ctx.complete_by || now >= ctx.headers_by {
-            return refuse(ctx, Reply::TIMEOUT);
+            let reply = if now >= ctx.stream_by { Reply::STREAM_TOO_LONG } else { Reply::TIMEOUT };
+            return refuse(ctx, reply);
         }
         let replayable = session.is_body_empty() && session.req_header().method.is_idempotent();
         let traits = RequestTraits { replayable, hash: ctx.hash };
@@ -66,7 +68,7 @@ impl Service {
         let Some(mut peer) = peer_of(address) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        set_options(&mut peer, table);
+        set_options(&mut peer, address, table, now);
         if after_stale {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
             peer.group_key = self.with_rng(|rng| rng.u64(1..));
@@ -136,7 +138,7 @@ impl Service {
             if let Some(headers) =
                 limits.filter(|limits| limits.request.is_none()).and_then(|limits| limits.headers)
             {
-                ctx.headers_by = now.after(headers);
+                ctx.headers_by = now.after(headers).min(ctx.stream_by);
             }
         }
         if let Some(armed) = &ctx.attempt.armed {
@@ -184,6 +186,12 @@ impl Service {
         mut error: Box<Error>,
         limit: Expired,
     ) -> Box<Error> {
+        if limit == Expired::Deadline && self.clock.now() >= ctx.stream_by {
+            // As in Envoy the endpoint is not to blame, however far it came.
+            (ctx.cause, ctx.reply) =
+                (Some("the stream took too long".to_owned()), Some(Reply::STREAM_TOO_LONG));
+            return error;
+        }
         let over = limit == Expired::Idle || self.clock.now() >= ctx.headers_by.min(ctx.complete_by);
         let kind = if over { TimeoutKind::Request } else { TimeoutKind::PerTry };
         let failed = Failure::Timeout { kind, connected: true };
@@ -259,16 +267,22 @@ fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {
     Err(Error::new_in(ErrorType::HTTPStatus(reply.status)))
 }
 
-fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
+pub(super) fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
     match address {
         Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
         Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
     }
 }
 
-fn set_options(peer: &mut HttpPeer, table: &PoolTable) {
+pub(super) fn set_options(peer: &mut HttpPeer, address: &Address, table: &PoolTable, now: Instant) {
     if !table.limits.connection_idle.is_zero() {
         peer.options.idle_timeout = Some(table.limits.connection_idle);
+    }
+    if let Some(longest) = table.limits.max_connection {
+        let era = Era::of(address, longest, now);
+        peer.group_key ^= era.group;
+        let idle = peer.options.idle_timeout.unwrap_or(Duration::MAX);
+        peer.options.idle_timeout = Some(idle.min(era.rest));
     }
     if let Some(keepalive) = table.tcp_keepalive {
         peer.options.tcp_keepalive = Some(TcpKeepalive {

@@ -7,6 +7,7 @@ use http::HeaderValue;
 use understudy_engine::{Exchange, Failure, Instant};
 
 use super::deadline::Armed;
+use super::mirror::Feed;
 use super::reply::Reply;
 use crate::world::RuleTable;
 
@@ -25,10 +26,17 @@ pub(crate) struct Context {
     pub(crate) headers_by: Instant,
     /// When the whole answer must be there.
     pub(crate) complete_by: Instant,
+    /// When the whole stream ends, whatever it is doing; the two above are never later.
+    pub(crate) stream_by: Instant,
     /// Time to wait before the next attempt.
     pub(crate) back_off: Duration,
     /// The request's body is read to its end.
     pub(crate) body_ended: bool,
+    /// The request's mirrors were chosen.
+    pub(crate) mirrored: bool,
+    /// The mirrors that want its body, and how much of it they were offered.
+    pub(super) mirrors: Vec<Feed>,
+    pub(super) mirrored_bytes: u64,
     /// The answer is ours; set where nothing else will be.
     pub(crate) reply: Option<Reply>,
     /// How the last attempt failed.
@@ -62,6 +70,8 @@ pub(crate) struct AttemptState {
     pub(crate) flowing_since: Option<Instant>,
     /// The answer is read to its end.
     pub(crate) answer_ended: bool,
+    /// The connection carries something else than HTTP now.
+    pub(crate) upgraded: bool,
 }
 
 impl Default for AttemptState {
@@ -76,6 +86,7 @@ impl Default for AttemptState {
             body_bytes: 0,
             flowing_since: None,
             answer_ended: false,
+            upgraded: false,
         }
     }
 }
@@ -103,8 +114,12 @@ impl Context {
             attempt: AttemptState::default(),
             headers_by: Instant::NEVER,
             complete_by: Instant::NEVER,
+            stream_by: Instant::NEVER,
             back_off: Duration::ZERO,
             body_ended: false,
+            mirrored: false,
+            mirrors: Vec::new(),
+            mirrored_bytes: 0,
             reply: None,
             failed: None,
             cause: None,

@@ -143,6 +143,12 @@ impl Armed {
         self.sweeper.expect_by(deadline);
     }
 
+    /// Leaves nothing but this deadline: silence is no reason any longer.
+    pub(crate) fn keep_until(&self, deadline: Instant) {
+        self.sweeper.entries.lock()[self.key].idle = Duration::ZERO;
+        self.set_deadline(deadline);
+    }
+
     /// A byte went in some direction.
     pub(crate) fn touch(&self, now: Instant) {
         self.sweeper.entries.lock()[self.key].last_byte = now;

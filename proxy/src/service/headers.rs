@@ -1,5 +1,6 @@
 //! Pingora's headers for the filters to change.
 
+use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
 use understudy_router::HeaderEdit;
@@ -23,6 +24,10 @@ macro_rules! header_edits {
 
             fn remove(&mut self, name: &HeaderName) {
                 let _ = self.0.remove_header(name);
+            }
+
+            fn headers(&self) -> &HeaderMap {
+                &self.0.headers
             }
         }
     )*};

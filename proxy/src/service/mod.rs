@@ -3,6 +3,7 @@
 //! Purpose: carry a request to an endpoint that the engine chose and its answer back. Inputs: sessions.
 //! Outputs: answers, outcomes told to the engine, the log and the metrics.
 
+mod age;
 mod attempt;
 mod conclude;
 mod context;
@@ -10,6 +11,7 @@ mod deadline;
 mod failure;
 mod hash;
 mod headers;
+mod mirror;
 mod reply;
 mod request;
 mod response;
@@ -37,6 +39,7 @@ use crate::metrics::{Metrics, RuleMetrics};
 use crate::world::World;
 use context::Context;
 pub(crate) use hash::RequestHash;
+pub(crate) use mirror::Mirroring;
 use request::Found;
 pub(crate) use uses::Uses;
 
@@ -51,6 +54,7 @@ pub(crate) struct Service {
     /// A pooled connection may be used by another thread than the one that watches it.
     pub(crate) workers_share_connections: bool,
     pub(crate) uses: Uses,
+    pub(crate) mirroring: Arc<Mirroring>,
 }
 
 impl Service {
@@ -85,6 +89,7 @@ impl ProxyHttp for Service {
             }
             Found::Reply(reply) => self.answer(session, ctx, reply).await?,
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
+            Found::Preflight => self.preflight(session, ctx).await?,
         }
         Ok(true)
     }
@@ -121,7 +126,11 @@ impl ProxyHttp for Service {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        self.change_request(session, request, ctx)
+        self.change_request(session, request, ctx)?;
+        if ctx.rule.as_ref().is_some_and(|rule| rule.mirrors.is_some()) {
+            self.start_mirrors(session, request, ctx);
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -131,6 +140,9 @@ impl ProxyHttp for Service {
         ended: bool,
         ctx: &mut Context,
     ) -> Result<()> {
+        if !ctx.mirrors.is_empty() {
+            mirror::feed(ctx, body.as_ref(), ended).await;
+        }
         self.body_sent(body.as_ref().map_or(0, Bytes::len), ended, ctx);
         Ok(())
     }
@@ -152,7 +164,7 @@ impl ProxyHttp for Service {
     ) -> Result<()> {
         if !response.status.is_informational() {
             response::speak_for_ourselves(session, response);
-            self.change_response(response, ctx);
+            self.change_response(session.req_header(), response, ctx);
             if let Some(cookie) = ctx.set_cookie.take() {
                 response.append_header(SET_COOKIE, cookie)?;
             }

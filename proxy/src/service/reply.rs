@@ -32,6 +32,9 @@ impl Reply {
 
     /// The request's time was over before an endpoint was chosen.
     pub(crate) const TIMEOUT: Self = Self::new(504, &[Flag::UpstreamTimeout], "upstream request timeout");
+    /// The stream took longer than any may.
+    pub(crate) const STREAM_TOO_LONG: Self =
+        Self::new(504, &[Flag::StreamDuration], "upstream max stream duration reached");
     /// A limit of the pool was reached (rule B2).
     pub(crate) const OVERFLOW: Self = Self::new(503, &[Flag::UpstreamOverflow], "upstream overflow");
 

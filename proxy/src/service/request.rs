@@ -11,7 +11,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use understudy_conf::{Action, Protocol};
 use understudy_engine::Exchange;
-use understudy_router::{RequestParts, RuleMatch};
+use understudy_router::{CompiledCors, RequestParts, RuleMatch};
 
 use super::Service;
 use super::context::Context;
@@ -35,6 +35,8 @@ pub(super) enum Found {
     Reply(Reply),
     /// It is answered with a redirect.
     Redirect { status: u16, location: String },
+    /// It is a browser's question, and the rule has the answer.
+    Preflight,
 }
 
 impl Service {
@@ -68,6 +70,12 @@ impl Service {
         ctx.port = found.listener.port;
         ctx.matched_prefix = found.matched_prefix.map(str::len);
         ctx.rule = Some(table.clone());
+        if table.rule.filters.cors().is_some()
+            && !matches!(table.rule.action, Action::Respond(_))
+            && CompiledCors::is_preflight(&header.method, &header.headers)
+        {
+            return Found::Preflight;
+        }
         match &table.rule.action {
             Action::Respond(status) => Found::Reply(Reply::of_rule(*status)),
             Action::Redirect(redirect) => redirect_of(redirect, &found, header, host),
@@ -127,6 +135,11 @@ fn set_limits(ctx: &mut Context, limits: &Limits, has_body: bool) {
         ctx.headers_by = ctx.complete_by;
     } else if let Some(headers) = limits.headers.filter(|_| !has_body) {
         ctx.headers_by = ctx.started.after(headers);
+    }
+    if let Some(longest) = limits.max_stream {
+        ctx.stream_by = ctx.started.after(longest);
+        ctx.complete_by = ctx.complete_by.min(ctx.stream_by);
+        ctx.headers_by = ctx.headers_by.min(ctx.stream_by);
     }
     ctx.body_ended = !has_body;
 }

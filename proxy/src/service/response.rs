@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Version;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, TRANSFER_ENCODING};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use understudy_engine::{Exchange, Failure, Instant};
 
@@ -14,6 +14,7 @@ use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
+use crate::check::IMMEDIATE_FAIL;
 
 /// Rule B2: the name that the tools of Envoy's users look for.
 const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -29,14 +30,25 @@ impl Service {
         let now = self.clock.now();
         if response.status.is_informational() {
             if response.status == http::StatusCode::SWITCHING_PROTOCOLS && session.is_upgrade_req() {
-                // The endpoint did what it was asked; the upgraded connection lives on without limits.
-                ctx.attempt.armed = None;
+                // The endpoint did what it was asked; the upgraded connection lives on, up to the limit of all streams.
+                ctx.attempt.upgraded = true;
+                match &ctx.attempt.armed {
+                    Some(armed) if ctx.stream_by != Instant::NEVER => armed.keep_until(ctx.stream_by),
+                    _ => ctx.attempt.armed = None,
+                }
                 ctx.attempt.flowing_since = Some(now);
                 if let Some(exchange) = &mut ctx.exchange {
                     exchange.finished(now);
                 }
             }
             return Ok(());
+        }
+        if let (Some(table), Some(exchange)) =
+            (ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()), &ctx.exchange)
+            && table.checked
+            && response.headers.contains_key(IMMEDIATE_FAIL)
+        {
+            exchange.fails_check(now);
         }
         let status = response.status.as_u16();
         if status >= 400 && ctx.exchange.is_some() && self.decide(session, ctx, Failure::Status(status)) {
@@ -61,7 +73,7 @@ impl Service {
             if let Some(exchange) = &mut ctx.exchange {
                 exchange.finished(now);
             }
-            if ctx.body_ended {
+            if ctx.body_ended || ctx.attempt.upgraded {
                 // From here on the connection is no longer this request's.
                 ctx.attempt.armed = None;
             }
@@ -79,7 +91,12 @@ impl Service {
     }
 
     /// Changes the answer for the client.
-    pub(super) fn change_response(&self, response: &mut ResponseHeader, ctx: &Context) {
+    pub(super) fn change_response(
+        &self,
+        request: &RequestHeader,
+        response: &mut ResponseHeader,
+        ctx: &Context,
+    ) {
         let Some(rule) = &ctx.rule else { return };
         let of_ref =
             ctx.exchange.as_ref().and_then(Exchange::current).and_then(|(member, _)| {
@@ -90,6 +107,10 @@ impl Service {
             if !filters.is_empty() {
                 filters.apply_response(&mut Headers(response));
             }
+        }
+        // Last, so that nothing undoes what browsers are told.
+        if let Some(cors) = rule.rule.filters.cors() {
+            cors.apply(&request.headers, &mut Headers(response));
         }
     }
 
@@ -104,8 +125,20 @@ impl Service {
         if reply == Reply::OVERFLOW {
             header.insert_header(X_ENVOY_OVERLOADED, "true")?;
         }
-        self.change_response(&mut header, ctx);
+        self.change_response(session.req_header(), &mut header, ctx);
         write(session, header, reply.text).await
+    }
+
+    /// Answers a browser that asks what a page of another origin may do.
+    pub(super) async fn preflight(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        ctx.reply = Some(Reply { status: 200, flags: &[], text: "" });
+        let mut header = ResponseHeader::build(200, Some(8))?;
+        header.insert_header(CONTENT_LENGTH, 0)?;
+        if let Some(cors) = ctx.rule.as_ref().and_then(|rule| rule.rule.filters.cors()) {
+            cors.apply_preflight(&session.req_header().headers, &mut Headers(&mut header));
+        }
+        self.change_response(session.req_header(), &mut header, ctx);
+        write(session, header, "").await
     }
 
     /// Answers with a redirect.
@@ -120,7 +153,7 @@ impl Service {
         let mut header = ResponseHeader::build(status, Some(3))?;
         header.insert_header(LOCATION, location)?;
         header.insert_header(CONTENT_LENGTH, 0)?;
-        self.change_response(&mut header, ctx);
+        self.change_response(session.req_header(), &mut header, ctx);
         write(session, header, "").await
     }
 }

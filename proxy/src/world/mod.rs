@@ -8,9 +8,9 @@ mod pool_spec;
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_conf::{Action, State, TcpKeepalive, Timeouts};
+use understudy_conf::{Action, PoolName, State, TcpKeepalive, Timeouts};
 use understudy_engine::{Engine, Instant, Pool};
-use understudy_router::{CompiledFilters, CompiledRule, Router};
+use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
 use crate::service::RequestHash;
@@ -39,7 +39,28 @@ pub(crate) struct RuleTable {
     pub(crate) rule: Arc<CompiledRule>,
     /// For rules that forward.
     pub(crate) pool: Option<PoolTable>,
+    /// Who gets copies of its requests; `None`: nobody.
+    pub(crate) mirrors: Option<Box<Mirrors>>,
     pub(crate) metrics: RuleMetrics,
+}
+
+/// Who gets copies of a rule's requests.
+pub(crate) struct Mirrors {
+    pub(crate) of_rule: Vec<Arc<MirrorTable>>,
+    /// By reference: of the requests that it gets.
+    pub(crate) of_refs: Vec<Vec<Arc<MirrorTable>>>,
+}
+
+impl Mirrors {
+    fn is_empty(&self) -> bool {
+        self.of_rule.is_empty() && self.of_refs.iter().all(Vec::is_empty)
+    }
+}
+
+/// A mirror with its pool.
+pub(crate) struct MirrorTable {
+    pub(crate) mirror: CompiledMirror,
+    pub(crate) table: PoolTable,
 }
 
 /// A pool with what the data plane needs beside it.
@@ -51,6 +72,8 @@ pub(crate) struct PoolTable {
     /// What of a request its balancer hashes, if it does.
     pub(crate) hash: Option<RequestHash>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    /// Its endpoints have active checks, so that their answers can say that they want no traffic (rule H7).
+    pub(crate) checked: bool,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
@@ -68,6 +91,10 @@ pub(crate) struct Limits {
     pub(crate) connection_idle: Duration,
     /// Zero: unlimited.
     pub(crate) stream_idle: Duration,
+    /// The age up to which a connection is used again; `None`: any.
+    pub(crate) max_connection: Option<Duration>,
+    /// The whole stream, upgraded ones too; `None`: unlimited.
+    pub(crate) max_stream: Option<Duration>,
 }
 
 impl World {
@@ -106,31 +133,45 @@ impl World {
             .rules()
             .iter()
             .map(|rule| {
+                let mut pool_table = |name: &PoolName, is_mirror: bool| {
+                    let pool = state.pools.get(name)?;
+                    let (effective, mut spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
+                    if is_mirror {
+                        spec = pool_spec::of_mirror(spec);
+                    }
+                    let filters = pool.refs.iter().map(|reference| {
+                        let (filters, problems) = CompiledFilters::build(&reference.filters);
+                        degraded.extend(problems);
+                        filters
+                    });
+                    Some(PoolTable {
+                        metrics: metrics.pool(pool.name.as_str()),
+                        limits: Limits::new(&effective.timeouts, effective.per_try),
+                        tcp_keepalive: effective.tcp_keepalive,
+                        checked: effective.checked,
+                        buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
+                        hash: RequestHash::build(&spec.load_balancer),
+                        filters: filters.collect(),
+                        pool: engine.build_pool(spec, now),
+                    })
+                };
                 let pool = match &rule.action {
-                    Action::Forward(name) => state.pools.get(name).map(|pool| {
-                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
-                        let filters = pool
-                            .refs
-                            .iter()
-                            .map(|reference| {
-                                let (filters, problems) = CompiledFilters::build(&reference.filters);
-                                degraded.extend(problems);
-                                filters
-                            })
-                            .collect();
-                        PoolTable {
-                            metrics: metrics.pool(pool.name.as_str()),
-                            limits: Limits::new(&effective.timeouts, effective.per_try),
-                            tcp_keepalive: effective.tcp_keepalive,
-                            buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
-                            hash: RequestHash::build(&spec.load_balancer),
-                            pool: engine.build_pool(spec, now),
-                            filters,
-                        }
-                    }),
+                    Action::Forward(name) => pool_table(name, false),
                     Action::Redirect(_) | Action::Respond(_) => None,
                 };
-                Arc::new(RuleTable { rule: rule.clone(), pool, metrics: metrics.rule(&rule.label) })
+                let mut mirrors_of = |filters: &CompiledFilters| -> Vec<Arc<MirrorTable>> {
+                    let tables = filters.mirrors().iter().filter_map(|mirror| {
+                        let table = pool_table(&mirror.pool, true)?;
+                        Some(Arc::new(MirrorTable { mirror: mirror.clone(), table }))
+                    });
+                    tables.collect()
+                };
+                let mirrors = pool.as_ref().map(|pool| Mirrors {
+                    of_rule: mirrors_of(&rule.filters),
+                    of_refs: pool.filters.iter().map(&mut mirrors_of).collect(),
+                });
+                let mirrors = mirrors.filter(|mirrors| !mirrors.is_empty()).map(Box::new);
+                Arc::new(RuleTable { rule: rule.clone(), pool, mirrors, metrics: metrics.rule(&rule.label) })
             })
             .collect();
         degraded.sort();
@@ -144,6 +185,7 @@ pub(crate) struct Effective {
     pub(crate) timeouts: Timeouts,
     pub(crate) per_try: Option<Duration>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    pub(crate) checked: bool,
     pub(crate) buffer_limit: u64,
 }
 
@@ -158,6 +200,8 @@ impl Limits {
             per_try: per_try.filter(|per_try| request.is_none_or(|request| *per_try < request)),
             connection_idle: timeouts.connection_idle.into(),
             stream_idle: timeouts.stream_idle.into(),
+            max_connection: timeouts.max_connection.map(Duration::from),
+            max_stream: timeouts.max_stream.map(Duration::from),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use understudy_conf::{
-    Action, ActiveHealthCheck, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, Policy, PolicyName,
-    Pool, PoolRef, RefTarget, State,
+    Action, ActiveHealthCheck, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, LoadBalancer, Policy,
+    PolicyName, Pool, PoolRef, RefTarget, Retry, State,
 };
 use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
@@ -123,9 +123,23 @@ pub(crate) fn resolve_pool(
         timeouts,
         per_try: per_try.map(Into::into),
         tcp_keepalive: policy.tcp_keepalive,
+        checked: policy.active.is_some(),
         buffer_limit: policy.buffer_limit,
     };
     (effective, spec)
+}
+
+/// A mirror's pool: what its endpoints answer says nothing of them, and nothing is sent twice. Failures to connect are
+/// shared with whoever else reaches them, as always.
+pub(crate) fn of_mirror(mut spec: PoolSpec) -> PoolSpec {
+    spec.scope = Scope { policy: None, per_try_timeout: None, passive: None, ..spec.scope };
+    spec.retry = Some(Retry { num_retries: 0, ..Retry::default() });
+    spec.load_balancer = LoadBalancer::LeastRequest;
+    spec.slow_start = None;
+    for member in spec.refs.iter_mut().flat_map(|reference| &mut reference.members) {
+        member.check = None;
+    }
+    spec
 }
 
 /// What the members of a pool are made with.

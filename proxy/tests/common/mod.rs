@@ -35,6 +35,7 @@ pub fn passive() -> PassiveHealthCheck {
         consecutive_gateway_errors: 0,
         consecutive_local_origin_failures: 1,
         split_external_local_origin_errors: false,
+        failure_percentage_threshold: None,
     }
 }
 

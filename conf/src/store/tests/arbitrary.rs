@@ -76,7 +76,22 @@ fn filter() -> impl Strategy<Value = HttpFilter> {
         headers().prop_map(|(set, add, remove)| HttpFilter::ResponseHeaders { set, add, remove }),
         (option::of(text()), option::of(path))
             .prop_map(|(hostname, path)| HttpFilter::UrlRewrite(UrlRewrite { hostname, path })),
+        cors().prop_map(HttpFilter::Cors),
     ]
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let list = || vec(text(), 0..3);
+    (list(), list(), list(), list(), any::<u32>(), any::<bool>()).prop_map(
+        |(allow_origins, allow_methods, allow_headers, expose_headers, max_age, allow_credentials)| Cors {
+            allow_origins,
+            allow_methods,
+            allow_headers,
+            expose_headers,
+            max_age,
+            allow_credentials,
+        },
+    )
 }
 
 fn string_match() -> impl Strategy<Value = StringMatch> {
@@ -286,7 +301,11 @@ pub(super) fn state() -> impl Strategy<Value = State> {
                 .into_iter()
                 .map(|(mut rule, pool, forward)| {
                     if forward && !pools.is_empty() {
-                        rule.action = Action::Forward((*pool.get(&pools)).clone());
+                        let pool = (*pool.get(&pools)).clone();
+                        let (numerator, denominator) = (created.unsigned_abs() as u32, 1000);
+                        let mirror = RequestMirror { pool: pool.clone(), numerator, denominator };
+                        rule.filters.push(HttpFilter::RequestMirror(mirror));
+                        rule.action = Action::Forward(pool);
                     }
                     rule
                 })
