@@ -34,6 +34,7 @@ mod report;
 mod retry;
 mod slow_start;
 mod spec;
+mod tls;
 mod view;
 
 pub use admission::Room;
@@ -52,3 +53,4 @@ pub use prober::CheckProbe;
 pub use record::Record;
 pub use retry::{Facts, Failure, GiveUp, Next, TimeoutKind};
 pub use spec::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
+pub use tls::{TlsIdentity, TlsStrength};
