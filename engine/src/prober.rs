@@ -187,8 +187,8 @@ impl CheckProbe {
 
     /// Under which TLS policy to ask; `None`: in clear text.
     #[must_use]
-    pub fn tls(&self) -> Option<&TlsIdentity> {
-        self.check.endpoint.identity().tls.as_deref()
+    pub fn tls(&self) -> Option<&Arc<TlsIdentity>> {
+        self.check.endpoint.identity().tls.as_ref()
     }
 
     /// What to ask.

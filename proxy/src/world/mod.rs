@@ -14,7 +14,8 @@ use understudy_router::{CompiledFilters, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
 use crate::service::RequestHash;
-pub(crate) use pool_spec::{Resolve, names};
+use crate::upstream_tls::UpstreamTls;
+pub(crate) use pool_spec::{Outside, names};
 
 /// How long headers may take where nothing else is said.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -51,6 +52,8 @@ pub(crate) struct PoolTable {
     /// What of a request its balancer hashes, if it does.
     pub(crate) hash: Option<RequestHash>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    /// TLS policies by reference; empty where none has one.
+    pub(crate) tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
@@ -89,7 +92,7 @@ impl World {
     pub(crate) fn build(
         state: &Arc<State>,
         before: &Self,
-        resolve: &Resolve<'_>,
+        outside: Outside<'_>,
         engine: &Engine,
         metrics: &Metrics,
         now: Instant,
@@ -108,7 +111,7 @@ impl World {
             .map(|rule| {
                 let pool = match &rule.action {
                     Action::Forward(name) => state.pools.get(name).map(|pool| {
-                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
+                        let (effective, spec) = pool_spec::resolve_pool(state, pool, rule, outside, &checks);
                         let filters = pool
                             .refs
                             .iter()
@@ -124,6 +127,7 @@ impl World {
                             tcp_keepalive: effective.tcp_keepalive,
                             buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
                             hash: RequestHash::build(&spec.load_balancer),
+                            tls: pool_spec::tls_of_refs(pool, outside.tls),
                             pool: engine.build_pool(spec, now),
                             filters,
                         }
