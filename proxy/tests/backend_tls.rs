@@ -6,7 +6,9 @@ mod pki;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
 
 use common::{
     HOST, PATIENCE, Proxy, Setup, all, eventually, fallback, free_address, millis, no_retry, primary,
@@ -14,11 +16,12 @@ use common::{
 use pki::{Authority, expired, secure, trust};
 use rustls::crypto::ring::default_provider;
 use rustls::server::ResolvesServerCertUsingSni;
-use rustls::{ServerConfig, version};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
 use understudy_conf::{
-    ActiveHealthCheck, ActiveProbe, BackendTls, EndpointAddress, Health, HttpProbe, Reports, State, TcpProbe,
-    TlsVersion, Trust,
+    ActiveHealthCheck, ActiveProbe, BackendTls, EndpointAddress, GrpcProbe, Health, HttpProbe, Reports,
+    State, TcpProbe, TlsVersion, Trust,
 };
 use understudy_testbed::{Backend as Upstream, Client, Request};
 
@@ -303,15 +306,19 @@ async fn without_the_client_certificate_that_an_endpoint_asks_for_it_gets_no_req
 
 #[tokio::test]
 async fn versions_that_are_not_allowed_are_not_spoken() {
-    let old = [&version::TLS12];
-    let new = [&version::TLS13];
+    let old: &[&'static SupportedProtocolVersion] = &[&version::TLS12];
+    let new: &[&'static SupportedProtocolVersion] = &[&version::TLS13];
+    let both = rustls::DEFAULT_VERSIONS;
     for (spoken, min, max, served) in [
-        (&old, TlsVersion::Tls12, TlsVersion::Tls13, true),
-        (&new, TlsVersion::Tls12, TlsVersion::Tls13, true),
-        (&old, TlsVersion::Tls12, TlsVersion::Tls12, true),
-        (&new, TlsVersion::Tls13, TlsVersion::Tls13, true),
-        (&old, TlsVersion::Tls13, TlsVersion::Tls13, false),
-        (&new, TlsVersion::Tls12, TlsVersion::Tls12, false),
+        (old, TlsVersion::Tls12, TlsVersion::Tls13, true),
+        (new, TlsVersion::Tls12, TlsVersion::Tls13, true),
+        (old, TlsVersion::Tls12, TlsVersion::Tls12, true),
+        (new, TlsVersion::Tls13, TlsVersion::Tls13, true),
+        (old, TlsVersion::Tls13, TlsVersion::Tls13, false),
+        (new, TlsVersion::Tls12, TlsVersion::Tls12, false),
+        (both, TlsVersion::Tls13, TlsVersion::Tls13, true),
+        // The newer one is agreed on, and refused.
+        (both, TlsVersion::Tls12, TlsVersion::Tls12, false),
     ] {
         let pair = Pair::new().await;
         pair.primary.set_tls(Some(pair.authority.sign(&[LOCAL]).server_with(spoken, None)));
@@ -360,12 +367,14 @@ async fn a_connection_made_under_one_policy_is_never_used_under_another() {
 async fn a_policy_that_comes_back_as_it_was_or_moves_to_another_object_keeps_its_connections() {
     let pair = Pair::new().await;
     let mut proxy = pair.start().await;
-    assert_eq!(kept(&proxy, 2).await, all("active", 2));
-    // Another bundle with the same content, and another policy of the route.
+    let mut client = Client::connect(proxy.address).await.unwrap();
+    let request = Request::get(HOST, "/test");
+    assert_eq!(client.send_request(&request).await.unwrap().status, 200);
+    // Another bundle with the same content.
     let mut state = pair.state_with(|tls, state| tls.trust = trust(state, "moved", &[&pair.authority]));
     state.gateways.values_mut().for_each(|gateway| Arc::make_mut(gateway).listeners[0].port = 8080);
     proxy.publish(&state).await;
-    assert_eq!(kept(&proxy, 2).await, all("active", 2));
+    assert_eq!(client.send_request(&request).await.unwrap().pod().as_deref(), Some("active"));
     assert_eq!(pair.primary.connections(), 1);
 }
 
@@ -495,6 +504,49 @@ async fn active_checks_go_over_tls_under_the_endpoint_s_policy() {
         pair.primary.set_tls(Some(pair.authority.sign(&[LOCAL]).server()));
         eventually("the return", async || proxy.pods(1).await == ["active"]).await;
     }
+}
+
+/// A server of gRPC's health service over TLS; it counts the calls that it answered.
+async fn grpc(config: ServerConfig, calls: Arc<AtomicUsize>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, calls) = (acceptor.clone(), calls.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    assert_eq!(request.uri().scheme_str(), Some("https"));
+                    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                    body.send_data(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]), false).unwrap();
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    body.send_trailers(trailers).unwrap();
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_grpc_check_asks_over_tls_in_http2() {
+    let pair = checked(Pair::new().await, ActiveProbe::Grpc(GrpcProbe::default()));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut config = (*pair.authority.sign(&[LOCAL]).server()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let address = grpc(config, calls.clone()).await;
+    let pair = Pair { setup: Setup { refs: vec![(0, vec![address.into()])], ..pair.setup }, ..pair };
+    let mut state = pair.setup.state();
+    let tls = BackendTls::new(trust(&mut state, "good", &[&pair.authority]));
+    secure(&mut state, 0, tls);
+    let proxy = start(&state).await;
+    eventually("three checks", async || calls.load(Ordering::Relaxed) >= 3).await;
+    assert_eq!(primary_health(&proxy).await, (Health::Healthy, None));
 }
 
 #[tokio::test]
