@@ -77,7 +77,7 @@ fn resolve_tls(
     let own = match own {
         None => None,
         Some(tls) => {
-            let resolved = source.resolve_backend(backend, tls, diagnostics);
+            let resolved = source.resolve_backend(backend, tls, policy.is_some(), diagnostics);
             Some(resolved.ok_or_else(|| broken("its spec.tls"))?)
         }
     };

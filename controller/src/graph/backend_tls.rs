@@ -29,11 +29,13 @@ pub(super) struct TlsSource<'a> {
 }
 
 impl TlsSource<'_> {
-    /// The TLS of a Backend that asks for it. Whatever is wrong is said at the Backend's own field.
+    /// The TLS of a Backend that asks for it; `covered`: a BackendTLSPolicy says whom to trust. Whatever is wrong is said
+    /// at the Backend's own field.
     pub(super) fn resolve_backend(
         self,
         backend: &Object<Backend>,
         tls: &understudy_crds::BackendTls,
+        covered: bool,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Option<TlsNode> {
         report_not_acting(backend, tls, diagnostics);
@@ -54,11 +56,14 @@ impl TlsSource<'_> {
             }
             Trust::Bundles(bundles.iter().map(|bundle| bundle.name.clone()).collect())
         } else {
+            if tls.well_known_ca_certificates.is_none() && !covered {
+                wrong.push(reasons::nothing_to_trust(&backend.at("spec.tls")));
+            }
             Trust::System
         };
         let mut made =
             BackendTls { server_name: tls.sni.as_deref().map(canonical), ..BackendTls::new(trust) };
-        if made.trust != Trust::Nothing && made.server_name.is_none() {
+        if made.trust != Trust::Nothing && made.server_name.is_none() && !covered {
             wrong.extend(nameless_endpoints(backend));
         }
         wrong.extend(set_versions(&mut made, tls, at, diagnostics));
