@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::BackendName;
+use crate::{BackendName, BackendTls};
 
 /// A named set of endpoints, which pools refer to. It stands in a file of its own, so that a change of one
 /// endpoint rewrites nothing else.
@@ -18,6 +18,9 @@ pub struct Backend {
     /// What is spoken to its endpoints.
     #[serde(default)]
     pub protocol: UpstreamProtocol,
+    /// How it is spoken over TLS; without it, in clear text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
     /// The endpoints; may be empty.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
@@ -29,7 +32,7 @@ pub enum UpstreamProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 in clear text with prior knowledge.
+    /// HTTP/2, in clear text with prior knowledge.
     H2c,
 }
 

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::CertificateName;
 
-/// A certificate that listeners show to clients. Its file is readable by its owner only.
+/// A certificate that listeners show to clients, or the proxy to endpoints. Its file is readable by its owner only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Certificate {
     /// `secret/NAMESPACE/NAME`.
     pub name: CertificateName,
-    /// The certificates in PEM: the listener's own one, then those that lead to its authority.
+    /// The certificates in PEM: the own one, then those that lead to its authority.
     pub chain: String,
     /// The key of the first certificate.
     pub key: PrivateKey,

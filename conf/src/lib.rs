@@ -5,10 +5,11 @@
 //! the proxy writes back. Nothing here knows Kubernetes, Pingora or the network.
 //!
 //! The world is a [`State`]: [`Gateway`]s with their listeners, [`Route`]s keyed by gateway and listener,
-//! [`Pool`]s with weighted references, [`Policy`] objects, [`Backend`]s with their endpoints, and [`Certificate`]s. Every object
+//! [`Pool`]s with weighted references, [`Policy`] objects, [`Backend`]s with their endpoints, [`CaBundle`]s, and [`Certificate`]s. Every object
 //! is named after its origin (`httproute/default/shop`), and refers to others by name only.
 
 mod backend;
+mod backend_tls;
 mod certificate;
 mod cors;
 mod duration;
@@ -24,6 +25,7 @@ mod state;
 pub mod store;
 
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
+pub use backend_tls::{BackendTls, CaBundle, TlsVersion, Trust};
 pub use certificate::{Certificate, PrivateKey};
 pub use cors::Cors;
 pub use duration::{DurationError, GatewayDuration};
@@ -31,8 +33,8 @@ pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
 pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
 pub use mirror::RequestMirror;
 pub use names::{
-    BackendName, CertificateName, GatewayName, Hostname, HostnameError, ListenerName, NameError, PolicyName,
-    PoolName, RouteName,
+    BackendName, CaBundleName, CertificateName, GatewayName, Hostname, HostnameError, ListenerName,
+    NameError, PolicyName, PoolName, RouteName,
 };
 pub use policy::{
     BackOff, CircuitBreaker, ConsistentHash, Dns, HashCookie, HashKey, LoadBalancer, LookupFamily, Overflow,

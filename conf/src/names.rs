@@ -113,6 +113,8 @@ name_types! {
     PoolName;
     /// A set of endpoints: `backend/NAMESPACE/NAME` or `service/NAMESPACE/NAME/PORT`.
     BackendName;
+    /// Authorities that are trusted together: `configmap/NAMESPACE/NAME` or `secret/NAMESPACE/NAME`.
+    CaBundleName;
     /// A certificate with its key: `secret/NAMESPACE/NAME`.
     CertificateName;
     /// A policy object: `backendtrafficpolicy/NAMESPACE/NAME`, or one merged of two, joined by `+`.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{
-    Action, Backend, BackendName, Certificate, CertificateName, Gateway, GatewayName, HttpFilter, Policy,
-    PolicyName, Pool, PoolName, RefTarget,
+    Action, Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName,
+    HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget,
 };
-use crate::{Route, RouteName};
+use crate::{Route, RouteName, Trust};
 
 /// Everything that the proxy serves, at one version. Objects are shared: two versions hold the same [`Arc`]
 /// where nothing changed.
@@ -25,6 +25,8 @@ pub struct State {
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// Backends by name.
     pub backends: BTreeMap<BackendName, Arc<Backend>>,
+    /// Authorities by name.
+    pub ca_bundles: BTreeMap<CaBundleName, Arc<CaBundle>>,
     /// Certificates by name.
     pub certificates: BTreeMap<CertificateName, Arc<Certificate>>,
 }
@@ -54,6 +56,18 @@ impl State {
                 if !self.certificates.contains_key(certificate) {
                     return dangling(gateway.name.as_str(), certificate.as_str());
                 }
+            }
+        }
+        for backend in self.backends.values() {
+            let Some(tls) = &backend.tls else { continue };
+            if let Some(certificate) = &tls.client_certificate
+                && !self.certificates.contains_key(certificate)
+            {
+                return dangling(backend.name.as_str(), certificate.as_str());
+            }
+            let Trust::Bundles(bundles) = &tls.trust else { continue };
+            if let Some(bundle) = bundles.iter().find(|bundle| !self.ca_bundles.contains_key(*bundle)) {
+                return dangling(backend.name.as_str(), bundle.as_str());
             }
         }
         for route in self.routes.values() {

@@ -151,7 +151,6 @@ pub(crate) struct Cluster {
     /// The slices of each Service, in the order of their names.
     slices_by_service: BTreeMap<Key, BTreeSet<Key>>,
     pub(crate) secrets: BTreeMap<Key, Object<Secret>>,
-    /// Nothing refers to them yet; they are kept so that their mistakes are found.
     pub(crate) config_maps: BTreeMap<Key, Object<ConfigMap>>,
     /// Objects that stand in a manifest and could not be read.
     pub(crate) refused: BTreeMap<ObjectId, Refused>,

@@ -103,6 +103,39 @@ async fn a_change_of_a_file_is_published_before_it_is_reported() {
     world.stop().await;
 }
 
+/// The example of TLS to backends with these authorities.
+fn with_authorities(pem: &str) -> String {
+    let example = fs::read_to_string("../conf/examples/backend-tls.yaml").unwrap();
+    let (start, end) = (example.find("    -----BEGIN").unwrap(), example.find("    -----END").unwrap());
+    let rest = example[end..].split_once('\n').unwrap().1;
+    let pem: String = pem.lines().map(|line| format!("    {line}\n")).collect();
+    format!("{}{pem}{rest}", &example[..start])
+}
+
+fn authority() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.self_signed(&key).unwrap().pem().replace("\r\n", "\n")
+}
+
+#[tokio::test]
+async fn authorities_that_become_unreadable_stay_as_they_were_until_they_are_repaired() {
+    let (one, two) = (authority(), authority());
+    let mut world = World::start(&with_authorities(&one), false).await;
+    let authorities =
+        |state: &State| state.ca_bundles["configmap/default/our-authority"].certificates.clone();
+    assert_eq!(authorities(&world.report().await.state), one);
+    let broken = with_authorities("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    fs::write(world.manifest("a.yaml"), broken).unwrap();
+    let report = world.report_with(Report::has_errors).await;
+    assert!(report.diagnostics.iter().any(|found| found.reason == Reason::LastGoodKept));
+    assert_eq!(authorities(&report.state), one);
+    fs::write(world.manifest("a.yaml"), with_authorities(&format!("{one}{two}"))).unwrap();
+    let report = world.report_with(|report| !report.has_errors()).await;
+    assert_eq!(authorities(&report.state), format!("{one}{two}"));
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_file_that_an_editor_replaces_is_followed() {
     let mut world = World::start(&text(9001), true).await;

@@ -18,7 +18,8 @@ use crate::schema;
     ("!has(self.minVersion) || !has(self.maxVersion) || self.minVersion == 'Auto' || self.maxVersion == 'Auto' || self.minVersion <= self.maxVersion", "minVersion is above maxVersion"),
 ])))]
 pub struct BackendTls {
-    /// Where the authorities that sign the endpoints' certificates are; at most 8.
+    /// Where the authorities that sign the endpoints' certificates are; at most 8. Without them, without
+    /// `wellKnownCACertificates` and `insecureSkipVerify`, a BackendTLSPolicy has to say whom to trust.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8))]
     pub ca_certificate_refs: Option<Vec<ObjectReference>>,
@@ -116,13 +117,6 @@ impl BackendTls {
                 "insecureSkipVerify",
                 "it excludes caCertificateRefs and wellKnownCACertificates",
                 "Remove insecureSkipVerify to have certificates verified.",
-            );
-        }
-        if !insecure && self.ca_certificate_refs.is_none() && self.well_known_ca_certificates.is_none() {
-            check.problem(
-                "",
-                "nothing says which certificates are to be trusted",
-                "Give caCertificateRefs, or wellKnownCACertificates: System.",
             );
         }
         if let Some(refs) = &self.ca_certificate_refs {
@@ -231,7 +225,6 @@ mod tests {
     fn what_excludes_each_other_is_refused() {
         for (tls, field) in [
             ("insecureSkipVerify: true, wellKnownCACertificates: System", "spec.tls.insecureSkipVerify"),
-            ("", "spec.tls"),
             ("wellKnownCACertificates: Mine", "spec.tls.wellKnownCACertificates"),
             ("insecureSkipVerify: true, minVersion: '1.3', maxVersion: '1.2'", "spec.tls.minVersion"),
             ("insecureSkipVerify: true, minVersion: '1.3', ciphers: [a]", "spec.tls.ciphers"),
@@ -245,6 +238,8 @@ mod tests {
         ] {
             assert_eq!(fields(tls), [field], "{tls}");
         }
+        // A BackendTLSPolicy may say whom to trust.
+        assert_eq!(fields(""), [""; 0]);
         assert_eq!(fields("wellKnownCACertificates: System, sni: a.example.com"), [""; 0]);
     }
 }

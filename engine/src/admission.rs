@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use understudy_conf::{CircuitBreaker, Overflow};
 
+use crate::TlsStrength;
 use crate::choose::{self, Draws};
 use crate::exchange::NoEndpoint;
 use crate::pool::{MemberState, Pool};
@@ -187,18 +188,28 @@ pub(crate) struct Admitted {
     pub(crate) lane: usize,
 }
 
+/// What is known of a request that is let in.
+#[derive(Clone, Copy)]
+pub(crate) struct Entrant<'a> {
+    /// The member that was chosen for it.
+    pub(crate) chosen: usize,
+    /// Members tried before.
+    pub(crate) tried: &'a [usize],
+    /// What the way to its endpoint must protect at least.
+    pub(crate) floor: TlsStrength,
+}
+
 /// Lets a request in to the endpoint that was chosen for it, to another one of the same pool, or to the next pool
 /// that has room, and keeps its place in the queue where it has to wait.
 pub(crate) fn admit(
     pool: &Pool,
     view: &View,
-    chosen: usize,
-    tried: &[usize],
+    entrant: Entrant<'_>,
     place: &mut Option<Place>,
     draws: &mut Draws<'_>,
 ) -> Result<Admitted, NoEndpoint> {
     let limits = &pool.spec().circuit_breaker;
-    let priority = pool.members()[chosen].priority;
+    let priority = pool.members()[entrant.chosen].priority;
     let Some(index) = pool.priorities().iter().position(|known| *known == priority) else {
         return Err(NoEndpoint::Unhealthy);
     };
@@ -211,7 +222,7 @@ pub(crate) fn admit(
     }
     match lane.enter(limits, own.is_some()) {
         Entry::In => {
-            if let Some(member) = begin(pool, view, index, Some(chosen), tried, draws) {
+            if let Some(member) = begin(pool, view, index, true, entrant, draws) {
                 if let Some(own) = own {
                     own.admitted(limits);
                 }
@@ -231,7 +242,7 @@ pub(crate) fn admit(
             if !matches!(lane.enter(limits, false), Entry::In) {
                 continue;
             }
-            if let Some(member) = begin(pool, view, index, None, tried, draws) {
+            if let Some(member) = begin(pool, view, index, false, entrant, draws) {
                 return Ok(Admitted { member, lane: index });
             }
             lane.turn_back();
@@ -245,11 +256,12 @@ fn begin(
     pool: &Pool,
     view: &View,
     group: usize,
-    chosen: Option<usize>,
-    tried: &[usize],
+    own: bool,
+    entrant: Entrant<'_>,
     draws: &mut Draws<'_>,
 ) -> Option<usize> {
     let limit = pool.spec().circuit_breaker.max_connections_per_endpoint.map(|limit| limit as usize);
+    let chosen = own.then_some(entrant.chosen);
     let state = |member: usize| &pool.members()[member].state;
     if let Some(member) = chosen.filter(|member| state(*member).begin(limit)) {
         return Some(member);
@@ -258,7 +270,8 @@ fn begin(
     let mut full: Vec<usize> = chosen.into_iter().collect();
     loop {
         let has_room = |member: usize| {
-            !choose::was_tried(pool, tried, member)
+            !choose::was_tried(pool, entrant.tried, member)
+                && choose::protects(pool, member, entrant.floor)
                 && !full.contains(&member)
                 && state(member).has_room(limit)
         };

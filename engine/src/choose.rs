@@ -11,7 +11,7 @@ use crate::hash::{self, Draw};
 use crate::phase::Phase;
 use crate::pool::Pool;
 use crate::view::{GroupView, RefView, View, rank};
-use crate::{Instant, RequestTraits};
+use crate::{Instant, RequestTraits, TlsStrength};
 
 /// Where the draws of a choice come from.
 pub(crate) struct Draws<'a> {
@@ -204,6 +204,13 @@ pub(crate) struct Further<'a> {
     pub(crate) exhausted: &'a [Priority],
     /// Whether a member may be tried twice: not for a request that is moved because nothing was sent.
     pub(crate) again: bool,
+    /// What the way to the endpoint must protect at least.
+    pub(crate) floor: TlsStrength,
+}
+
+/// Whether the way to a member protects a request as much as is asked for.
+pub(crate) fn protects(pool: &Pool, index: usize, floor: TlsStrength) -> bool {
+    pool.members()[index].spec.identity.strength() >= floor
 }
 
 /// An endpoint may be several members, of one pool or of both.
@@ -222,6 +229,7 @@ pub(crate) fn further(
     let allowed = |index: usize, untried: bool, exhausted: bool| {
         let member = &pool.members()[index];
         pool.spec().refs[member.reference].weight > 0
+            && protects(pool, index, further.floor)
             && !(untried && was_tried(pool, further.tried, index))
             && !(exhausted && further.exhausted.contains(&member.priority))
     };

@@ -7,11 +7,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use understudy_conf::{GatewayDuration, Priority};
 
-use crate::admission::{self, Admitted, Place, Room};
+use crate::admission::{self, Admitted, Entrant, Place, Room};
 use crate::choose::{self, Draws, Further};
 use crate::pool::{Member, Pool};
 use crate::retry::{self, Facts, Failure, GiveUp, Ground, Next, Used};
-use crate::{Cause, Instant, Outcome};
+use crate::{Cause, ConnectFailure, Instant, Outcome, TlsStrength};
 
 /// What matters of a request for the choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct Exchange {
     tried: Vec<usize>,
     per_priority: Vec<(Priority, u32)>,
     used: Used,
+    /// What the way to a further endpoint must protect at least.
+    floor: TlsStrength,
     pending: Option<Ground>,
     /// Chosen again, since only its pooled connection was dead.
     same_again: Option<Choice>,
@@ -92,6 +94,7 @@ impl Exchange {
             tried: Vec::new(),
             per_priority: Vec::new(),
             used: Used::default(),
+            floor: TlsStrength::Plain,
             pending: None,
             same_again: None,
             place: None,
@@ -177,11 +180,12 @@ impl Exchange {
         } else {
             let exhausted = self.exhausted_priorities();
             let again = self.pending == Some(Ground::Policy);
-            let further = Further { tried: &self.tried, exhausted: &exhausted, again };
+            let further = Further { tried: &self.tried, exhausted: &exhausted, again, floor: self.floor };
             wanted.member =
                 choose::further(pool, &view, &further, &mut draws).ok_or(NoEndpoint::Unhealthy)?;
         }
-        let admitted = admission::admit(pool, &view, wanted.member, &self.tried, &mut self.place, &mut draws);
+        let entrant = Entrant { chosen: wanted.member, tried: &self.tried, floor: self.floor };
+        let admitted = admission::admit(pool, &view, entrant, &mut self.place, &mut draws);
         let stays = admitted.as_ref().is_ok_and(|admitted| admitted.member == wanted.member);
         if wanted.trial && !stays {
             pool.members()[wanted.member].record.end_trial(None, now);
@@ -199,7 +203,7 @@ impl Exchange {
     /// Whether some endpoint could take a further attempt.
     fn can_choose(&self, again: bool, now: Instant, rng: &mut Rng) -> bool {
         let exhausted = self.exhausted_priorities();
-        let further = Further { tried: &self.tried, exhausted: &exhausted, again };
+        let further = Further { tried: &self.tried, exhausted: &exhausted, again, floor: self.floor };
         let mut draws = Draws::new(&self.pool, RequestTraits::default(), rng);
         choose::further(&self.pool, &self.pool.current(now), &further, &mut draws).is_some()
     }
@@ -255,6 +259,10 @@ impl Exchange {
         let Some(&Attempt { choice, replayable, .. }) = self.attempt.as_ref() else {
             return Next::GiveUp(GiveUp::NotRetriable);
         };
+        if failure == Failure::Connect(ConnectFailure::Certificate) {
+            // Who answered was not who was meant, so the request goes nowhere that would notice less.
+            self.floor = self.floor.max(self.pool.members()[choice.member].spec.identity.strength());
+        }
         // The trial was ours, but what must not be done twice is not done twice for it.
         let trial = choice.trial && (replayable || failure.nothing_sent());
         if let Some(cause) = failure.cause() {

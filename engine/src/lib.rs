@@ -35,6 +35,7 @@ mod retry;
 mod share;
 mod slow_start;
 mod spec;
+mod tls;
 mod view;
 
 pub use admission::Room;
@@ -53,3 +54,4 @@ pub use prober::CheckProbe;
 pub use record::Record;
 pub use retry::{Facts, Failure, GiveUp, Next, TimeoutKind};
 pub use spec::{Address, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
+pub use tls::{TlsIdentity, TlsStrength};

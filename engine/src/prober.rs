@@ -16,7 +16,7 @@ use crate::check::{CheckStanding, Verdict};
 use crate::endpoint::Endpoint;
 use crate::event::{Event, EventKind, Hub};
 use crate::record::{MIN_PROBE_PAUSE, Record};
-use crate::{Address, CheckFailure, CheckResult, CheckSpec, Instant};
+use crate::{Address, CheckFailure, CheckResult, CheckSpec, Instant, TlsIdentity};
 
 /// Checks fall due on this grid, so that many of them cost few ticks.
 const GRID: Duration = Duration::from_millis(10);
@@ -196,6 +196,12 @@ impl CheckProbe {
         }
     }
 
+    /// Under which TLS policy to ask; `None`: in clear text.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<TlsIdentity>> {
+        self.check.endpoint.identity().tls.as_ref()
+    }
+
     /// What to ask.
     #[must_use]
     pub fn spec(&self) -> &CheckSpec {
@@ -334,7 +340,8 @@ mod tests {
         (1..=count)
             .map(|port| {
                 let address = Address::Socket(([10, 0, 0, 1], port).into());
-                let identity = Identity { origin: None, address, protocol: UpstreamProtocol::Http1 };
+                let identity =
+                    Identity { origin: None, address, protocol: UpstreamProtocol::Http1, tls: None };
                 let endpoint = Endpoint::new(identity);
                 let check = Check::new(endpoint, spec.clone(), schedule.clone(), hub.clone(), now);
                 schedule.add(&check, now);

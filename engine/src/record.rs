@@ -517,13 +517,10 @@ fn takes_traffic(phase: Phase) -> bool {
     matches!(phase, Phase::Healthy | Phase::Ramping { .. })
 }
 
-/// Whether a plain connection would show that the cause is gone.
+/// Whether a connection would show that the cause is gone. A check connects under the endpoint's own TLS policy, so
+/// that it disproves what was wrong with TLS too.
 fn is_of_connecting(cause: Cause) -> bool {
-    match cause {
-        Cause::Connect(failure) => !matches!(failure, ConnectFailure::Tls | ConnectFailure::Certificate),
-        Cause::TimeoutConnecting => true,
-        _ => false,
-    }
+    matches!(cause, Cause::Connect(_) | Cause::TimeoutConnecting)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ const START: Instant = Instant::from_micros(1_000_000);
 
 fn spec(panic_threshold: u8, passive: PassiveHealthCheck) -> PoolSpec {
     let address = Address::Socket(([127, 0, 0, 1], 1).into());
-    let identity = Identity { origin: None, address, protocol: UpstreamProtocol::Http1 };
+    let identity = Identity { origin: None, address, protocol: UpstreamProtocol::Http1, tls: None };
     PoolSpec {
         name: understudy_conf::PoolName::new("a").unwrap(),
         scope: Scope {

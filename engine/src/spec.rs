@@ -10,7 +10,7 @@ use understudy_conf::{
     Priority, Retry, Timeouts, UpstreamProtocol, Weight,
 };
 
-use crate::CheckSpec;
+use crate::{CheckSpec, TlsIdentity, TlsStrength};
 
 /// Where bytes are sent: an address that needs no further resolution.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +39,16 @@ pub struct Identity {
     pub address: Address,
     /// What is spoken to it.
     pub protocol: UpstreamProtocol,
+    /// The TLS policy under which it is spoken to; `None`: clear text.
+    pub tls: Option<Arc<TlsIdentity>>,
+}
+
+impl Identity {
+    /// How much the way to it protects a request.
+    #[must_use]
+    pub fn strength(&self) -> TlsStrength {
+        self.tls.as_ref().map_or(TlsStrength::Plain, |tls| tls.strength)
+    }
 }
 
 /// Under what evidence of status, reset and timeout is shared: the same policy object with equal timeouts.

@@ -28,6 +28,7 @@ fn reference(priority: u32, addresses: &[SocketAddr]) -> RefSpec {
             origin: None,
             address: Address::Socket(*address),
             protocol: understudy_conf::UpstreamProtocol::Http1,
+            tls: None,
         },
         hostname: None,
         check: None,

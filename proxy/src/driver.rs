@@ -12,11 +12,14 @@ use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use understudy_conf::{Reports, Switch, SwitchKind};
-use understudy_engine::{Address, CheckProbe, CheckResult, Engine, Event, EventKind, Instant, Probe};
+use understudy_engine::{
+    Address, CheckProbe, CheckResult, Engine, Event, EventKind, Identity, Instant, Probe,
+};
 
 use crate::check;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, ProbeKind};
+use crate::upstream_tls::{TlsProber, alpn_of};
 
 /// Probes under way at once.
 const PARALLEL_PROBES: usize = 64;
@@ -33,6 +36,7 @@ pub(crate) struct Driver {
     metrics: Arc<Metrics>,
     probes: Arc<Semaphore>,
     checks: Arc<Semaphore>,
+    tls: TlsProber,
     /// Active checks without a result.
     pending: watch::Sender<usize>,
     switches: Mutex<VecDeque<Switch>>,
@@ -44,11 +48,22 @@ impl Driver {
         wake: Arc<Notify>,
         clock: Clock,
         metrics: Arc<Metrics>,
+        tls: TlsProber,
     ) -> Arc<Self> {
         let probes = Arc::new(Semaphore::new(PARALLEL_PROBES));
         let checks = Arc::new(Semaphore::new(PARALLEL_CHECKS));
         let pending = watch::Sender::new(0);
-        Arc::new(Self { engine, wake, clock, metrics, probes, checks, pending, switches: Mutex::default() })
+        Arc::new(Self {
+            engine,
+            wake,
+            clock,
+            metrics,
+            probes,
+            checks,
+            tls,
+            pending,
+            switches: Mutex::default(),
+        })
     }
 
     /// Runs until it is dropped.
@@ -78,15 +93,23 @@ impl Driver {
 
     async fn probe(self: Arc<Self>, probe: Probe) {
         let Ok(_permit) = self.probes.acquire().await else { return };
-        let address = &probe.endpoint.identity().address;
-        let connected = matches!(tokio::time::timeout(probe.timeout, connect(address)).await, Ok(Ok(())));
+        let reached = Box::pin(self.reach(probe.endpoint.identity()));
+        let connected = tokio::time::timeout(probe.timeout, reached).await.unwrap_or(false);
         self.metrics.count_probe(ProbeKind::Trial, connected);
         self.engine.probed(&probe, connected, self.clock.now());
     }
 
+    /// Whether an endpoint can be connected to: under its TLS policy, if it has one.
+    async fn reach(&self, endpoint: &Identity) -> bool {
+        match &endpoint.tls {
+            Some(tls) => self.tls.connect(&endpoint.address, tls, alpn_of(endpoint.protocol)).await.is_ok(),
+            None => connect(&endpoint.address).await.is_ok(),
+        }
+    }
+
     async fn check(self: Arc<Self>, probe: CheckProbe) {
         let Ok(_permit) = self.checks.acquire().await else { return };
-        let result = check::run(&probe.address(), probe.spec()).await;
+        let result = check::run(&probe, &self.tls).await;
         self.metrics.count_probe(ProbeKind::Check, result == CheckResult::Passed);
         if let CheckResult::Failed(failure) = result {
             log::debug!("active check of {}: {failure}", probe.address());

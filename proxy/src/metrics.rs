@@ -31,7 +31,7 @@ pub enum AttemptOutcome {
     Success,
     /// An answer of 500 or above.
     ServerError,
-    /// No connection: refused, timed out, TLS failed.
+    /// No connection: refused, timed out.
     ConnectFailed,
     /// A pooled connection was dead before a byte was sent.
     StalePooled,
@@ -43,10 +43,14 @@ pub enum AttemptOutcome {
     Body,
     /// The client went away first.
     Cancelled,
+    /// TLS could not be agreed on.
+    TlsFailed,
+    /// The endpoint's certificate was not accepted.
+    CertificateRefused,
 }
 
 impl AttemptOutcome {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Success, "success"),
         (Self::ServerError, "server_error"),
         (Self::ConnectFailed, "connect_failed"),
@@ -55,6 +59,8 @@ impl AttemptOutcome {
         (Self::Timeout, "timeout"),
         (Self::Body, "body"),
         (Self::Cancelled, "cancelled"),
+        (Self::TlsFailed, "tls_failed"),
+        (Self::CertificateRefused, "certificate_refused"),
     ];
 }
 

@@ -28,8 +28,9 @@ use crate::metrics::{Metrics, MetricsError};
 use crate::resolver::{Resolver, ResolverError, ResolverOptions};
 use crate::service::Service;
 use crate::source::{Source, Status};
+use crate::upstream_tls::{SecurityLog, TlsProber, UpstreamTlsTable};
 use crate::workers::Workers;
-use crate::world::{World, names};
+use crate::world::{Outside, World, names};
 
 /// How long a new world waits for the first answer of its names.
 const NAMES_BOUND: Duration = Duration::from_secs(5);
@@ -106,6 +107,7 @@ type App = HttpProxy<Service>;
 struct Server {
     world: Arc<ArcSwap<World>>,
     tls: Arc<ArcSwap<TlsTable>>,
+    upstream_tls: Arc<ArcSwap<UpstreamTlsTable>>,
     engine: Arc<Engine>,
     resolver: Resolver,
     metrics: Arc<Metrics>,
@@ -141,6 +143,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         metrics.log_dropped.clone(),
     )?;
     let workers = Arc::new(Workers::start(options.threads)?);
+    let security = Arc::<SecurityLog>::default();
     let service = Service {
         world: world.clone(),
         clock,
@@ -150,14 +153,18 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         workers_share_connections: workers.count() > 1,
         uses: Default::default(),
         mirroring: Default::default(),
+        security: security.clone(),
     };
     let app = application(service, workers.count());
     let tls = Arc::<ArcSwap<TlsTable>>::default();
     let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, ListenerOptions::default());
-    let driver = Driver::new(engine.clone(), wake, clock, metrics.clone());
+    let upstream_tls = Arc::<ArcSwap<UpstreamTlsTable>>::default();
+    let prober = TlsProber::new(upstream_tls.clone(), security, clock);
+    let driver = Driver::new(engine.clone(), wake, clock, metrics.clone(), prober);
     let server = Arc::new(Server {
         world,
         tls,
+        upstream_tls,
         engine,
         resolver,
         metrics,
@@ -257,6 +264,7 @@ impl Server {
             );
         }
         self.show_certificates(&state);
+        self.read_upstream_tls(&state);
         self.build(&state).await;
         self.resolver.watch(wanted);
         *building = Some(state.clone());
@@ -274,10 +282,22 @@ impl Server {
         self.tls.store(Arc::new(table));
     }
 
+    /// From here on, connections to endpoints can be made under the state's policies. This comes before the world:
+    /// its endpoints are checked before it stands.
+    fn read_upstream_tls(&self, state: &State) {
+        let table = UpstreamTlsTable::build(state, &self.upstream_tls.load());
+        for problem in &table.degraded {
+            log::error!("{problem}");
+        }
+        self.upstream_tls.store(Arc::new(table));
+    }
+
     async fn build(&self, state: &Arc<State>) {
         let resolve = |name: &str, dns: &understudy_conf::Dns| self.resolver.resolved(name, dns);
         let before = self.world.load_full();
-        let world = World::build(state, &before, &resolve, &self.engine, &self.metrics, self.clock.now());
+        let tls = self.upstream_tls.load_full();
+        let outside = Outside { resolve: &resolve, tls: &tls };
+        let world = World::build(state, &before, outside, &self.engine, &self.metrics, self.clock.now());
         // H1: no endpoint gets a request before its check passed, so a request had better wait for the first round.
         if !self.driver.first_checks(CHECKS_BOUND).await {
             log::warn!("some endpoints have no result of their active check after {CHECKS_BOUND:?}");
@@ -329,11 +349,12 @@ impl Server {
             let unbound = failures.borrow_and_update().iter().map(BindError::to_string).collect::<Vec<_>>();
             let acknowledgement = {
                 let status = status.borrow_and_update();
-                let (world, tls) = (self.world.load(), self.tls.load());
+                let (world, tls, upstream) = (self.world.load(), self.tls.load(), self.upstream_tls.load());
+                let degraded = world.degraded.iter().chain(&tls.degraded).chain(&upstream.degraded);
                 Acknowledgement {
                     serving: status.serving,
                     refused: status.refused.clone(),
-                    degraded: world.degraded.iter().chain(&tls.degraded).cloned().chain(unbound).collect(),
+                    degraded: degraded.cloned().chain(unbound).collect(),
                 }
             };
             if written.as_ref() != Some(&acknowledgement) {

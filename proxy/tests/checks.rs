@@ -282,7 +282,7 @@ async fn a_thousand_rules_with_one_check_of_fifty_endpoints_make_fifty_probes_a_
     };
     let name = BackendName::new("backend/default/all").unwrap();
     let endpoints = backends.iter().map(|backend| Endpoint::at(backend.address().into())).collect();
-    let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, endpoints };
+    let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, tls: None, endpoints };
     let mut state = State::default();
     add_gateway(&mut state, "gateway/default/eg", &[free_address()]);
     state.backends.insert(name.clone(), Arc::new(backend));

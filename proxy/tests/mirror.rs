@@ -34,7 +34,7 @@ fn mirrored(setup: &Setup, at: At, mirrors: &[(SocketAddr, u32, u32)]) -> State 
     for (index, (address, numerator, denominator)) in mirrors.iter().copied().enumerate() {
         let name = BackendName::new(format!("backend/default/mirror-{index}")).unwrap();
         let endpoints = vec![Endpoint::at(address.into())];
-        let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, endpoints };
+        let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, tls: None, endpoints };
         state.backends.insert(name.clone(), Arc::new(backend));
         let pool = PoolName::new(format!("httproute/default/ha-example/rule/0/mirror/{index}")).unwrap();
         let target = RefTarget::Backend(name);

@@ -16,7 +16,7 @@ fn backend_ref(state: &mut State, name: &str, address: SocketAddr) -> PoolRef {
     let endpoints = vec![Endpoint::at(address.into())];
     state.backends.insert(
         name.clone(),
-        Arc::new(Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, endpoints }),
+        Arc::new(Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, tls: None, endpoints }),
     );
     PoolRef { target: RefTarget::Backend(name), priority: 0, weight: 1, filters: Vec::new() }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
@@ -172,6 +173,11 @@ impl<A> Backend<A> {
     /// Sets what it does with new connections.
     pub fn on_accept(&self, on_accept: OnAccept) {
         self.shared.told.lock().on_accept = on_accept;
+    }
+
+    /// Sets how new connections are spoken to over TLS; `None`: in clear text. Those that stand stay as they are.
+    pub fn set_tls(&self, config: Option<Arc<ServerConfig>>) {
+        self.shared.told.lock().tls = config;
     }
 
     /// Sets the `x-backend-generation` header of its answers; `None` leaves it out.

@@ -20,6 +20,8 @@ pub struct Observed {
     pub probes: u64,
     /// Requests whose heads arrived.
     pub requests: u64,
+    /// Connections whose TLS handshake failed.
+    pub failed_handshakes: u64,
     /// Answers that were written to their end.
     pub answers: u64,
     paths: BTreeMap<(String, String), u64>,

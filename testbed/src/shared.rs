@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::behaviour::Behaviour;
 use crate::connection::Connection;
@@ -69,6 +71,7 @@ pub(crate) struct Told {
     pub(crate) script: VecDeque<Behaviour>,
     pub(crate) generation: Option<String>,
     pub(crate) on_accept: OnAccept,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 impl Shared {
@@ -113,12 +116,15 @@ impl Shared {
             number = seen.connections;
         });
         let shared = self.clone();
-        let on_accept = self.told.lock().on_accept;
+        let (on_accept, tls) = {
+            let told = self.told.lock();
+            (told.on_accept, told.tls.clone())
+        };
         let stop = StopSignal(self.stop.lock().subscribe());
         tokio::spawn(async move {
             let mut held = stop.clone();
             match on_accept {
-                OnAccept::Serve => Connection::new(stream, number).serve(&shared, stop).await,
+                OnAccept::Serve => serve(&shared, stream, number, tls, stop).await,
                 OnAccept::Reset => reset(stream),
                 OnAccept::Close => drop(stream),
                 OnAccept::Ignore => {
@@ -131,6 +137,30 @@ impl Shared {
             drop(held);
         });
     }
+}
+
+async fn serve(
+    shared: &Shared,
+    stream: Stream,
+    number: u64,
+    tls: Option<Arc<ServerConfig>>,
+    mut stop: StopSignal,
+) {
+    let stream = match tls {
+        None => stream,
+        Some(config) => {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.at_least(Stop::Drain) => return,
+                accepted = TlsAcceptor::from(config).accept(stream) => accepted,
+            };
+            match accepted {
+                Ok(stream) => Stream::Tls(Box::new(stream)),
+                Err(_) => return shared.observe(|seen| seen.failed_handshakes += 1),
+            }
+        }
+    };
+    Connection::new(stream, number).serve(shared, stop).await;
 }
 
 fn reset(stream: Stream) {

@@ -1,4 +1,4 @@
-//! One type for TCP and Unix-domain streams.
+//! One type for TCP and Unix-domain streams, and TLS over them.
 
 use std::io;
 use std::pin::Pin;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// A connected stream.
 #[derive(Debug)]
@@ -16,14 +17,18 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     /// Over a Unix-domain socket.
     Unix(UnixStream),
+    /// TLS over another one.
+    Tls(Box<TlsStream<Stream>>),
 }
 
 impl Stream {
     /// Makes the close of this stream a reset, where the transport knows one.
     pub(crate) fn reset_on_close(&self) {
-        if let Self::Tcp(stream) = self {
+        match self {
             // The only failure is a socket that is gone already, and then there is nothing to reset.
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            Self::Tcp(stream) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
+            Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
+            Self::Unix(_) => {}
         }
     }
 }
@@ -47,6 +52,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -56,6 +62,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -63,6 +70,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -70,6 +78,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -8,29 +8,38 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Backend, BackendName, Certificate, CertificateName, Gateway, GatewayName, Policy, PolicyName, Pool,
-    PoolName, Route, RouteName, State,
+    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Policy,
+    PolicyName, Pool, PoolName, Route, RouteName, State,
 };
 
 /// A kind of object, in the order in which they are written: what is referred to comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Policies,
+    CaBundles,
+    Certificates,
     Backends,
     Pools,
-    Certificates,
     Gateways,
     Routes,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Policies, Self::Backends, Self::Pools, Self::Certificates, Self::Gateways, Self::Routes];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Policies,
+        Self::CaBundles,
+        Self::Certificates,
+        Self::Backends,
+        Self::Pools,
+        Self::Gateways,
+        Self::Routes,
+    ];
 
     /// The name of its folder and in the names of its index files.
     pub(crate) fn folder(self) -> &'static str {
         match self {
             Self::Policies => "policies",
+            Self::CaBundles => "ca-bundles",
             Self::Backends => "backends",
             Self::Pools => "pools",
             Self::Certificates => "certificates",
@@ -86,6 +95,7 @@ macro_rules! objects {
 
 objects! {
     Policy, PolicyName, Policies, policies;
+    CaBundle, CaBundleName, CaBundles, ca_bundles;
     Backend, BackendName, Backends, backends;
     Pool, PoolName, Pools, pools;
     Certificate, CertificateName, Certificates, certificates;
@@ -97,9 +107,10 @@ objects! {
 macro_rules! for_each_kind {
     ($function:ident ( $($argument:expr),* $(,)? )) => {{
         $function::<crate::Policy>($($argument),*)?;
+        $function::<crate::CaBundle>($($argument),*)?;
+        $function::<crate::Certificate>($($argument),*)?;
         $function::<crate::Backend>($($argument),*)?;
         $function::<crate::Pool>($($argument),*)?;
-        $function::<crate::Certificate>($($argument),*)?;
         $function::<crate::Gateway>($($argument),*)?;
         $function::<crate::Route>($($argument),*)?;
     }};

@@ -25,7 +25,9 @@ pub(crate) struct Root {
     policies: Shards,
     backends: Shards,
     pools: Shards,
-    // Left out while there is none, so that a state without certificates is read by whoever knows none.
+    // Left out while there is none, so that a state without the kind is read by whoever does not know it.
+    #[serde(default, rename = "ca-bundles", skip_serializing_if = "Shards::is_empty")]
+    ca_bundles: Shards,
     #[serde(default, skip_serializing_if = "Shards::is_empty")]
     certificates: Shards,
     gateways: Shards,
@@ -40,6 +42,7 @@ impl Root {
             policies: shards(Kind::Policies),
             backends: shards(Kind::Backends),
             pools: shards(Kind::Pools),
+            ca_bundles: shards(Kind::CaBundles),
             certificates: shards(Kind::Certificates),
             gateways: shards(Kind::Gateways),
             routes: shards(Kind::Routes),
@@ -51,6 +54,7 @@ impl Root {
             Kind::Policies => &self.policies,
             Kind::Backends => &self.backends,
             Kind::Pools => &self.pools,
+            Kind::CaBundles => &self.ca_bundles,
             Kind::Certificates => &self.certificates,
             Kind::Gateways => &self.gateways,
             Kind::Routes => &self.routes,

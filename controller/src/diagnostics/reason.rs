@@ -53,8 +53,10 @@ reasons! {
     PortNotSpecified,
     /// A reference to a port that the Service does not have.
     PortNotFound,
-    /// TLS to a backend that is not supported.
+    /// TLS to a backend that cannot be set up.
     InvalidBackendTLS,
+    /// TLS to a backend whose certificate is not verified.
+    InsecureBackend,
     /// A parent that does not exist, or is not served here.
     NoMatchingParent,
     /// A parent whose listeners allow no such route.

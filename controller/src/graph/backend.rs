@@ -9,7 +9,8 @@ use understudy_crds::{AppProtocol, Backend, BackendEndpoint, BackendType, FqdnEn
 use crate::Options;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Reason, reasons};
-use crate::graph::backend_tls_policy::find_tls_policy;
+use crate::graph::backend_tls::{TlsNode, TlsSource};
+use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy};
 use crate::graph::service;
 use crate::watch::ENVOY;
 
@@ -21,6 +22,8 @@ pub(crate) struct BackendNode {
     /// The endpoints, or why it cannot be used.
     pub(crate) endpoints: Result<Vec<Endpoint>, Unusable>,
     pub(crate) protocol: UpstreamProtocol,
+    /// How it is spoken to over TLS; without it, in clear text.
+    pub(crate) tls: Option<TlsNode>,
 }
 
 /// Why a Backend cannot be used.
@@ -33,22 +36,54 @@ pub(crate) struct Unusable {
 
 /// Builds all Backends.
 pub(crate) fn build_backends(
-    cluster: &Cluster,
+    tls: TlsSource<'_>,
     options: &Options,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> BTreeMap<Key, BackendNode> {
     let mut nodes = BTreeMap::new();
-    for backend in cluster.backends.values() {
+    for backend in tls.cluster.backends.values() {
         let key = &backend.key;
         let Ok(name) = BackendName::new(format!("backend/{}/{}", key.namespace, key.name)) else { continue };
-        let endpoints = resolve_endpoints(cluster, options, backend);
         report_not_acting(backend, diagnostics);
+        let (endpoints, tls) = match resolve_tls(tls, backend, diagnostics) {
+            Ok(node) => (resolve_endpoints(tls.cluster, options, backend, node.is_some()), node),
+            Err(unusable) => (Err(unusable), None),
+        };
         let h2c = backend.value.spec.app_protocols.iter().flatten().any(|known| *known == AppProtocol::H2c);
         let protocol = if h2c { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 };
         let fallback = backend.value.is_fallback();
-        nodes.insert(key.clone(), BackendNode { name, fallback, endpoints, protocol });
+        nodes.insert(key.clone(), BackendNode { name, fallback, endpoints, protocol, tls });
     }
     nodes
+}
+
+/// The TLS that a Backend is spoken to with: what a BackendTLSPolicy asks for, over its own.
+fn resolve_tls(
+    source: TlsSource<'_>,
+    backend: &Object<Backend>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Result<Option<TlsNode>, Unusable> {
+    let target = TlsTarget { group: ENVOY, kind: "Backend", key: &backend.key, section: None };
+    let policy = find_tls_policy(source.cluster, target);
+    let own = backend.value.spec.tls.as_ref().filter(|_| backend.is_valid);
+    let broken = |place: &str| Unusable {
+        reason: Reason::InvalidBackendTLS,
+        message: format!(
+            "the TLS of {} cannot be set up, and clear text would break its promise",
+            backend.label
+        ),
+        remedy: format!("Correct {place}."),
+    };
+    let own = match own {
+        None => None,
+        Some(tls) => {
+            let resolved = source.resolve_backend(backend, tls, policy.is_some(), diagnostics);
+            Some(resolved.ok_or_else(|| broken("its spec.tls"))?)
+        }
+    };
+    let Some(policy) = policy else { return Ok(own) };
+    let resolved = source.resolve_policy(policy, own, diagnostics);
+    resolved.map(Some).ok_or_else(|| broken(&policy.label))
 }
 
 fn report_not_acting(backend: &Object<Backend>, diagnostics: &mut Vec<Diagnostic>) {
@@ -74,6 +109,7 @@ fn resolve_endpoints(
     cluster: &Cluster,
     options: &Options,
     backend: &Object<Backend>,
+    over_tls: bool,
 ) -> Result<Vec<Endpoint>, Unusable> {
     let unusable =
         |reason, message: String, remedy: &str| Unusable { reason, message, remedy: remedy.to_owned() };
@@ -92,29 +128,9 @@ fn resolve_endpoints(
             "Use type Endpoints, and list the endpoints.",
         ));
     }
-    if spec.tls.is_some() {
-        return Err(unusable(
-            Reason::InvalidBackendTLS,
-            format!(
-                "{} asks for TLS, which is not spoken to backends yet, and plain text would break its promise",
-                backend.label
-            ),
-            "Remove spec.tls if plain text is meant, or use another Backend.",
-        ));
-    }
-    if let Some(policy) = find_tls_policy(cluster, ENVOY, "Backend", &backend.key) {
-        return Err(unusable(
-            Reason::InvalidBackendTLS,
-            format!(
-                "{} asks for TLS to {}, which is not spoken to backends yet",
-                policy.label, backend.label
-            ),
-            "Remove the policy if plain text is meant, or use another Backend.",
-        ));
-    }
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for endpoint in spec.endpoints.iter().flatten() {
-        for resolved in resolve_endpoint(cluster, options, endpoint) {
+        for resolved in resolve_endpoint(cluster, options, endpoint, over_tls) {
             if !endpoints.iter().any(|known| known.address == resolved.address) {
                 endpoints.push(resolved);
             }
@@ -123,12 +139,22 @@ fn resolve_endpoints(
     Ok(endpoints)
 }
 
-fn resolve_endpoint(cluster: &Cluster, options: &Options, endpoint: &BackendEndpoint) -> Vec<Endpoint> {
+fn resolve_endpoint(
+    cluster: &Cluster,
+    options: &Options,
+    endpoint: &BackendEndpoint,
+    over_tls: bool,
+) -> Vec<Endpoint> {
     let port = |port: i64| u16::try_from(port).unwrap_or(0);
     let address = if let Some(fqdn) = &endpoint.fqdn {
         if options.resolve_services
-            && let Some(endpoints) = resolve_service_name(cluster, options, fqdn)
+            && let Some(mut endpoints) = resolve_service_name(cluster, options, fqdn)
         {
+            if over_tls {
+                // The pods' certificates are for the name that was written, whatever it was resolved to.
+                let name = endpoint.hostname.clone().unwrap_or_else(|| fqdn.canonical_hostname());
+                endpoints.iter_mut().for_each(|endpoint| endpoint.hostname = Some(name.clone()));
+            }
             return endpoints;
         }
         EndpointAddress::Fqdn { hostname: fqdn.canonical_hostname(), port: port(fqdn.port) }

@@ -8,7 +8,7 @@ use understudy_conf::{BackendName, Priority, UpstreamProtocol, Weight};
 
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
-use crate::graph::backend_tls_policy::find_tls_policy;
+use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy};
 use crate::graph::filters::{BuiltFilters, MirrorSource};
 use crate::graph::http_route::{MirrorNode, RefNode, RefTargetNode, Resolver};
 use crate::graph::reference_grant::{Referrer, is_permitted};
@@ -118,9 +118,15 @@ impl Resolver<'_> {
             let ports: Vec<_> = tcp.map(|port| port.port).collect();
             return Err(reasons::port_not_found(&at("port"), &key, port, &ports).into());
         };
-        if let Some(policy) = find_tls_policy(self.cluster, "", "Service", &key) {
-            return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into());
-        }
+        let section = service_port.name.as_deref().or(Some(""));
+        let target = TlsTarget { group: "", kind: "Service", key: &key, section };
+        let tls = match find_tls_policy(self.cluster, target) {
+            None => None,
+            Some(policy) => match self.tls.resolve_policy(policy, None, diagnostics) {
+                Some(tls) => Some(tls),
+                None => return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into()),
+            },
+        };
         let name = format!("service/{}/{}/{port}", key.namespace, key.name);
         let backend = BackendName::new(&name).map_err(|error| {
             Box::new(reasons::invalid(&at("name"), error.to_string(), "Use shorter names."))
@@ -140,7 +146,7 @@ impl Resolver<'_> {
                 ));
             }
             let endpoints = service::resolve_endpoints(&slices, service_port);
-            entry.insert(ServiceBackend { protocol, endpoints });
+            entry.insert(ServiceBackend { protocol, endpoints, tls });
         }
         Ok(RefTargetNode::Service(backend))
     }

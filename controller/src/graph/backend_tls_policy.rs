@@ -1,23 +1,172 @@
-//! BackendTLSPolicy: which backends must not be spoken to in plain text.
-//!
-//! TLS towards backends is not spoken yet. What a BackendTLSPolicy covers is therefore not served, rather than
-//! served without the protection that was asked for.
+//! BackendTLSPolicy: how Services and Backends are spoken to over TLS.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_api::apis::standard::backendtlspolicies::{
+    BackendTlsPolicy, BackendTlsPolicyTargetRefs, BackendTlsPolicyValidationSubjectAltNames,
+    BackendTlsPolicyValidationSubjectAltNamesType as SanType,
+};
+use understudy_conf::{BackendTls, Trust};
+use understudy_crds::ObjectReference;
 
 use crate::cluster::{Cluster, Key, Object};
-use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy;
+use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::backend_tls::{TlsNode, TlsSource, canonical};
+use crate::watch::{ENVOY, Kind, ObjectId, nearest};
 
-/// The policy that covers a target, if one does. Sections are not told apart: a Service of which one port is
-/// protected is refused as a whole.
+/// What a policy may cover.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TlsTarget<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) key: &'a Key,
+    /// The name of the Service's port; `None`: the whole object.
+    pub(crate) section: Option<&'a str>,
+}
+
+/// The policy that covers a target, if one does: one for its section before one for the whole, then the older one.
 pub(crate) fn find_tls_policy<'a>(
     cluster: &'a Cluster,
-    group: &str,
-    kind: &str,
-    target: &Key,
+    target: TlsTarget<'_>,
 ) -> Option<&'a Object<BackendTlsPolicy>> {
-    cluster.backend_tls_policies.values().find(|policy| {
-        policy.key.namespace == target.namespace
-            && policy.value.spec.target_refs.iter().any(|reference| {
-                reference.group == group && reference.kind == kind && *reference.name == *target.name
-            })
-    })
+    let covers = |reference: &BackendTlsPolicyTargetRefs| {
+        let same = reference.group == target.group
+            && reference.kind == target.kind
+            && *reference.name == *target.key.name;
+        match reference.section_name.as_deref().filter(|name| !name.is_empty()) {
+            None => same.then_some(1),
+            // A Backend's sections are its ports, of which a reference names none.
+            Some(section) => (same && target.section.is_none_or(|own| own == section)).then_some(0),
+        }
+    };
+    let policies = cluster.backend_tls_policies.values();
+    policies
+        .filter(|policy| policy.key.namespace == target.key.namespace)
+        .filter_map(|policy| Some((policy.value.spec.target_refs.iter().filter_map(covers).min()?, policy)))
+        .min_by_key(|(rank, policy)| (*rank, policy.seniority()))
+        .map(|(_, policy)| policy)
+}
+
+/// Says which targets a policy cannot cover: they do not exist, or an older policy has them.
+pub(super) fn report_targets(cluster: &Cluster, diagnostics: &mut Vec<Diagnostic>) {
+    for policy in cluster.backend_tls_policies.values() {
+        for (index, target) in policy.value.spec.target_refs.iter().enumerate() {
+            let at = |name: &str| policy.at(&format!("spec.targetRefs[{index}].{name}"));
+            let key = Key::new(&policy.key.namespace, &target.name);
+            let kind = match (&*target.group, &*target.kind) {
+                ("" | "core", "Service") => Kind::Service,
+                (ENVOY, "Backend") => Kind::Backend,
+                (group, kind) => {
+                    diagnostics.push(reasons::invalid_tls_target(&at("kind"), group, kind));
+                    continue;
+                }
+            };
+            let (exists, near) = match kind {
+                Kind::Service => known(&cluster.services, &key),
+                _ => known(&cluster.backends, &key),
+            };
+            if !exists {
+                let refused = cluster.refused.get(&ObjectId { kind, key: key.clone() });
+                diagnostics.push(reasons::target_not_found(&at("name"), kind, &key, near, refused));
+                continue;
+            }
+            if let Some(section) = target.section_name.as_deref().filter(|_| kind == Kind::Service)
+                && !has_port(cluster, &key, section)
+            {
+                diagnostics.push(reasons::missing_port_target(&at("sectionName"), &key, section));
+            }
+            let older = cluster.backend_tls_policies.values().find(|other| {
+                other.key.namespace == policy.key.namespace
+                    && other.seniority() < policy.seniority()
+                    && other.value.spec.target_refs.contains(target)
+            });
+            if let Some(older) = older {
+                diagnostics.push(reasons::tls_policy_conflicted(
+                    &at("name"),
+                    &older.label,
+                    &older.location(),
+                ));
+            }
+        }
+    }
+}
+
+fn known<'c, T>(objects: &'c BTreeMap<Key, Object<T>>, key: &Key) -> (bool, Option<&'c str>) {
+    let same = objects.keys().filter(|known| known.namespace == key.namespace);
+    (objects.contains_key(key), nearest(&key.name, same.map(|known| &*known.name)))
+}
+
+fn has_port(cluster: &Cluster, key: &Key, name: &str) -> bool {
+    let spec = cluster.services.get(key).and_then(|service| service.value.spec.as_ref());
+    spec.into_iter()
+        .flat_map(|spec| spec.ports.iter().flatten())
+        .any(|port| port.name.as_deref() == Some(name))
+}
+
+impl TlsSource<'_> {
+    /// The TLS that a policy asks for, over what the Backend's own `tls` says. `None` where it cannot be kept; what is
+    /// wrong is said at the policy's field.
+    pub(crate) fn resolve_policy(
+        self,
+        policy: &Object<BackendTlsPolicy>,
+        own: Option<TlsNode>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<TlsNode> {
+        let spec = &policy.value.spec;
+        let at = |field: &str| policy.at(&format!("spec.validation.{field}"));
+        if spec.options.as_ref().is_some_and(|options| !options.is_empty()) {
+            diagnostics.push(reasons::not_acting(&policy.at("spec.options"), "the field does not act yet"));
+        }
+        let mut wrong = Vec::new();
+        let mut bundles = Vec::new();
+        let trust = match (&spec.validation.ca_certificate_refs, &spec.validation.well_known_ca_certificates)
+        {
+            (Some(refs), _) if !refs.is_empty() => {
+                for (index, reference) in refs.iter().enumerate() {
+                    let (group, kind, name) = (&reference.group, &reference.kind, &reference.name);
+                    let reference =
+                        ObjectReference { group: group.clone(), kind: kind.clone(), name: name.clone() };
+                    let found = self.resolve_bundle(&policy.key.namespace, &reference, |name| {
+                        at(&format!("caCertificateRefs[{index}].{name}"))
+                    });
+                    match found {
+                        Ok(bundle) => bundles.push(Arc::new(bundle)),
+                        Err(diagnostic) => wrong.push(*diagnostic),
+                    }
+                }
+                Trust::Bundles(bundles.iter().map(|bundle| bundle.name.clone()).collect())
+            }
+            (_, Some(known)) if known == "System" => Trust::System,
+            _ => {
+                wrong.push(reasons::nothing_to_trust(&policy.at("spec.validation")));
+                Trust::System
+            }
+        };
+        let hostname = canonical(&spec.validation.hostname);
+        if rustls::pki_types::DnsName::try_from(&*hostname).is_err() {
+            wrong.push(reasons::invalid(
+                &at("hostname"),
+                format!("{:?} is no DNS name", spec.validation.hostname),
+                "Give the name that the endpoints' certificates are for.",
+            ));
+        }
+        for (index, name) in spec.validation.subject_alt_names.iter().flatten().enumerate() {
+            if !is_hostname(name, &hostname) {
+                wrong.push(reasons::subject_alt_name(&at(&format!("subjectAltNames[{index}]"))));
+            }
+        }
+        let usable = wrong.is_empty();
+        diagnostics.append(&mut wrong);
+        let (own, client) = own.map(|own| (Some(own.tls), own.client)).unwrap_or_default();
+        let base = own.unwrap_or_else(|| BackendTls::new(Trust::System));
+        let tls = BackendTls { trust, server_name: Some(hostname), ..base };
+        usable.then_some(TlsNode { tls, bundles, client })
+    }
+}
+
+/// Whether a name asks for nothing but what is verified already.
+fn is_hostname(name: &BackendTlsPolicyValidationSubjectAltNames, hostname: &str) -> bool {
+    name.r#type == SanType::Hostname
+        && name.hostname.as_deref().is_some_and(|name| canonical(name) == *hostname)
 }

@@ -171,7 +171,7 @@ fn field<'a>(secret: &'a Secret, key: &str, field: &'static str) -> Result<&'a s
 }
 
 /// The PEM blocks with these labels, without the text around them, which may be anything.
-fn pem_blocks(text: &str, wanted: impl Fn(&str) -> bool) -> String {
+pub(super) fn pem_blocks(text: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut blocks = String::new();
     let mut end = None;
     for line in text.lines().map(str::trim) {

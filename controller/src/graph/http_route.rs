@@ -9,6 +9,7 @@ use understudy_conf::{
 
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::backend_tls::TlsSource;
 use crate::graph::rules::{BuiltRule, Outcome, build_rules};
 use crate::graph::{BackendNode, GatewayNode, ServiceBackend};
 
@@ -83,6 +84,7 @@ pub(crate) enum RefTargetNode {
 /// Follows the references of routes.
 pub(crate) struct Resolver<'a> {
     pub(crate) cluster: &'a Cluster,
+    pub(crate) tls: TlsSource<'a>,
     pub(crate) gateways: &'a BTreeMap<Key, GatewayNode>,
     pub(crate) backends: &'a BTreeMap<Key, BackendNode>,
 }

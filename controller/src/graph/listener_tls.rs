@@ -8,7 +8,7 @@ use gateway_api::apis::experimental::gateways::{
 use understudy_conf::{Certificate, CertificateName, Hostname};
 
 use crate::cluster::{Cluster, Key, Object};
-use crate::diagnostics::{Diagnostic, reasons};
+use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::certificate::{CertificatePair, TLS_TYPE, read_certificate};
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{GATEWAY_API, Kind, ObjectId, nearest};
@@ -49,7 +49,9 @@ impl Certificates<'_> {
             let field = format!("{field}.tls.certificateRefs[{index}]");
             match self.resolve_ref(gateway, reference, &field) {
                 Ok((certificate, pair)) => {
-                    self.report_dates(gateway, &field, &certificate.name, &pair, diagnostics);
+                    let dates = Dates { now: self.now, who: "clients" };
+                    let place = gateway.at(&format!("{field}.name"));
+                    diagnostics.extend(dates.report(&place, &certificate.name, &pair));
                     if certificates.iter().all(|known| known.name != certificate.name) {
                         certificates.push(certificate.into());
                     }
@@ -89,52 +91,65 @@ impl Certificates<'_> {
         if !is_permitted(self.cluster, &from, "", kind, &key) {
             return Err(reasons::ref_not_permitted(&at("namespace"), &from, "", kind, &key).into());
         }
-        let place = at("name");
-        let Some(secret) = self.cluster.secrets.get(&key) else {
-            let id = ObjectId { kind: Kind::Secret, key: key.clone() };
-            if let Some(refused) = self.cluster.refused.get(&id) {
-                let remedy = format!("Correct the Secret ({}).", refused.location);
-                return Err(reasons::invalid_certificate(&place, &key, "could not be read", remedy).into());
-            }
-            let secrets = self.cluster.secrets.keys().filter(|known| known.namespace == key.namespace);
-            let near = nearest(&key.name, secrets.map(|known| &*known.name));
-            return Err(reasons::certificate_not_found(&place, &key, near).into());
-        };
-        let found = secret.value.type_.as_deref().unwrap_or("Opaque");
-        if found != TLS_TYPE {
-            let what = format!("is of type {found}");
-            let remedy = format!("Give it type: {TLS_TYPE}, with tls.crt and tls.key.");
-            return Err(reasons::invalid_certificate(&place, &key, &what, remedy).into());
-        }
-        let pair = read_certificate(&secret.value).map_err(|error| {
-            let what = format!("cannot be used: {error}");
-            reasons::invalid_certificate(&place, &key, &what, error.remedy().to_owned())
-        })?;
-        let name = CertificateName::new(format!("secret/{}/{}", key.namespace, key.name))
-            .map_err(|error| reasons::invalid(&place, error.to_string(), "Use shorter names."))?;
-        Ok((Certificate { name, chain: pair.chain.clone(), key: pair.key.clone() }, pair))
+        resolve_certificate(self.cluster, &key, &at("name"))
     }
+}
 
-    /// Clients refuse what is out of date, but a gateway that refused it too would help nobody.
-    fn report_dates(
+/// The certificate of a Secret, to whoever may refer to it.
+pub(super) fn resolve_certificate(
+    cluster: &Cluster,
+    key: &Key,
+    place: &Place,
+) -> Result<(Certificate, CertificatePair), Box<Diagnostic>> {
+    let Some(secret) = cluster.secrets.get(key) else {
+        let id = ObjectId { kind: Kind::Secret, key: key.clone() };
+        if let Some(refused) = cluster.refused.get(&id) {
+            let remedy = format!("Correct the Secret ({}).", refused.location);
+            return Err(reasons::invalid_certificate(place, key, "could not be read", remedy).into());
+        }
+        let secrets = cluster.secrets.keys().filter(|known| known.namespace == key.namespace);
+        let near = nearest(&key.name, secrets.map(|known| &*known.name));
+        return Err(reasons::certificate_not_found(place, key, near).into());
+    };
+    let found = secret.value.type_.as_deref().unwrap_or("Opaque");
+    if found != TLS_TYPE {
+        let what = format!("is of type {found}");
+        let remedy = format!("Give it type: {TLS_TYPE}, with tls.crt and tls.key.");
+        return Err(reasons::invalid_certificate(place, key, &what, remedy).into());
+    }
+    let pair = read_certificate(&secret.value).map_err(|error| {
+        let what = format!("cannot be used: {error}");
+        reasons::invalid_certificate(place, key, &what, error.remedy().to_owned())
+    })?;
+    let name = CertificateName::new(format!("secret/{}/{}", key.namespace, key.name))
+        .map_err(|error| reasons::invalid(place, error.to_string(), "Use shorter names."))?;
+    Ok((Certificate { name, chain: pair.chain.clone(), key: pair.key.clone() }, pair))
+}
+
+/// Whoever is shown a certificate that is out of date refuses it, but a gateway that refused it too would help nobody.
+pub(super) struct Dates {
+    /// Seconds since 1970.
+    pub(super) now: i64,
+    /// Who is shown it.
+    pub(super) who: &'static str,
+}
+
+impl Dates {
+    pub(super) fn report(
         &self,
-        gateway: &Object<Gateway>,
-        field: &str,
+        place: &Place,
         name: &CertificateName,
         pair: &CertificatePair,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) {
-        let place = gateway.at(&format!("{field}.name"));
+    ) -> Option<Diagnostic> {
+        let name = name.as_str();
         if pair.not_after < self.now {
-            diagnostics.push(reasons::certificate_expired(&place, name.as_str(), &date(pair.not_after)));
+            Some(reasons::certificate_expired(place, name, &date(pair.not_after), self.who))
         } else if pair.not_before > self.now {
-            diagnostics.push(reasons::certificate_not_yet_valid(
-                &place,
-                name.as_str(),
-                &date(pair.not_before),
-            ));
+            Some(reasons::certificate_not_yet_valid(place, name, &date(pair.not_before), self.who))
         } else if pair.not_after < self.now + EXPIRES_SOON {
-            diagnostics.push(reasons::certificate_expires_soon(&place, name.as_str(), &date(pair.not_after)));
+            Some(reasons::certificate_expires_soon(place, name, &date(pair.not_after)))
+        } else {
+            None
         }
     }
 }

@@ -6,8 +6,10 @@
 
 mod backend;
 mod backend_refs;
+mod backend_tls;
 mod backend_tls_policy;
 mod backend_traffic_policy;
+mod ca_bundle;
 mod certificate;
 mod cors;
 mod failover;
@@ -30,6 +32,7 @@ mod validate;
 use std::collections::BTreeMap;
 
 pub(crate) use backend::{BackendNode, Unusable};
+pub(crate) use backend_tls::TlsNode;
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode};
 pub(crate) use gateway::GatewayNode;
 pub(crate) use http_route::{
@@ -68,11 +71,13 @@ pub(crate) fn build_graph(
 ) -> Graph {
     let certificates = listener_tls::Certificates { cluster, now };
     let gateways = gateway::build_gateways(certificates, options, diagnostics);
-    let backends = backend::build_backends(cluster, options, diagnostics);
+    backend_tls_policy::report_targets(cluster, diagnostics);
+    let tls = backend_tls::TlsSource { cluster, now };
+    let backends = backend::build_backends(tls, options, diagnostics);
     let policies = backend_traffic_policy::build_policies(cluster, &gateways, diagnostics);
     let mut services = BTreeMap::new();
     let mut routes = Vec::new();
-    let resolver = http_route::Resolver { cluster, gateways: &gateways, backends: &backends };
+    let resolver = http_route::Resolver { cluster, tls, gateways: &gateways, backends: &backends };
     for route in cluster.http_routes.values() {
         routes.extend(resolver.build_route(route, &mut services, diagnostics));
     }

@@ -9,12 +9,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use understudy_conf::{Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 
 use crate::cluster::Object;
+use crate::graph::TlsNode;
 
 /// A Service's port with its endpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ServiceBackend {
     pub(crate) protocol: UpstreamProtocol,
     pub(crate) endpoints: Vec<Endpoint>,
+    /// How they are spoken to over TLS; without it, in clear text.
+    pub(crate) tls: Option<TlsNode>,
 }
 
 /// Whether a Service is a name for something else.

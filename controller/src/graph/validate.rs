@@ -10,6 +10,7 @@ use understudy_crds::Problem;
 
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::ca_bundle::{read_config_map, read_secret, validate_ca};
 use crate::graph::certificate::validate_secret;
 use crate::graph::listeners::validate_gateway;
 use crate::graph::rules::build_rules;
@@ -24,7 +25,12 @@ pub(crate) fn validate_object(object: &KnownObject) -> Vec<Diagnostic> {
         KnownObject::BackendTrafficPolicy(policy) => problems(policy, policy.value.validate()),
         KnownObject::Service(service) => validate_service(service),
         KnownObject::EndpointSlice(slice) => validate_endpoint_slice(slice),
-        KnownObject::Secret(secret) => validate_secret(secret),
+        KnownObject::Secret(secret) => {
+            let mut found = validate_secret(secret);
+            found.extend(validate_ca(secret, read_secret(&secret.value)));
+            found
+        }
+        KnownObject::ConfigMap(map) => validate_ca(map, read_config_map(&map.value)),
         _ => Vec::new(),
     }
 }

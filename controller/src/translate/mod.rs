@@ -25,7 +25,7 @@ pub(crate) fn build_state(graph: &Graph) -> State {
             let Some((route, pools)) = routes::build_route(graph, route, group) else { continue };
             for pool in pools {
                 policies::add_policy(graph, &pool, &mut state.policies);
-                backends::add_backends(graph, &pool, &mut state.backends);
+                backends::add_backends(graph, &pool, &mut state);
                 state.pools.insert(pool.name.clone(), pool.into());
             }
             state.routes.insert(route.name.clone(), route.into());

@@ -18,6 +18,8 @@ struct Document<'a> {
     pools: Vec<&'a Pool>,
     policies: Vec<&'a Policy>,
     backends: Vec<&'a Backend>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ca_bundles: Vec<&'a str>,
     /// Without their keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     certificates: Vec<&'a str>,
@@ -30,6 +32,7 @@ pub(crate) fn state_yaml(state: &State) -> String {
         pools: state.pools.values().map(AsRef::as_ref).collect(),
         policies: state.policies.values().map(AsRef::as_ref).collect(),
         backends: state.backends.values().map(AsRef::as_ref).collect(),
+        ca_bundles: state.ca_bundles.keys().map(AsRef::as_ref).collect(),
         certificates: state.certificates.keys().map(AsRef::as_ref).collect(),
     })
     .unwrap()

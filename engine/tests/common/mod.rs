@@ -40,6 +40,7 @@ pub fn endpoint(port: u16) -> MemberSpec {
             origin: None,
             address: Address::Socket(([127, 0, 0, 1], port).into()),
             protocol: UpstreamProtocol::Http1,
+            tls: None,
         },
         hostname: None,
         check: None,

@@ -1,4 +1,4 @@
-//! A check by the standard health service of gRPC, over HTTP/2 in clear text (rule H6).
+//! A check by the standard health service of gRPC, over HTTP/2 (rule H6).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::RecvStream;
@@ -16,24 +16,29 @@ const SERVING: u64 = 1;
 /// A health answer has a few bytes; trailers and frames come on top.
 const MESSAGE_LIMIT: usize = 4096;
 
-pub(super) async fn ask<S>(stream: S, probe: &GrpcProbe, host: &str) -> Result<(), CheckFailure>
+pub(super) async fn ask<S>(stream: S, probe: &GrpcProbe, scheme: &str, host: &str) -> Result<(), CheckFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (client, connection) = h2::client::handshake(stream).await.map_err(closed)?;
     tokio::select! {
         biased;
-        result = call(client, probe, host) => result,
+        result = call(client, probe, scheme, host) => result,
         // It ends only when the endpoint ends it; until then it has to be driven.
         _ = connection => Err(CheckFailure::Closed),
     }
 }
 
-async fn call(client: SendRequest<Bytes>, probe: &GrpcProbe, host: &str) -> Result<(), CheckFailure> {
+async fn call(
+    client: SendRequest<Bytes>,
+    probe: &GrpcProbe,
+    scheme: &str,
+    host: &str,
+) -> Result<(), CheckFailure> {
     let mut client = client.ready().await.map_err(closed)?;
     let request = Request::builder()
         .method(Method::POST)
-        .uri(format!("http://{host}{PATH}"))
+        .uri(format!("{scheme}://{host}{PATH}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "understudy-health-check")
@@ -152,7 +157,7 @@ mod tests {
             let (asked, _) = tokio::join!(answer, async { while connection.accept().await.is_some() {} });
             asked
         });
-        let result = ask(mine, &GrpcProbe { service: service.to_owned() }, "shop:50051").await;
+        let result = ask(mine, &GrpcProbe { service: service.to_owned() }, "http", "shop:50051").await;
         (result, server.await.unwrap())
     }
 
@@ -177,7 +182,7 @@ mod tests {
     async fn an_endpoint_that_speaks_no_http2_fails() {
         let (mine, mut theirs) = tokio::io::duplex(1 << 16);
         tokio::io::AsyncWriteExt::write_all(&mut theirs, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        assert_eq!(ask(mine, &GrpcProbe::default(), "a").await, Err(CheckFailure::Closed));
+        assert_eq!(ask(mine, &GrpcProbe::default(), "http", "a").await, Err(CheckFailure::Closed));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Active checks on the wire: connect, ask, judge the answer.
 //!
-//! Inputs: an address and what to ask. Outputs: a [`CheckResult`]. Each check has a connection of its own, so that
+//! Inputs: an endpoint and what to ask. Outputs: a [`CheckResult`]. Each check has a connection of its own, so that
 //! a listener that is closed is noticed though old connections live on. What is read is bounded, and so is the
 //! time.
 
@@ -11,10 +11,13 @@ mod tcp;
 
 use std::io;
 
+use pingora_core::protocols::ALPN;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use understudy_conf::ActiveProbe;
-use understudy_engine::{Address, CheckFailure, CheckResult, CheckSpec, ConnectFailure};
+use understudy_engine::{Address, CheckFailure, CheckProbe, CheckResult, CheckSpec, ConnectFailure};
+
+use crate::upstream_tls::TlsProber;
 
 /// Bytes of an answer that are read at most.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -22,37 +25,47 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 /// Rule H7: the header by which an endpoint says that it wants no traffic, in lower case.
 pub(crate) const IMMEDIATE_FAIL: &str = "x-envoy-immediate-health-check-fail";
 
-/// Runs a check.
-pub(crate) async fn run(address: &Address, spec: &CheckSpec) -> CheckResult {
-    match tokio::time::timeout(spec.settings.timeout.into(), Box::pin(ask(address, spec))).await {
+/// Runs a check, under the endpoint's TLS policy if it has one.
+pub(crate) async fn run(probe: &CheckProbe, tls: &TlsProber) -> CheckResult {
+    let asking = Box::pin(ask(probe, tls));
+    match tokio::time::timeout(probe.spec().settings.timeout.into(), asking).await {
         Ok(Ok(())) => CheckResult::Passed,
         Ok(Err(failure)) => CheckResult::Failed(failure),
         Err(_elapsed) => CheckResult::Failed(CheckFailure::Timeout),
     }
 }
 
-async fn ask(address: &Address, spec: &CheckSpec) -> Result<(), CheckFailure> {
+async fn ask(probe: &CheckProbe, prober: &TlsProber) -> Result<(), CheckFailure> {
+    let (address, spec) = (&probe.address(), probe.spec());
+    if let Some(tls) = probe.tls() {
+        let alpn = match &spec.settings.probe {
+            ActiveProbe::Grpc(_) => ALPN::H2,
+            ActiveProbe::Http(_) | ActiveProbe::Tcp(_) => ALPN::H1,
+        };
+        let stream = prober.connect(address, tls, alpn).await.map_err(CheckFailure::Connect)?;
+        return converse(stream, spec, "https").await;
+    }
     match address {
         Address::Socket(address) => {
             let stream = TcpStream::connect(address).await.map_err(connect_failure)?;
             // Without it the check merely takes longer.
             let _ = stream.set_nodelay(true);
-            converse(stream, spec).await
+            converse(stream, spec, "http").await
         }
         Address::Unix(path) => {
-            converse(UnixStream::connect(path).await.map_err(connect_failure)?, spec).await
+            converse(UnixStream::connect(path).await.map_err(connect_failure)?, spec, "http").await
         }
     }
 }
 
-async fn converse<S>(stream: S, spec: &CheckSpec) -> Result<(), CheckFailure>
+async fn converse<S>(stream: S, spec: &CheckSpec, scheme: &str) -> Result<(), CheckFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     match &spec.settings.probe {
         ActiveProbe::Http(probe) => http::ask(stream, probe, &spec.host).await,
         ActiveProbe::Tcp(probe) => tcp::ask(stream, probe).await,
-        ActiveProbe::Grpc(probe) => grpc::ask(stream, probe, &spec.host).await,
+        ActiveProbe::Grpc(probe) => grpc::ask(stream, probe, scheme, &spec.host).await,
     }
 }
 

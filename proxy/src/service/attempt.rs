@@ -5,20 +5,24 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use pingora_core::protocols::l4::ext::TcpKeepalive;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 use understudy_engine::{
-    Address, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
+    ConnectFailure, Exchange, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
 };
 
-use super::age::Era;
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
+use super::peer::{peer_of, set_options};
 use super::reply::{self, Reply};
 use super::{Service, failure};
+use crate::upstream_tls::is_client_certificate_refused;
 use crate::world::PoolTable;
+
+/// Below it, the groups of connections are those of TLS policies, which are counted from 1.
+const OWN_GROUPS: u64 = 1 << 48;
 
 impl Service {
     /// Chooses an endpoint and says how to reach it.
@@ -64,14 +68,14 @@ impl Service {
                 return refuse(ctx, reply.unwrap_or_else(|| Reply::from(error)));
             }
         };
-        let address = &table.pool.members()[member].spec.identity.address;
-        let Some(mut peer) = peer_of(address) else {
+        let chosen = &table.pool.members()[member];
+        let Some(mut peer) = peer_of(&chosen.spec.identity, table, chosen.reference) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        set_options(&mut peer, address, table, now);
+        set_options(&mut peer, &chosen.spec.identity.address, table, now);
         if after_stale {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
-            peer.group_key = self.with_rng(|rng| rng.u64(1..));
+            peer.group_key = self.with_rng(|rng| rng.u64(OWN_GROUPS..));
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
         ctx.attempt.try_by = table.limits.per_try.map_or(Instant::NEVER, |limit| now.after(limit));
@@ -87,7 +91,12 @@ impl Service {
         mut error: Box<Error>,
     ) -> Box<Error> {
         let failed = failure::of_connecting(&error);
-        let timed_out = failed == understudy_engine::ConnectFailure::TimedOut;
+        if failed == ConnectFailure::Certificate
+            && let Some((member, _)) = ctx.exchange.as_ref().and_then(Exchange::current)
+        {
+            self.security.certificate_refused(&member.spec.identity, &error, self.clock.now());
+        }
+        let timed_out = failed == ConnectFailure::TimedOut;
         let failed = match ctx.attempt.connect_bound {
             ConnectBound::PerTry if timed_out => {
                 Failure::Timeout { kind: TimeoutKind::PerTry, connected: false }
@@ -102,17 +111,34 @@ impl Service {
     }
 
     /// The connection stands, new or pooled.
-    pub(super) fn connected(&self, ctx: &mut Context, reused: bool, socket: RawFd) -> Result<()> {
+    pub(super) fn connected(
+        &self,
+        ctx: &mut Context,
+        reused: bool,
+        socket: RawFd,
+        digest: Option<&Digest>,
+    ) -> Result<()> {
         let Some(exchange) = &ctx.exchange else { return Ok(()) };
         if reused && self.workers_share_connections && is_dead(socket) {
             ctx.attempt.stale = true;
             return Error::e_explain(ErrorType::ConnectionClosed, "the pooled connection was closed")
                 .map_err(|error: Box<Error>| error.into_up());
         }
+        let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) else { return Ok(()) };
         if !reused {
+            if let Some((member, _)) = exchange.current()
+                && member.spec.identity.tls.is_some()
+            {
+                let policy = table.tls.get(member.reference).and_then(Option::as_ref);
+                let refused = policy.and_then(|tls| tls.refuses(digest?.ssl_digest.as_deref()));
+                if let Some(why) = refused {
+                    ctx.attempt.refused = Some(ConnectFailure::Tls);
+                    return Error::e_explain(ErrorType::TLSHandshakeFailure, why)
+                        .map_err(|error: Box<Error>| error.into_up());
+                }
+            }
             exchange.connected();
         }
-        let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) else { return Ok(()) };
         if let Some(limit) = table.pool.spec().circuit_breaker.max_requests_per_connection {
             ctx.attempt.last_on_connection = self.uses.count(socket, reused, limit);
         }
@@ -174,7 +200,14 @@ impl Service {
         }
         let unsent = reused && *error.etype() == ErrorType::WriteError && ctx.attempt.body_bytes == 0;
         ctx.attempt.stale |= unsent && !started;
-        let failed = failure::of_exchange(&error, started, ctx.attempt.stale);
+        let failed = match ctx.attempt.refused {
+            Some(refused) => Failure::Connect(refused),
+            // It has read nothing of the request.
+            None if !reused && !started && is_client_certificate_refused(&error) => {
+                Failure::Connect(ConnectFailure::Tls)
+            }
+            None => failure::of_exchange(&error, started, ctx.attempt.stale),
+        };
         error.set_retry(self.decide(session, ctx, failed));
         error
     }
@@ -265,34 +298,6 @@ pub(super) fn has_answer(session: &Session) -> bool {
 fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {
     ctx.reply = Some(reply);
     Err(Error::new_in(ErrorType::HTTPStatus(reply.status)))
-}
-
-pub(super) fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
-    match address {
-        Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
-        Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
-    }
-}
-
-pub(super) fn set_options(peer: &mut HttpPeer, address: &Address, table: &PoolTable, now: Instant) {
-    if !table.limits.connection_idle.is_zero() {
-        peer.options.idle_timeout = Some(table.limits.connection_idle);
-    }
-    if let Some(longest) = table.limits.max_connection {
-        let era = Era::of(address, longest, now);
-        peer.group_key ^= era.group;
-        let idle = peer.options.idle_timeout.unwrap_or(Duration::MAX);
-        peer.options.idle_timeout = Some(idle.min(era.rest));
-    }
-    if let Some(keepalive) = table.tcp_keepalive {
-        peer.options.tcp_keepalive = Some(TcpKeepalive {
-            idle: keepalive.idle_time.into(),
-            interval: keepalive.interval.into(),
-            count: keepalive.probes as usize,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
-        });
-    }
 }
 
 /// A per-try timeout and the request's own cover connecting.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use understudy_engine::{Exchange, Failure, Instant};
+use understudy_engine::{ConnectFailure, Exchange, Failure, Instant};
 
 use super::deadline::Armed;
 use super::mirror::Feed;
@@ -60,6 +60,8 @@ pub(crate) struct AttemptState {
     pub(crate) connect_bound: ConnectBound,
     /// The pooled connection was found dead before anything was sent on it.
     pub(crate) stale: bool,
+    /// The connection came about, and may not be used.
+    pub(crate) refused: Option<ConnectFailure>,
     /// The attempt's answer was turned down for another attempt.
     pub(crate) turned_down: bool,
     /// The connection carries no request after this one.
@@ -81,6 +83,7 @@ impl Default for AttemptState {
             armed: None,
             connect_bound: ConnectBound::default(),
             stale: false,
+            refused: None,
             turned_down: false,
             last_on_connection: false,
             body_bytes: 0,

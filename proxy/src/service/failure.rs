@@ -7,6 +7,7 @@ use pingora_error::{Error, ErrorType};
 use understudy_engine::{ConnectFailure, Failure};
 
 use crate::metrics::AttemptOutcome;
+use crate::upstream_tls::of_handshake;
 
 /// An error before a connection stood: no byte of the request was sent.
 pub(crate) fn of_connecting(error: &Error) -> ConnectFailure {
@@ -14,7 +15,7 @@ pub(crate) fn of_connecting(error: &Error) -> ConnectFailure {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => ConnectFailure::TimedOut,
         ErrorType::ConnectRefused => ConnectFailure::Refused,
         ErrorType::ConnectNoRoute => ConnectFailure::Unreachable,
-        ErrorType::TLSHandshakeFailure => ConnectFailure::Tls,
+        ErrorType::TLSHandshakeFailure => of_handshake(error),
         ErrorType::InvalidCert => ConnectFailure::Certificate,
         _ => match io_kind(error) {
             Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => ConnectFailure::Refused,
@@ -45,6 +46,8 @@ pub(crate) fn of_exchange(error: &Error, response_started: bool, stale: bool) ->
 /// Under which name a failed attempt is counted.
 pub(crate) fn outcome(failure: Failure) -> AttemptOutcome {
     match failure {
+        Failure::Connect(ConnectFailure::Tls) => AttemptOutcome::TlsFailed,
+        Failure::Connect(ConnectFailure::Certificate) => AttemptOutcome::CertificateRefused,
         Failure::Connect(_) => AttemptOutcome::ConnectFailed,
         Failure::StalePooled => AttemptOutcome::StalePooled,
         Failure::Reset | Failure::Protocol => AttemptOutcome::Reset,

@@ -12,6 +12,8 @@ mod failure;
 mod hash;
 mod headers;
 mod mirror;
+mod peer;
+mod peer_tls;
 mod reply;
 mod request;
 mod response;
@@ -36,10 +38,13 @@ use std::time::Duration;
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, RuleMetrics};
+use crate::upstream_tls::SecurityLog;
 use crate::world::World;
 use context::Context;
+pub(crate) use failure::of_connecting as connect_failure;
 pub(crate) use hash::RequestHash;
 pub(crate) use mirror::Mirroring;
+pub(crate) use peer_tls::secure_peer;
 use request::Found;
 pub(crate) use uses::Uses;
 
@@ -55,6 +60,7 @@ pub(crate) struct Service {
     pub(crate) workers_share_connections: bool,
     pub(crate) uses: Uses,
     pub(crate) mirroring: Arc<Mirroring>,
+    pub(crate) security: Arc<SecurityLog>,
 }
 
 impl Service {
@@ -114,10 +120,10 @@ impl ProxyHttp for Service {
         reused: bool,
         _peer: &HttpPeer,
         socket: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        self.connected(ctx, reused, socket)
+        self.connected(ctx, reused, socket, digest)
     }
 
     async fn upstream_request_filter(

@@ -14,7 +14,8 @@ use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
 use crate::service::RequestHash;
-pub(crate) use pool_spec::{Resolve, names};
+use crate::upstream_tls::UpstreamTls;
+pub(crate) use pool_spec::{Outside, names};
 
 /// How long headers may take where nothing else is said.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -74,6 +75,8 @@ pub(crate) struct PoolTable {
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
     /// Its endpoints have active checks, so that their answers can say that they want no traffic (rule H7).
     pub(crate) checked: bool,
+    /// TLS policies by reference; empty where none has one.
+    pub(crate) tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
@@ -116,7 +119,7 @@ impl World {
     pub(crate) fn build(
         state: &Arc<State>,
         before: &Self,
-        resolve: &Resolve<'_>,
+        outside: Outside<'_>,
         engine: &Engine,
         metrics: &Metrics,
         now: Instant,
@@ -135,7 +138,7 @@ impl World {
             .map(|rule| {
                 let mut pool_table = |name: &PoolName, is_mirror: bool| {
                     let pool = state.pools.get(name)?;
-                    let (effective, mut spec) = pool_spec::resolve_pool(state, pool, rule, resolve, &checks);
+                    let (effective, mut spec) = pool_spec::resolve_pool(state, pool, rule, outside, &checks);
                     if is_mirror {
                         spec = pool_spec::of_mirror(spec);
                     }
@@ -151,6 +154,7 @@ impl World {
                         checked: effective.checked,
                         buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
                         hash: RequestHash::build(&spec.load_balancer),
+                        tls: pool_spec::tls_of_refs(pool, outside.tls),
                         filters: filters.collect(),
                         pool: engine.build_pool(spec, now),
                     })

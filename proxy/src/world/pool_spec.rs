@@ -12,9 +12,29 @@ use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefS
 use understudy_router::CompiledRule;
 
 use super::Effective;
+use crate::upstream_tls::{UpstreamTls, UpstreamTlsTable};
 
 /// The addresses of a name, if it was ever answered; empty if it has none.
 pub(crate) type Resolve<'a> = dyn Fn(&str, &Dns) -> Option<Arc<[IpAddr]>> + 'a;
+
+/// What a world is built with beside the state.
+#[derive(Clone, Copy)]
+pub(crate) struct Outside<'a> {
+    /// The addresses of names.
+    pub(crate) resolve: &'a Resolve<'a>,
+    /// The TLS policies of the state.
+    pub(crate) tls: &'a UpstreamTlsTable,
+}
+
+/// The TLS policies of a pool's references; none at all where no reference has one.
+pub(crate) fn tls_of_refs(pool: &Pool, table: &UpstreamTlsTable) -> Vec<Option<Arc<UpstreamTls>>> {
+    let of_ref = |reference: &PoolRef| match &reference.target {
+        RefTarget::Backend(name) => table.of_backend(name).cloned(),
+        RefTarget::Invalid(_) => None,
+    };
+    let found: Vec<_> = pool.refs.iter().map(of_ref).collect();
+    if found.iter().any(Option::is_some) { found } else { Vec::new() }
+}
 
 /// Every name that some pool needs, with how it is to be looked up.
 pub(crate) fn names(state: &State) -> HashSet<(String, Dns)> {
@@ -88,7 +108,7 @@ pub(crate) fn resolve_pool(
     state: &State,
     pool: &Pool,
     rule: &CompiledRule,
-    resolve: &Resolve<'_>,
+    outside: Outside<'_>,
     checks: &SharedChecks<'_>,
 ) -> (Effective, PoolSpec) {
     let policy = policy_of(state, pool).cloned().unwrap_or_default();
@@ -108,7 +128,7 @@ pub(crate) fn resolve_pool(
         passive: policy.passive.clone(),
     };
     let shared_check = pool.policy.as_ref().and_then(|policy| checks.get(policy));
-    let source = MemberSource { policy: &policy, resolve, shared_check };
+    let source = MemberSource { policy: &policy, outside, shared_check };
     let spec = PoolSpec {
         name: pool.name.clone(),
         scope,
@@ -145,7 +165,7 @@ pub(crate) fn of_mirror(mut spec: PoolSpec) -> PoolSpec {
 /// What the members of a pool are made with.
 struct MemberSource<'a> {
     policy: &'a Policy,
-    resolve: &'a Resolve<'a>,
+    outside: Outside<'a>,
     shared_check: Option<&'a Arc<CheckSpec>>,
 }
 
@@ -171,6 +191,12 @@ fn ref_spec(state: &State, reference: &PoolRef, source: &MemberSource<'_>) -> Re
         RefTarget::Invalid(why) => (why.as_str().into(), true),
     };
     let mut members: Vec<MemberSpec> = Vec::new();
+    // Where TLS is asked for and cannot be had, nothing is served: never clear text in its place.
+    let usable = |backend: &&Arc<Backend>| {
+        backend.tls.is_none() || source.outside.tls.of_backend(&backend.name).is_some()
+    };
+    let invalid = invalid || backend.is_some_and(|backend| !usable(&backend));
+    let backend = backend.filter(usable);
     for (backend, endpoint) in
         backend.iter().flat_map(|backend| backend.endpoints.iter().map(move |e| (backend, e)))
     {
@@ -187,21 +213,34 @@ fn ref_spec(state: &State, reference: &PoolRef, source: &MemberSource<'_>) -> Re
 /// Rule D1: each address of a name is an endpoint.
 fn members_of(backend: &Backend, endpoint: &Endpoint, source: &MemberSource<'_>) -> Vec<MemberSpec> {
     let check = source.check(endpoint);
-    let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| MemberSpec {
-        identity: Identity { origin: origin.map(Into::into), address, protocol: backend.protocol },
-        hostname: hostname.map(Into::into),
-        check: check.clone(),
+    let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| {
+        let tls = match &backend.tls {
+            None => None,
+            // Without a name to verify it cannot be reached.
+            Some(tls) => {
+                let policy = source.outside.tls.of_backend(&backend.name)?;
+                Some(policy.identity(tls, endpoint, &address)?)
+            }
+        };
+        let origin = origin.map(Into::into);
+        Some(MemberSpec {
+            identity: Identity { origin, address, protocol: backend.protocol, tls },
+            hostname: hostname.map(Into::into),
+            check: check.clone(),
+        })
     };
     let uid = endpoint.uid.as_deref();
     match &endpoint.address {
         EndpointAddress::Ip { address, port } => {
-            vec![member(Address::Socket(SocketAddr::new(*address, *port)), uid, None)]
+            member(Address::Socket(SocketAddr::new(*address, *port)), uid, None).into_iter().collect()
         }
-        EndpointAddress::Unix { path } => vec![member(Address::Unix(path.as_path().into()), uid, None)],
-        EndpointAddress::Fqdn { hostname, port } => (source.resolve)(hostname, &source.policy.dns)
+        EndpointAddress::Unix { path } => {
+            member(Address::Unix(path.as_path().into()), uid, None).into_iter().collect()
+        }
+        EndpointAddress::Fqdn { hostname, port } => (source.outside.resolve)(hostname, &source.policy.dns)
             .iter()
             .flat_map(|addresses| addresses.iter())
-            .map(|address| {
+            .filter_map(|address| {
                 let address = Address::Socket(SocketAddr::new(*address, *port));
                 member(address, uid.or(Some(hostname)), Some(hostname))
             })

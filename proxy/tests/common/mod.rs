@@ -104,7 +104,8 @@ impl Setup {
         for (index, (priority, addresses)) in self.refs.iter().enumerate() {
             let name = BackendName::new(format!("backend/default/{index}")).unwrap();
             let endpoints = addresses.iter().cloned().map(Endpoint::at).collect();
-            let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, endpoints };
+            let backend =
+                Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, tls: None, endpoints };
             state.backends.insert(name.clone(), Arc::new(backend));
             refs.push(PoolRef {
                 target: RefTarget::Backend(name),

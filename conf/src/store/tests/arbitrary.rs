@@ -173,6 +173,22 @@ fn certificate(name: CertificateName) -> impl Strategy<Value = Certificate> {
     })
 }
 
+fn ca_bundle(name: CaBundleName) -> impl Strategy<Value = CaBundle> {
+    text().prop_map(move |certificates| CaBundle { name: name.clone(), certificates })
+}
+
+/// TLS to a backend, with the bundles and the certificate that it is to choose from those of the state.
+fn backend_tls() -> impl Strategy<Value = (BackendTls, Vec<Index>, Option<Index>)> {
+    let version = prop_oneof![Just(TlsVersion::Tls12), Just(TlsVersion::Tls13)];
+    let trust = prop_oneof![Just(Trust::System), Just(Trust::Nothing), Just(Trust::Bundles(Vec::new()))];
+    let tls = (trust, option::of(text()), version).prop_map(|(trust, server_name, min_version)| BackendTls {
+        server_name,
+        min_version,
+        ..BackendTls::new(trust)
+    });
+    (tls, vec(any::<Index>(), 0..3), option::of(any::<Index>()))
+}
+
 /// A listener, with the certificates that it is to choose from those of the state.
 fn listener(number: usize) -> impl Strategy<Value = (Listener, Vec<Index>)> {
     let tls = any::<bool>().prop_map(|terminate| ListenerTls {
@@ -245,12 +261,14 @@ pub(super) fn state() -> impl Strategy<Value = State> {
         .prop_flat_map(|names| names.into_iter().map(policy).collect::<Vec<_>>());
     let certificates = names(|name| CertificateName::new(name).unwrap())
         .prop_flat_map(|names| names.into_iter().map(certificate).collect::<Vec<_>>());
-    let backends = btree_map(raw_name(), vec(endpoint(), 0..3), 0..6);
+    let bundles = names(|name| CaBundleName::new(name).unwrap())
+        .prop_flat_map(|names| names.into_iter().map(ca_bundle).collect::<Vec<_>>());
+    let backends = btree_map(raw_name(), (vec(endpoint(), 0..3), option::of(backend_tls())), 0..6);
     let pools = btree_map(raw_name(), (any::<Index>(), vec(pool_ref(), 0..3)), 0..6);
     let attachment = (any::<Index>(), any::<Index>(), vec(hostname(), 0..3));
     let routes = btree_map(raw_name(), (any::<i64>(), vec(attachment, 0..3), vec(rule(), 0..3)), 0..6);
-    let objects = (gateways, policies, certificates, backends, pools, routes);
-    objects.prop_map(|(gateways, policies, certificates, backends, pools, routes)| {
+    let objects = (gateways, policies, (certificates, bundles), backends, pools, routes);
+    objects.prop_map(|(gateways, policies, (certificates, bundles), backends, pools, routes)| {
         let mut state = State::default();
         let gateways: Vec<_> = gateways
             .into_iter()
@@ -265,9 +283,20 @@ pub(super) fn state() -> impl Strategy<Value = State> {
                 Gateway { name, listeners: listeners.collect() }
             })
             .collect();
-        for (name, endpoints) in backends {
+        for (name, (endpoints, tls)) in backends {
             let name = BackendName::new(name).unwrap();
-            let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::H2c, endpoints };
+            let tls = tls.map(|(mut tls, chosen, certificate)| {
+                if let Trust::Bundles(names) = &mut tls.trust
+                    && !bundles.is_empty()
+                {
+                    *names = chosen.iter().map(|index| index.get(&bundles).name.clone()).collect();
+                }
+                tls.client_certificate = certificate
+                    .filter(|_| !certificates.is_empty())
+                    .map(|index| index.get(&certificates).name.clone());
+                tls
+            });
+            let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::H2c, tls, endpoints };
             state.backends.insert(name, Arc::new(backend));
         }
         for (name, (policy, refs)) in pools {
@@ -314,6 +343,8 @@ pub(super) fn state() -> impl Strategy<Value = State> {
             state.routes.insert(name, Arc::new(route));
         }
         state.policies = policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy))).collect();
+        state.ca_bundles =
+            bundles.into_iter().map(|bundle| (bundle.name.clone(), Arc::new(bundle))).collect();
         state.certificates = certificates
             .into_iter()
             .map(|certificate| (certificate.name.clone(), Arc::new(certificate)))

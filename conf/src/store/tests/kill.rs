@@ -143,9 +143,10 @@ fn what_is_referred_to_is_written_before_what_refers_to_it_and_removal_is_last()
     Writer::open_with(folder.path().to_owned(), disk).unwrap().publish(&new).unwrap();
     let order = [
         "policies",
+        "ca-bundles",
+        "certificates",
         "backends",
         "pools",
-        "certificates",
         "gateways",
         "routes",
         "index",
@@ -167,7 +168,7 @@ fn what_is_referred_to_is_written_before_what_refers_to_it_and_removal_is_last()
         .map(|place| order.iter().position(|known| *known == place).unwrap())
         .collect();
     assert!(ranks.is_sorted(), "{ranks:?}");
-    assert_eq!(ranks.last(), Some(&8));
+    assert_eq!(ranks.last(), Some(&9));
 }
 
 #[test]

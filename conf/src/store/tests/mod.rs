@@ -56,6 +56,7 @@ fn add_shop(state: &mut State, number: usize, gateway: &Gateway, policy: &Policy
     let backend = Backend {
         name: BackendName::new(format!("backend/default/shop-{number}")).unwrap(),
         protocol: UpstreamProtocol::Http1,
+        tls: None,
         endpoints: vec![Endpoint::at(EndpointAddress::Ip { address: [10, 0, 0, 1].into(), port: 3000 })],
     };
     let pool = Pool {

@@ -119,5 +119,33 @@ fn a_state_without_certificates_has_the_root_that_it_always_had() {
     let folder = tempdir().unwrap();
     Writer::open(folder.path()).unwrap().publish(&shops(1)).unwrap();
     let root = fs::read_to_string(folder.path().join(ROOT_FILE)).unwrap();
-    assert!(!root.contains("certificates"), "{root}");
+    assert!(!root.contains("certificates") && !root.contains("ca-bundles"), "{root}");
+}
+
+#[test]
+fn a_backend_finds_its_authorities_and_its_client_certificate_in_the_state() {
+    let folder = tempdir().unwrap();
+    let mut state = shops(1);
+    let bundle = CaBundle {
+        name: CaBundleName::new("configmap/default/ca").unwrap(),
+        certificates: "an authority".to_owned(),
+    };
+    let certificate = secured("very private").certificates.into_values().next().unwrap();
+    let backend = Arc::make_mut(state.backends.values_mut().next().unwrap());
+    backend.tls = Some(BackendTls {
+        client_certificate: Some(certificate.name.clone()),
+        ..BackendTls::new(Trust::Bundles(vec![bundle.name.clone()]))
+    });
+    let mut writer = Writer::open(folder.path()).unwrap();
+    let error = writer.publish(&state).unwrap_err();
+    assert!(error.to_string().contains("secret/default/shop"), "{error}");
+    state.certificates.insert(certificate.name.clone(), certificate);
+    let error = writer.publish(&state).unwrap_err();
+    assert!(error.to_string().contains("configmap/default/ca"), "{error}");
+    state.ca_bundles.insert(bundle.name.clone(), Arc::new(bundle));
+    writer.publish(&state).unwrap();
+    let mut read = (*read_state(&mut Reader::new(folder.path()))).clone();
+    read.version = 0;
+    assert_eq!(read, state);
+    assert_eq!(files(&folder.path().join("ca-bundles")).len(), 1);
 }

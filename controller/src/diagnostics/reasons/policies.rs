@@ -60,6 +60,30 @@ pub(crate) fn policy_conflicted(place: &Place, owner: &Key, location: &str) -> D
     )
 }
 
+pub(crate) fn invalid_tls_target(place: &Place, group: &str, kind: &str) -> Diagnostic {
+    place.error(
+        Reason::InvalidKind,
+        format!("a {kind} of group {group:?} cannot be covered"),
+        "Use a Service, or a Backend of group gateway.envoyproxy.io.",
+    )
+}
+
+pub(crate) fn missing_port_target(place: &Place, key: &Key, section: &str) -> Diagnostic {
+    place.error(
+        Reason::TargetNotFound,
+        format!("Service {key} has no port named {section}, so the policy covers nothing of it"),
+        "Name a port of the Service, or leave sectionName out to cover all of them.",
+    )
+}
+
+pub(crate) fn tls_policy_conflicted(place: &Place, owner: &str, location: &str) -> Diagnostic {
+    place.error(
+        Reason::Conflicted,
+        format!("{owner} ({location}) has the same target, and was first"),
+        "Join the two, or give them different targets.",
+    )
+}
+
 pub(crate) fn policy_overridden(place: &Place, spot: &str, winner: &Key) -> Diagnostic {
     place.info(
         Reason::Overridden,

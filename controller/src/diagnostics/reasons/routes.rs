@@ -191,8 +191,8 @@ pub(crate) fn port_not_found(place: &Place, key: &Key, port: u16, known: &[i32])
 pub(crate) fn service_needs_tls(place: &Place, key: &Key, policy: &str) -> Diagnostic {
     place.error(
         Reason::InvalidBackendTLS,
-        format!("{policy} asks for TLS to Service {key}, which is not spoken to backends yet"),
-        "Remove the policy if plain text is meant, or use another Service.",
+        format!("{policy} asks for TLS to Service {key} that cannot be set up, and clear text would break its promise"),
+        format!("Correct {policy}."),
     )
 }
 

@@ -24,7 +24,8 @@ use tokio::time::{Instant as Moment, timeout_at};
 use understudy_engine::{Exchange, Facts, Failure, RequestTraits};
 
 use super::context::Context;
-use super::{Service, attempt, failure};
+use super::peer::{peer_of, set_options};
+use super::{Service, failure};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, MirrorOutcome};
 use crate::world::{MirrorTable, PoolTable};
@@ -83,9 +84,10 @@ impl Service {
         let traits = RequestTraits { replayable: true, hash: None };
         let choice = self.with_rng(|rng| exchange.choose(traits, now, rng));
         let member = choice.map_err(|_| MirrorOutcome::NoEndpoint)?.member;
-        let address = &mirror.table.pool.members()[member].spec.identity.address;
-        let mut peer = attempt::peer_of(address).ok_or(MirrorOutcome::NoEndpoint)?;
-        attempt::set_options(&mut peer, address, &mirror.table, now);
+        let chosen = &mirror.table.pool.members()[member];
+        let identity = &chosen.spec.identity;
+        let mut peer = peer_of(identity, &mirror.table, chosen.reference).ok_or(MirrorOutcome::NoEndpoint)?;
+        set_options(&mut peer, &identity.address, &mirror.table, now);
         let header = copy_of(request, has_body).map_err(|_| MirrorOutcome::Failed)?;
         let body = has_body.then(|| {
             let (feed, receiver) = Feed::new(load);

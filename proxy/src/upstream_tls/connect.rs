@@ -1,0 +1,67 @@
+//! Connections of the proxy's own (trials and active checks), made as those of requests are.
+
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::{ALPN, Stream};
+use pingora_error::{Error, ErrorType, Result};
+use understudy_engine::{Address, ConnectFailure, Identity, TlsIdentity};
+
+use super::{SecurityLog, UpstreamTlsTable};
+use crate::clock::Clock;
+use crate::service::{connect_failure, secure_peer};
+
+/// Connects to endpoints under their TLS policies, without a request.
+pub(crate) struct TlsProber {
+    table: Arc<ArcSwap<UpstreamTlsTable>>,
+    security: Arc<SecurityLog>,
+    clock: Clock,
+    /// Made when it is first needed: it reads the system's authorities.
+    connector: OnceLock<TransportConnector>,
+}
+
+impl TlsProber {
+    pub(crate) fn new(
+        table: Arc<ArcSwap<UpstreamTlsTable>>,
+        security: Arc<SecurityLog>,
+        clock: Clock,
+    ) -> Self {
+        Self { table, security, clock, connector: OnceLock::new() }
+    }
+
+    /// Connects and agrees on TLS. The caller bounds the time.
+    pub(crate) async fn connect(
+        &self,
+        address: &Address,
+        tls: &Arc<TlsIdentity>,
+        alpn: ALPN,
+    ) -> Result<Stream, ConnectFailure> {
+        self.connect_to(address, tls, alpn).await.map_err(|error| {
+            let failure = connect_failure(&error);
+            if failure == ConnectFailure::Certificate {
+                let endpoint = Identity {
+                    origin: None,
+                    address: address.clone(),
+                    protocol: Default::default(),
+                    tls: Some(tls.clone()),
+                };
+                self.security.certificate_refused(&endpoint, &error, self.clock.now());
+            }
+            failure
+        })
+    }
+
+    async fn connect_to(&self, address: &Address, tls: &TlsIdentity, alpn: ALPN) -> Result<Stream> {
+        let policy = self.table.load().by_number(tls.policy).cloned();
+        let gone = || Error::explain(ErrorType::InternalError, "the endpoint's TLS policy is gone");
+        let policy = policy.ok_or_else(gone)?;
+        let peer = secure_peer(address, tls, &policy, alpn).ok_or_else(gone)?;
+        let connector = self.connector.get_or_init(|| TransportConnector::new(None));
+        let stream = connector.new_stream(&*peer).await?;
+        match policy.refuses(stream.get_ssl_digest().as_deref()) {
+            Some(why) => Error::e_explain(ErrorType::TLSHandshakeFailure, why),
+            None => Ok(stream),
+        }
+    }
+}
