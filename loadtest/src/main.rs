@@ -9,10 +9,10 @@ mod backend;
 mod bare;
 mod bench;
 mod drill;
+mod envoy;
 mod manifests;
 mod procfs;
 mod program;
-mod report;
 mod rss;
 mod subject;
 mod wrk;
@@ -41,7 +41,7 @@ enum Command {
     BarePingora(bare::Args),
     /// Serves as a very cheap HTTP/1.1 backend.
     Backend(backend::Args),
-    /// Measures CPU time per request of `understudy proxy` and of a bare Pingora proxy, in turns.
+    /// Measures CPU time per request of Understudy, bare Pingora, Envoy, nginx and HAProxy, in turns.
     Bench(bench::Args),
     /// Breaks backends behind Understudy and a real Envoy, and counts what each of them loses.
     Drill(drill::Args),

@@ -39,12 +39,13 @@ impl Program {
         Self { path: path.into(), cpu }
     }
 
-    /// Starts it with its output going to a file. The child is killed when the value is dropped.
+    /// Starts it with its output going to the end of a file. The child is killed when the value is dropped.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start(&self, args: &[impl AsRef<OsStr>], log: &Path) -> Result<Child> {
-        let log = std::fs::File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let opened = std::fs::File::options().create(true).append(true).open(log);
+        let log = opened.with_context(|| format!("creating {}", log.display()))?;
         self.command(args)
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -13,7 +13,7 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 use understudy_controller::{Options, Source, check};
 
-use super::envoy_config;
+use crate::envoy::config::{self, Extras};
 use crate::program::Program;
 use crate::wrk::HOST;
 
@@ -93,7 +93,7 @@ impl Gateway {
 
     fn envoy(&mut self, binary: &Path, manifests: &Path, dns: SocketAddr) -> Result<()> {
         let state = check(&[Source::Path(manifests.to_owned())], &Options::default()).state;
-        let config = envoy_config::bootstrap(&state, Some(dns))?;
+        let config = config::bootstrap(&state, Extras { dns: Some(dns), ..Extras::default() })?;
         let path = self.folder.path().join("envoy.json");
         std::fs::write(&path, format!("{config:#}"))?;
         let arguments = ["-c", text(&path)?, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"];

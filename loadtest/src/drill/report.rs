@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::cases::Length;
 use super::gateway::Proxy;
 use super::outcome::Row;
-use super::setup::VERSION;
 use super::table::{table, totals};
 use super::{Args, Who};
+use crate::envoy::install::VERSION;
 
 /// Everything that a result says.
 pub(crate) struct Report<'a> {

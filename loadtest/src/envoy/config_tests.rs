@@ -14,11 +14,12 @@ fn config(setup: &Setup) -> Value {
     let text = render(setup, 8080, &primaries, SocketAddr::from(([127, 0, 0, 1], 3000)));
     std::fs::write(&path, text).unwrap();
     let report = check(&[Source::Path(path)], &Options::default());
-    bootstrap(&report.state, Some(SocketAddr::from(([127, 0, 0, 1], 53)))).unwrap()
+    let dns = Some(SocketAddr::from(([127, 0, 0, 1], 53)));
+    bootstrap(&report.state, Extras { dns, ..Extras::default() }).unwrap()
 }
 
 fn golden(name: &str, value: &Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/drill/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/envoy/golden").join(name);
     let text = format!("{value:#}\n");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
