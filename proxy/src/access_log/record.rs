@@ -1,10 +1,12 @@
 //! One request as a line, JSON or readable. Whatever a client sent, it stays one line and well-formed.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
+use understudy_engine::Address;
+
+use super::text;
 
 /// Longer texts of the client are cut, so that a line has a bound.
 const LONGEST: usize = 2048;
@@ -137,8 +139,8 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<&'a str>,
     /// The endpoint that served.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_address")]
+    pub endpoint: Option<&'a Address>,
     /// Attempts at endpoints.
     pub attempts: u32,
     /// Attempts after the first.
@@ -158,74 +160,74 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// The line, with its end.
-    pub(super) fn line(&self, format: LogFormat) -> Vec<u8> {
+    /// Adds the line, with its end.
+    pub(super) fn write(&self, format: LogFormat, line: &mut Vec<u8>) {
         match format {
-            LogFormat::Text => self.text().into_bytes(),
+            LogFormat::Text => self.write_text(line),
             LogFormat::Json => {
-                let mut line = Vec::with_capacity(512);
                 // It cannot fail: every key is a string, and writing to memory does not fail.
-                if let Err(error) = serde_json::to_writer(&mut line, self) {
+                if let Err(error) = serde_json::to_writer(&mut *line, self) {
                     log::error!("a request could not be logged: {error}");
                 }
-                line.push(b'\n');
-                line
             }
         }
+        line.push(b'\n');
     }
 
-    fn text(&self) -> String {
-        let mut line = String::with_capacity(256);
-        // Writing to a string does not fail.
-        let _ = write!(line, "{} {} {} ", timestamp(self.time), self.status, Quoted(self.method));
-        let _ = write!(line, "{} {} ", Quoted(self.authority), Quoted(self.path));
-        let _ = write!(line, "{} {:.3}ms", self.protocol, millis(self.duration));
-        let _ = write!(line, " in={} out={}", self.bytes_received, self.bytes_sent);
-        if let Some(client) = self.client {
-            let _ = write!(line, " client={client}");
+    fn write_text(&self, line: &mut Vec<u8>) {
+        text::timestamp(line, self.time);
+        line.push(b' ');
+        text::number(line, self.status.into());
+        for value in [self.method, self.authority, self.path] {
+            line.push(b' ');
+            text::quoted(line, cut(value));
         }
-        let pool = self.priority.map(pool_name);
-        for (name, value) in
-            [("route", self.route), ("pool", pool), ("backend", self.backend), ("endpoint", self.endpoint)]
-        {
-            if let Some(value) = value {
-                let _ = write!(line, " {name}={}", Quoted(value));
+        line.push(b' ');
+        line.extend_from_slice(self.protocol.as_bytes());
+        line.push(b' ');
+        text::millis(line, self.duration);
+        line.extend_from_slice(b"ms in=");
+        text::number(line, self.bytes_received);
+        line.extend_from_slice(b" out=");
+        text::number(line, self.bytes_sent);
+        if let Some(client) = &self.client {
+            line.extend_from_slice(b" client=");
+            text::socket(line, client);
+        }
+        named(line, " route=", self.route);
+        named(line, " pool=", self.priority.map(pool_name));
+        named(line, " backend=", self.backend);
+        match self.endpoint {
+            Some(Address::Socket(address)) => {
+                line.extend_from_slice(b" endpoint=");
+                text::socket(line, address);
             }
+            Some(unix) => named(line, " endpoint=", Some(&unix.to_string())),
+            None => {}
         }
-        let _ = write!(line, " attempts={} retries={}", self.attempts, self.retries);
+        line.extend_from_slice(b" attempts=");
+        text::number(line, self.attempts.into());
+        line.extend_from_slice(b" retries=");
+        text::number(line, self.retries.into());
         if !self.flags.is_empty() {
-            let _ = write!(line, " flags={}", self.flags.text());
+            named(line, " flags=", Some(&self.flags.text()));
         }
-        for (name, value) in [("cause", self.cause), ("id", self.request_id), ("agent", self.user_agent)] {
-            if let Some(value) = value {
-                let _ = write!(line, " {name}={}", Quoted(value));
-            }
-        }
-        line.push('\n');
-        line
+        named(line, " cause=", self.cause);
+        named(line, " id=", self.request_id);
+        named(line, " agent=", self.user_agent);
     }
 }
 
-/// A text without blanks and quotes stands as it is; any other is quoted, with all that does not print escaped.
-struct Quoted<'a>(&'a str);
-
-impl std::fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = cut(self.0);
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
-            f.write_str(text)
-        } else {
-            write!(f, "{text:?}")
-        }
+/// A value under its name, where there is one.
+fn named(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        line.extend_from_slice(name.as_bytes());
+        text::quoted(line, cut(value));
     }
 }
 
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LONGEST)]
-}
-
-fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(|_| "-".to_owned(), |time| format!("{time:.3}"))
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -238,7 +240,9 @@ fn pool_name(priority: u32) -> &'static str {
 }
 
 fn write_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&timestamp(*time))
+    let mut text = Vec::with_capacity(24);
+    text::timestamp(&mut text, *time);
+    serializer.serialize_str(&String::from_utf8_lossy(&text))
 }
 
 fn write_millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -253,15 +257,34 @@ fn write_cut_option<S: Serializer>(text: &Option<&str>, serializer: S) -> Result
     text.map(cut).serialize(serializer)
 }
 
+fn write_address<S: Serializer>(address: &Option<&Address>, serializer: S) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_none(),
+    }
+}
+
 fn write_pool<S: Serializer>(priority: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
     priority.map(pool_name).serialize(serializer)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::path::Path;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    static ENDPOINT: Address =
+        Address::Socket(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 3000)));
+
+    fn line(record: &Record<'_>, format: LogFormat) -> Vec<u8> {
+        let mut line = Vec::new();
+        record.write(format, &mut line);
+        line
+    }
 
     pub(in crate::access_log) fn record() -> Record<'static> {
         let mut flags = Flags::default();
@@ -281,7 +304,7 @@ pub(super) mod tests {
             route: Some("httproute/default/shop"),
             priority: Some(1),
             backend: Some("backend/default/passive"),
-            endpoint: Some("10.0.0.1:3000"),
+            endpoint: Some(&ENDPOINT),
             attempts: 3,
             retries: 2,
             flags,
@@ -293,7 +316,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_json_line_has_every_field_under_its_name() {
-        let line = record().line(LogFormat::Json);
+        let line = line(&record(), LogFormat::Json);
         assert_eq!(line.last(), Some(&b'\n'));
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         let expected = serde_json::json!({
@@ -310,7 +333,7 @@ pub(super) mod tests {
     #[test]
     fn a_readable_line_reads_from_left_to_right() {
         assert_eq!(
-            String::from_utf8(record().line(LogFormat::Text)).unwrap(),
+            String::from_utf8(line(&record(), LogFormat::Text)).unwrap(),
             "2023-11-14T22:13:20.007Z 503 GET shop.example.com /cart?x=1 HTTP/1.1 1234.567ms in=12 out=34 \
              client=192.0.2.7:4711 route=httproute/default/shop pool=fallback \
              backend=backend/default/passive endpoint=10.0.0.1:3000 attempts=3 retries=2 flags=UF,URX \
@@ -341,17 +364,28 @@ pub(super) mod tests {
             user_agent: None,
             ..record()
         };
-        let json = String::from_utf8(record.line(LogFormat::Json)).unwrap();
+        let json = String::from_utf8(line(&record, LogFormat::Json)).unwrap();
         assert!(!json.contains("null") && !json.contains("flags") && !json.contains("pool"), "{json}");
-        assert!(record.text().ends_with("out=34 attempts=3 retries=2\n"), "{}", record.text());
+        let text = String::from_utf8(line(&record, LogFormat::Text)).unwrap();
+        assert!(text.ends_with("out=34 attempts=3 retries=2\n"), "{text}");
+    }
+
+    #[test]
+    fn an_endpoint_on_a_unix_socket_is_named_by_its_path() {
+        let address = Address::Unix(Path::new("/run/a b.sock").into());
+        let record = Record { endpoint: Some(&address), ..record() };
+        let text = String::from_utf8(line(&record, LogFormat::Text)).unwrap();
+        assert!(text.contains(" endpoint=\"unix:/run/a b.sock\" "), "{text}");
+        let json: serde_json::Value = serde_json::from_slice(&line(&record, LogFormat::Json)).unwrap();
+        assert_eq!(json["endpoint"], "unix:/run/a b.sock");
     }
 
     #[test]
     fn endless_texts_are_cut() {
         let long = "ü".repeat(1_000_000);
         let record = Record { path: &long, authority: &long, user_agent: Some(&long), ..record() };
-        assert!(record.line(LogFormat::Json).len() < 4 * LONGEST);
-        assert!(record.line(LogFormat::Text).len() < 4 * LONGEST);
+        assert!(line(&record, LogFormat::Json).len() < 4 * LONGEST);
+        assert!(line(&record, LogFormat::Text).len() < 4 * LONGEST);
     }
 
     proptest! {
@@ -360,11 +394,11 @@ pub(super) mod tests {
             let record = Record {
                 path: &text, authority: &text, user_agent: Some(&text), request_id: Some(&text), ..record()
             };
-            let json = record.line(LogFormat::Json);
+            let json = line(&record, LogFormat::Json);
             prop_assert_eq!(json.iter().filter(|byte| **byte == b'\n').count(), 1);
             let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
             prop_assert_eq!(value["path"].as_str(), Some(text.as_str()));
-            let line = String::from_utf8(record.line(LogFormat::Text)).unwrap();
+            let line = String::from_utf8(line(&record, LogFormat::Text)).unwrap();
             prop_assert!(!line[..line.len() - 1].chars().any(char::is_control), "{:?}", line);
         }
     }

@@ -81,7 +81,6 @@ impl Service {
         }
         let exchange = ctx.exchange.as_ref();
         let member = exchange.and_then(Exchange::current).map(|(member, _)| member);
-        let endpoint = member.map(|member| member.spec.identity.address.to_string());
         let backend = member.zip(exchange).and_then(|(member, exchange)| {
             exchange.pool().spec().refs.get(member.reference).map(|reference| &*reference.origin)
         });
@@ -103,7 +102,7 @@ impl Service {
             route: ctx.rule.as_ref().map(|rule| &*rule.rule.label),
             priority: member.map(|member| member.priority),
             backend,
-            endpoint: endpoint.as_deref(),
+            endpoint: member.map(|member| &member.spec.identity.address),
             attempts: exchange.map_or(0, Exchange::attempts),
             retries: exchange.map_or(0, Exchange::retries),
             flags,
