@@ -14,6 +14,7 @@ mod manifests;
 mod procfs;
 mod program;
 mod rss;
+mod soak;
 mod subject;
 mod wrk;
 
@@ -47,6 +48,8 @@ enum Command {
     Drill(drill::Args),
     /// Measures the resident memory of `understudy proxy` after many requests.
     Rss(rss::Args),
+    /// Sends many requests through many failovers, and checks every byte of every answer.
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => measure(bench::run(args)),
         Command::Drill(args) => measure(drill::run(args)),
         Command::Rss(args) => measure(rss::run(args)),
+        Command::Soak(args) => measure(soak::run(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -88,16 +88,21 @@ impl Program {
     }
 }
 
-/// A program that stands beside this one.
+/// Finds Understudy's binary: beside this program, or where the build puts it when this is a test.
 ///
 /// # Errors
-/// When it does not, with the command that builds it.
-pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(name);
-    if !path.is_file() {
-        bail!("{} is missing; build it with: cargo build --release -p {name}", path.display());
-    }
-    Ok(path)
+/// When it is not there, with the command that builds it.
+pub(crate) fn find_understudy() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("understudy")).find(|path| path.is_file());
+    found.with_context(|| {
+        let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+        format!(
+            "understudy is missing beside {}; build it with: cargo build{profile} -p understudy",
+            own.display()
+        )
+    })
 }
 
 /// Whether a program of this name is on the PATH.

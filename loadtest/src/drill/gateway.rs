@@ -160,23 +160,6 @@ impl Gateway {
     }
 }
 
-/// Finds Understudy's binary: beside this program, or where the build puts it when this is a test.
-///
-/// # Errors
-/// When it is not there, with the command that builds it.
-pub(crate) fn find_understudy() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let found =
-        own.ancestors().skip(1).take(2).map(|folder| folder.join("understudy")).find(|path| path.is_file());
-    found.with_context(|| {
-        let profile = if cfg!(debug_assertions) { "" } else { " --release" };
-        format!(
-            "understudy is missing beside {}; build it with: cargo build{profile} -p understudy",
-            own.display()
-        )
-    })
-}
-
 fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

@@ -31,6 +31,7 @@ use gateway::{Binaries, Proxy};
 use outcome::{Ran, Row};
 
 use crate::envoy::install;
+use crate::program::find_understudy;
 
 /// Arguments of the drill.
 #[derive(clap::Args)]
@@ -86,11 +87,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let cases = cases::select(length, &args.cases)?;
     let proxies = args.proxy.proxies();
     let binaries = Binaries {
-        understudy: if proxies.contains(&Proxy::Understudy) {
-            gateway::find_understudy()?
-        } else {
-            PathBuf::new()
-        },
+        understudy: if proxies.contains(&Proxy::Understudy) { find_understudy()? } else { PathBuf::new() },
         envoy: if proxies.contains(&Proxy::Envoy) { install::find()? } else { PathBuf::new() },
     };
     if proxies.contains(&Proxy::Envoy) {

@@ -7,8 +7,6 @@ mod peers;
 mod start;
 mod stats;
 
-pub(crate) use start::find_peer;
-
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::program::{Processors, Program};
 use crate::wrk::HOST;
+pub(crate) use start::find_peer;
+pub(crate) use stats::sum_of;
 
 /// How long a program may take until it serves.
 const START: Duration = Duration::from_secs(20);
@@ -123,6 +123,14 @@ impl Subject {
                 page.read().await.with_context(|| format!("reading the statistics of {}", self.name))?;
         }
         Ok(evidence)
+    }
+
+    /// The text of the statistics.
+    ///
+    /// # Errors
+    /// When there are none, or they cannot be read.
+    pub(crate) async fn statistics(&self) -> Result<String> {
+        self.statistics.as_ref().with_context(|| format!("{} has no statistics", self.name))?.text().await
     }
 
     fn lines(&self) -> Result<Option<u64>> {

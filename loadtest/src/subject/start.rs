@@ -1,5 +1,6 @@
 //! How each proxy is started.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +10,7 @@ use super::stats::{Format, Page};
 use super::{Place, Subject, free_address, path_text, peers, serves, tail};
 use crate::envoy::config::{self, Extras};
 use crate::manifests::{self, Setup};
-use crate::program::{Program, sibling};
+use crate::program::{Processors, Program, find_understudy};
 
 impl Subject {
     /// Starts a bare Pingora proxy.
@@ -34,26 +35,41 @@ impl Subject {
         })
     }
 
-    /// Starts Understudy as controller and proxy on the failover task's objects.
+    /// Starts Understudy as controller and proxy on the failover task's objects, with retries.
     ///
     /// # Errors
     /// When it does not come to serve.
     pub(crate) async fn understudy(place: Place<'_>) -> Result<Self> {
-        let binary = sibling("understudy")?;
-        let (address, admin) = (free_address()?, free_address()?);
-        let manifests = place.folder.join("failover-task.yaml");
-        std::fs::write(&manifests, objects(place, address.port()))?;
-        let (state, access_log) = (place.folder.join("state"), place.folder.join("understudy-access.log"));
+        let address = free_address()?;
+        let objects = objects(place, address.port());
+        Self::understudy_on(place.folder, place.processors, address, &objects).await
+    }
+
+    /// Starts Understudy as controller and proxy on these objects, whose listener is at `address`.
+    ///
+    /// # Errors
+    /// When it does not come to serve.
+    pub(crate) async fn understudy_on(
+        folder: &Path,
+        processors: Processors,
+        address: SocketAddr,
+        objects: &str,
+    ) -> Result<Self> {
+        let binary = find_understudy()?;
+        let admin = free_address()?;
+        let manifests = folder.join("manifests.yaml");
+        std::fs::write(&manifests, objects)?;
+        let (state, access_log) = (folder.join("state"), folder.join("understudy-access.log"));
         let (manifests, state) = (path_text(&manifests)?, path_text(&state)?);
 
-        let controller_log = place.folder.join("controller.log");
-        let mut controller = Program::new(&binary, place.processors.others)
+        let controller_log = folder.join("controller.log");
+        let mut controller = Program::new(&binary, processors.others)
             .start(&["controller", "--manifests", manifests, "--state", state], &controller_log)?;
-        let log = place.folder.join("proxy.log");
+        let log = folder.join("proxy.log");
         let listen = admin.to_string();
         let arguments = ["proxy", "--state", state, "--threads", "1", "--admin", &listen];
         let arguments = [&arguments[..], &["--access-log", path_text(&access_log)?]].concat();
-        let mut child = Program::new(&binary, place.processors.proxy).start(&arguments, &log)?;
+        let mut child = Program::new(&binary, processors.proxy).start(&arguments, &log)?;
         let served = serves(address, &mut child, &log).await;
         if let Ok(Some(status)) = controller.try_wait() {
             bail!("the controller ended with {status}:\n{}", tail(&controller_log));
@@ -159,7 +175,7 @@ fn objects(place: Place<'_>, listener: u16) -> String {
     manifests::render(&setup, listener, &[place.backends.active], place.backends.passive)
 }
 
-fn peer(place: Place<'_>, listen: std::net::SocketAddr, admin: std::net::SocketAddr) -> peers::Peer {
+fn peer(place: Place<'_>, listen: SocketAddr, admin: SocketAddr) -> peers::Peer {
     peers::Peer { listen, admin, active: place.backends.active, passive: place.backends.passive }
 }
 

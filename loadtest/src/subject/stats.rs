@@ -25,16 +25,24 @@ pub(crate) enum Format {
 }
 
 impl Page {
+    /// The page as it is.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(crate) async fn text(&self) -> Result<String> {
+        let answer = understudy_testbed::get(self.address, "statistics", self.path).await?;
+        if answer.status != 200 {
+            bail!("{}{} answers {}", self.address, self.path, answer.status);
+        }
+        Ok(answer.text())
+    }
+
     /// Requests so far, and lines that the access log dropped, where it counts them.
     ///
     /// # Errors
     /// When the page is not there, or not understood.
     pub(crate) async fn read(&self) -> Result<(Option<u64>, Option<u64>)> {
-        let answer = understudy_testbed::get(self.address, "statistics", self.path).await?;
-        if answer.status != 200 {
-            bail!("{}{} answers {}", self.address, self.path, answer.status);
-        }
-        let text = answer.text();
+        let text = self.text().await?;
         let requests = requests(self.format, &text).with_context(|| format!("no requests in:\n{text}"))?;
         Ok((Some(requests), number_after(&text, "understudy_access_log_dropped_total ")))
     }
