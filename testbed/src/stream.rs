@@ -1,6 +1,7 @@
 //! One type for TCP and Unix-domain streams.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,6 +26,16 @@ impl Stream {
             // The only failure is a socket that is gone already, and then there is nothing to reset.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
+    }
+
+    /// Whether bytes wait to be read. This asks the system itself: the runtime may not have heard of them yet.
+    pub(crate) fn has_arrived(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        };
+        matches!(peeked, Ok(1..))
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Who takes part.
     #[arg(long, value_enum, default_value_t = Who::Both)]
     proxy: Who,
-    /// Cuts the outage of case 11 from 65 s to 15 s.
+    /// Cuts the outage of case 11 from 65 s to 15 s, and the loads of case 10 by half.
     #[arg(long)]
     short: bool,
     /// Installs Envoy outside the repository, and ends.
@@ -152,7 +152,7 @@ fn empty_row(case: &Case, plan: &Plan) -> Row {
         case: case.id,
         title: case.title,
         label: plan.label.clone(),
-        chance: plan.chance,
+        wire: plan.wire,
         understudy: None,
         envoy: None,
     }

@@ -24,6 +24,8 @@ pub(crate) fn build(name: &str, check: &ActiveHealthCheck, host: Option<&str>) -
     } = check;
     let mut rendered = json!({
         "interval": duration(*interval),
+        // Not Envoy Gateway's: without it a cluster that is new is checked once a minute, and a case would be over.
+        "no_traffic_interval": duration(*interval),
         "timeout": duration(*timeout),
         "unhealthy_threshold": unhealthy_threshold,
         "healthy_threshold": healthy_threshold,

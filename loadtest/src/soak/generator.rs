@@ -22,10 +22,10 @@ use crate::wrk::HOST;
 
 /// How often due requests are looked for.
 const TICK: Duration = Duration::from_millis(1);
-/// Connections at the start.
-const CONNECTIONS: usize = 64;
-/// The most connections: more of them are opened while requests wait.
-const MOST_CONNECTIONS: usize = 1024;
+/// Connections, always the same number: were there more when requests wait, the gateway's memory would grow with them.
+const CONNECTIONS: usize = 256;
+/// So many seconds' worth of requests may wait for a connection.
+const BACKLOG: u64 = 3;
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer.
@@ -54,7 +54,6 @@ struct Shared {
     waiting: RefCell<VecDeque<Ticket>>,
     /// A ticket has come, or the end.
     wake: Notify,
-    idle: Cell<usize>,
     ended: Cell<bool>,
     tally: RefCell<Tally>,
 }
@@ -64,7 +63,6 @@ async fn generate(gateway: SocketAddr, rate: u64, length: Duration, stop: &Atomi
         gateway,
         waiting: RefCell::default(),
         wake: Notify::new(),
-        idle: Cell::new(0),
         ended: Cell::new(false),
         tally: RefCell::default(),
     });
@@ -87,28 +85,22 @@ async fn generate(gateway: SocketAddr, rate: u64, length: Duration, stop: &Atomi
             shared.offer(Ticket { id: next, due: at }, rate);
             next += 1;
         }
-        let lacking = shared.waiting.borrow().len().saturating_sub(shared.idle.get());
-        let more = lacking.min(MOST_CONNECTIONS.saturating_sub(connections.len()));
-        for _ in 0..more {
-            connections.spawn_local(connection(shared.clone()));
-        }
     }
     shared.ended.set(true);
     shared.wake.notify_waiters();
-    let used = connections.len();
     while connections.join_next().await.is_some() {}
     let mut tally = shared.tally.take();
-    (tally.connections, tally.took) = (used, start.elapsed());
+    (tally.connections, tally.took) = (CONNECTIONS, start.elapsed());
     tally
 }
 
 impl Shared {
-    /// Puts a ticket into the queue, which holds a second's worth.
+    /// Puts a ticket into the queue, unless that is full.
     fn offer(&self, ticket: Ticket, rate: u64) {
         let mut tally = self.tally.borrow_mut();
         tally.due += 1;
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() as u64 >= rate {
+        if waiting.len() as u64 >= rate * BACKLOG {
             tally.unsent += 1;
             return;
         }
@@ -127,15 +119,15 @@ impl Shared {
             if self.ended.get() {
                 return None;
             }
-            self.idle.set(self.idle.get() + 1);
             woken.await;
-            self.idle.set(self.idle.get() - 1);
         }
     }
 }
 
 async fn connection(shared: Rc<Shared>) {
     let mut exchange = Exchange::default();
+    // Before its first request is due; if it fails, the request tries again.
+    exchange.stream = connect(shared.gateway).await.ok();
     while let Some(ticket) = shared.next().await {
         let outcome = match timeout(PATIENCE, exchange.request(shared.gateway, ticket.id)).await {
             Ok(outcome) => outcome,
@@ -146,6 +138,12 @@ async fn connection(shared: Rc<Shared>) {
         }
         shared.tally.borrow_mut().note(outcome, ticket.due.elapsed());
     }
+}
+
+async fn connect(gateway: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(gateway).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A connection with its buffers, which are used again for each request.
@@ -172,10 +170,7 @@ impl Exchange {
     async fn request(&mut self, gateway: SocketAddr, id: u64) -> Outcome {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => match TcpStream::connect(gateway).await.and_then(|stream| {
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }) {
+            None => match connect(gateway).await {
                 Ok(stream) => stream,
                 Err(_) => return Outcome::Failed("no connection to the gateway"),
             },

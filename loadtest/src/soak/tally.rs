@@ -38,7 +38,7 @@ pub(crate) struct Tally {
     pub(crate) mismatches: u64,
     /// The first of them.
     pub(crate) described: Vec<String>,
-    /// Connections that were used at once.
+    /// Connections that were used.
     pub(crate) connections: usize,
     /// From the first request to the end of the last answer.
     pub(crate) took: Duration,
