@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Answer, Mode, World, checked, every_second, reference, spec, task};
-use understudy_conf::{ActiveHealthCheck, GatewayDuration, Health, PassiveHealthCheck, Percent};
+use understudy_conf::{ActiveHealthCheck, GatewayDuration, Health, PassiveHealthCheck, Percent, PoolName};
 use understudy_engine::{CheckResult, EventKind, Exchange, PoolSpec, RefSpec};
 
 const PRIMARY: u16 = 1;
@@ -202,6 +202,29 @@ fn an_endpoint_is_checked_once_however_many_pools_use_it() {
         assert_eq!(world.request(pool), Answer::Ok(FALLBACK), "all of them learn of it");
     }
     assert_eq!(kinds(&world).iter().filter(|kind| **kind == "unhealthy").count(), 1);
+}
+
+#[test]
+fn a_thousand_pools_of_fifty_endpoints_make_exactly_fifty_checks_in_every_second() {
+    let mut world = World::new();
+    let ports: Vec<u16> = (1..=50).collect();
+    let one = checked(spec("a", Some(task()), vec![reference(0, 1, &ports)]), &every_second());
+    let _pools: Vec<_> = (0..1000)
+        .map(|number| {
+            let name = PoolName::new(format!("pool-{number}")).unwrap();
+            world.pool(PoolSpec { name, ..one.clone() })
+        })
+        .collect();
+    assert_eq!(world.engine.pending_checks(), 50);
+    // The first round is at once; the second one spreads them over an interval, and ends half of one later.
+    world.pass(3.0);
+    for second in 1..=20 {
+        let before = std::mem::take(&mut world.checks);
+        assert!(before.len() == 50, "{before:?}");
+        world.pass(1.0);
+        assert_eq!(world.checks.values().sum::<u32>(), 50, "in second {second}: {:?}", world.checks);
+        assert!(world.checks.values().all(|count| *count == 1), "in second {second}: {:?}", world.checks);
+    }
 }
 
 #[test]

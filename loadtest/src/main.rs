@@ -9,11 +9,12 @@ mod backend;
 mod bare;
 mod bench;
 mod drill;
+mod envoy;
 mod manifests;
 mod procfs;
 mod program;
-mod report;
 mod rss;
+mod soak;
 mod subject;
 mod wrk;
 
@@ -41,12 +42,14 @@ enum Command {
     BarePingora(bare::Args),
     /// Serves as a very cheap HTTP/1.1 backend.
     Backend(backend::Args),
-    /// Measures CPU time per request of `understudy proxy` and of a bare Pingora proxy, in turns.
+    /// Measures CPU time per request of Understudy, bare Pingora, Envoy, nginx and HAProxy, in turns.
     Bench(bench::Args),
     /// Breaks backends behind Understudy and a real Envoy, and counts what each of them loses.
     Drill(drill::Args),
     /// Measures the resident memory of `understudy proxy` after many requests.
     Rss(rss::Args),
+    /// Sends many requests through many failovers, and checks every byte of every answer.
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => measure(bench::run(args)),
         Command::Drill(args) => measure(drill::run(args)),
         Command::Rss(args) => measure(rss::run(args)),
+        Command::Soak(args) => measure(soak::run(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -54,11 +54,6 @@ pub(crate) enum FallbackKind {
     Fqdn,
 }
 
-/// The failover task's own objects and values.
-pub(crate) fn failover_task(listener: u16, active: SocketAddr, passive: SocketAddr) -> String {
-    render(&Setup::task(task_passive()), listener, &[active], passive)
-}
-
 /// Writes the manifests.
 pub(crate) fn render(setup: &Setup, listener: u16, primaries: &[SocketAddr], fallback: SocketAddr) -> String {
     let mut text = HEAD.replace("LISTENER", &listener.to_string());

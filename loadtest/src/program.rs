@@ -39,12 +39,13 @@ impl Program {
         Self { path: path.into(), cpu }
     }
 
-    /// Starts it with its output going to a file. The child is killed when the value is dropped.
+    /// Starts it with its output going to the end of a file. The child is killed when the value is dropped.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start(&self, args: &[impl AsRef<OsStr>], log: &Path) -> Result<Child> {
-        let log = std::fs::File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let opened = std::fs::File::options().create(true).append(true).open(log);
+        let log = opened.with_context(|| format!("creating {}", log.display()))?;
         self.command(args)
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -87,16 +88,21 @@ impl Program {
     }
 }
 
-/// A program that stands beside this one.
+/// Finds Understudy's binary: beside this program, or where the build puts it when this is a test.
 ///
 /// # Errors
-/// When it does not, with the command that builds it.
-pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(name);
-    if !path.is_file() {
-        bail!("{} is missing; build it with: cargo build --release -p {name}", path.display());
-    }
-    Ok(path)
+/// When it is not there, with the command that builds it.
+pub(crate) fn find_understudy() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("understudy")).find(|path| path.is_file());
+    found.with_context(|| {
+        let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+        format!(
+            "understudy is missing beside {}; build it with: cargo build{profile} -p understudy",
+            own.display()
+        )
+    })
 }
 
 /// Whether a program of this name is on the PATH.

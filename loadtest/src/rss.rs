@@ -5,7 +5,7 @@ use understudy_testbed::Client;
 
 use crate::procfs;
 use crate::program::Processors;
-use crate::subject::{Backends, Subject};
+use crate::subject::{Backends, Place, Subject};
 use crate::wrk::HOST;
 
 /// Connections that are used in turn.
@@ -24,8 +24,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let processors = Processors::detect();
     let backends = Backends::start(folder.path(), processors).await.context("starting the backend")?;
-    let subject =
-        Subject::understudy(&backends, folder.path(), processors).await.context("starting understudy")?;
+    let place = Place { backends: &backends, folder: folder.path(), processors };
+    let subject = Subject::understudy(place).await.context("starting Understudy")?;
     let idle = procfs::resident(subject.pid()?)?;
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {

@@ -16,6 +16,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use understudy_conf::{Acknowledgement, Protocol, State, store};
 use understudy_engine::Engine;
 
@@ -183,21 +184,19 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     };
     let admin =
         options.admin.map(|address| admin(address, &server, &source, &driver, &control)).transpose()?;
-    let tasks = [
-        tokio::spawn(driver.clone().run()),
-        tokio::spawn(server.clone().follow_names()),
-        tokio::spawn(server.clone().acknowledge_changes(options.state.clone(), source.status())),
-        tokio::spawn(report(options.state, driver)),
-    ];
+    // They end with this future, also when it is dropped before `stop` is over.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.clone().run());
+    tasks.spawn(server.clone().follow_names());
+    tasks.spawn(server.clone().acknowledge_changes(options.state.clone(), source.status()));
+    tasks.spawn(report(options.state, driver));
     stop.await;
     log::info!("stopping: requests under way are finished");
     let left = server.listeners.shut_down(options.drain).await;
     if left > 0 {
         log::warn!("{left} connections were cut at the end");
     }
-    for task in &tasks {
-        task.abort();
-    }
+    tasks.abort_all();
     drop(admin);
     // Both wait for threads.
     let _ = tokio::task::spawn_blocking(move || {
@@ -360,7 +359,11 @@ impl Server {
             if written.as_ref() != Some(&acknowledgement) {
                 match store::write_acknowledgement(&folder, &acknowledgement) {
                     Ok(()) => written = Some(acknowledgement),
-                    Err(error) => log::error!("the acknowledgement cannot be written: {error}"),
+                    Err(error) => {
+                        log::error!("the acknowledgement cannot be written: {error}");
+                        // The folder may have gone with what was written to it.
+                        written = None;
+                    }
                 }
             }
             tokio::select! {
@@ -389,6 +392,7 @@ fn sockets(state: &State) -> Vec<SocketAddr> {
 /// Writes the reports when they have changed.
 async fn report(folder: PathBuf, driver: Arc<Driver>) {
     let mut written = None;
+    let mut complained = false;
     loop {
         tokio::time::sleep(REPORT_EVERY).await;
         let reports = driver.reports();
@@ -396,8 +400,17 @@ async fn report(folder: PathBuf, driver: Arc<Driver>) {
             continue;
         }
         match store::write_reports(&folder, &reports) {
-            Ok(()) => written = Some(reports),
-            Err(error) => log::error!("the reports cannot be written: {error}"),
+            Ok(()) => {
+                written = Some(reports);
+                complained = false;
+            }
+            Err(error) => {
+                // Once: it is tried every second.
+                if !std::mem::replace(&mut complained, true) {
+                    log::error!("the reports cannot be written: {error}");
+                }
+                written = None;
+            }
         }
     }
 }

@@ -66,7 +66,8 @@ enum Signal {
 }
 
 impl Source {
-    /// Starts to follow `folder`, which is made if it is not there. `take` gets each new state, on the
+    /// Starts to follow `folder`, which is made if it is not there; when it is removed later, the one that takes
+    /// its place is followed. `take` gets each new state, on the
     /// source's thread; if it returns an error, that state is refused and the one before stays.
     ///
     /// # Errors
@@ -85,6 +86,10 @@ impl Source {
     ) -> std::io::Result<Self> {
         let status = Status { serving: None, refused: None, since: SystemTime::now() };
         let (publish, status) = watch::channel(status);
+        // Once, here: a folder that is removed later was removed on purpose, and stays so.
+        if let Err(error) = std::fs::create_dir_all(&folder) {
+            log::warn!("{} cannot be made: {error}; it is waited for", folder.display());
+        }
         // One waiting signal says everything: there is something to read.
         let (signal, signals) = sync_channel(1);
         let notifier = signal.clone();
@@ -232,8 +237,7 @@ impl Watched {
     }
 
     fn watch(&self) -> Result<(RecommendedWatcher, Identity), String> {
-        std::fs::create_dir_all(&self.folder).map_err(|error| error.to_string())?;
-        let identity = identity(&self.folder).ok_or("it is gone again")?;
+        let identity = identity(&self.folder).ok_or("it is not there")?;
         let notifier = self.notifier.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error may mean lost events, which is a reason to look, too.
@@ -352,6 +356,23 @@ mod tests {
         assert_eq!(status.refused, None);
     }
 
+    #[test]
+    fn a_folder_that_was_removed_is_not_made_anew() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("state");
+        std::fs::create_dir(&folder).unwrap();
+        let (notifier, _signals) = sync_channel(1);
+        let mut watched = Watched { folder: folder.clone(), notifier, current: None, complained: false };
+        watched.renew();
+        assert!(watched.current.is_some());
+        std::fs::remove_dir(&folder).unwrap();
+        watched.renew();
+        assert!(watched.current.is_none() && !folder.exists());
+        std::fs::create_dir(&folder).unwrap();
+        watched.renew();
+        assert!(watched.current.is_some());
+    }
+
     #[tokio::test]
     async fn a_folder_that_is_replaced_is_followed_further() {
         let parent = tempfile::tempdir().unwrap();
@@ -361,7 +382,7 @@ mod tests {
         until(&source, |status| status.serving == Some(first)).await;
         std::fs::remove_dir_all(&folder).unwrap();
         until(&source, |status| status.refused.is_some()).await;
-        // What the source itself may have made again meanwhile is no obstacle.
+        assert!(!folder.exists());
         let mut with_pool = state(0);
         let name = understudy_conf::PoolName::new("p").unwrap();
         let pool = understudy_conf::Pool { name: name.clone(), policy: None, refs: Vec::new() };

@@ -308,13 +308,20 @@ async fn a_thousand_rules_with_one_check_of_fifty_endpoints_make_fifty_probes_a_
         || backends.iter().map(|backend| backend.observed().requests_to("GET", "/healthz")).sum::<u64>();
     assert!(count() >= ENDPOINTS as u64, "all were checked before anything was served");
     assert_eq!(reports(&proxy).await.pools.len(), ROUTES);
-    // After the first interval and a half the checks are spread.
+    // After the first interval and a half the checks are spread. That they are exactly fifty in every second the
+    // engine shows on a clock of its own; here a busy machine moves some out of one window into the next. One
+    // prober more for each endpoint would be 100 in all of them.
     sleep(Duration::from_secs(2)).await;
-    let (before, start) = (count(), Instant::now());
-    sleep(Duration::from_secs(5)).await;
-    let rate = (count() - before) as f64 / start.elapsed().as_secs_f64();
-    // 50, give or take what a busy machine moves into or out of the window; one prober more for each would be 100.
-    assert!((40.0..=60.0).contains(&rate), "{rate} probes a second");
+    let mut rates = Vec::new();
+    while !rates.iter().any(|rate| (49.0..=51.0).contains(rate)) {
+        assert!(rates.len() < 10, "{rates:?} probes a second");
+        let (before, start) = (count(), Instant::now());
+        sleep(Duration::from_secs(2)).await;
+        let (counted, took) = (count() - before, start.elapsed());
+        rates.push(counted as f64 / took.as_secs_f64());
+        let most = ENDPOINTS as u64 * (took.as_secs() + 2);
+        assert!(counted <= most, "{counted} probes in {took:?}");
+    }
 }
 
 #[tokio::test]

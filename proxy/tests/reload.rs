@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{HOST, Proxy, Setup, add_gateway, add_route, all, eventually, fallback, primary};
+use understudy_conf::store::Writer;
 use understudy_conf::{Backend, BackendName, Endpoint, PoolRef, RefTarget, State, UpstreamProtocol};
 use understudy_testbed::{Client, Request};
 
@@ -175,4 +176,22 @@ async fn health_is_reported_for_people_and_for_the_controller() {
     let metrics = proxy.admin("/metrics").await.text();
     assert!(metrics.contains("understudy_failovers_total"), "{metrics}");
     assert_eq!(proxy.send(&Request::get(HOST, "/test")).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_state_folder_that_is_removed_stays_so_and_the_one_in_its_place_is_acknowledged() {
+    let (active, passive) = (primary().await, fallback().await);
+    let state = Setup::new(&[active.address()], &[passive.address()]).state();
+    let proxy = Proxy::start(&state, Vec::new(), None).await;
+    std::fs::remove_dir_all(proxy.folder()).unwrap();
+    eventually("the loss", async || proxy.admin("/ready").await.text().contains("is refused")).await;
+    // Nobody writes into it, or looks for it, in a way that makes it again: reports are due every second.
+    for _ in 0..60 {
+        assert!(!proxy.folder().exists());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(proxy.pods(3).await, all("active", 3));
+    let version = Writer::open(proxy.folder()).unwrap().publish(&state).unwrap().version;
+    proxy.wait_for(version).await;
+    eventually("ready", async || !proxy.admin("/ready").await.text().contains("is refused")).await;
 }

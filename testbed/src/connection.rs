@@ -35,11 +35,13 @@ enum Next {
 pub(crate) struct Connection {
     wire: Wire,
     number: u64,
+    /// A request has arrived that is not answered yet.
+    under_way: bool,
 }
 
 impl Connection {
     pub(crate) fn new(stream: Stream, number: u64) -> Self {
-        Self { wire: Wire::new(stream), number }
+        Self { wire: Wire::new(stream), number, under_way: false }
     }
 
     /// Serves until either side ends the connection, or `stop` does.
@@ -47,7 +49,12 @@ impl Connection {
         let mut kill = stop.clone();
         let reset = tokio::select! {
             biased;
-            () = kill.at_least(Stop::Kill) => true,
+            () = kill.at_least(Stop::Kill) => {
+                if self.under_way || self.wire.has_buffered() || self.wire.stream.has_arrived() {
+                    shared.observe(|seen| seen.cut += 1);
+                }
+                true
+            }
             reset = self.requests(shared, &mut stop) => reset,
         };
         if reset {
@@ -58,11 +65,16 @@ impl Connection {
     /// Serves one request after the other; true when the connection must end with a reset.
     async fn requests(&mut self, shared: &Shared, stop: &mut StopSignal) -> bool {
         for served in 0u64.. {
-            let head = tokio::select! {
+            let idle = tokio::select! {
                 // A request that has arrived is served: closing on it would be a reset.
                 biased;
-                head = self.wire.head() => head,
-                () = stop.at_least(Stop::Drain), if !self.wire.has_buffered() => return false,
+                head = self.wire.head() => Some(head),
+                () = stop.at_least(Stop::Drain), if !self.wire.has_buffered() => None,
+            };
+            let head = match idle {
+                Some(head) => head,
+                None if self.wire.stream.has_arrived() => self.wire.head().await,
+                None => return false,
             };
             let head = match head {
                 Ok(Some(head)) => head,
@@ -73,7 +85,10 @@ impl Connection {
                     return false;
                 }
             };
-            match self.request(&head, shared, stop).await {
+            self.under_way = true;
+            let next = self.request(&head, shared, stop).await;
+            self.under_way = matches!(next, Ok(Next::Silence));
+            match next {
                 Ok(Next::KeepAlive) => {}
                 Ok(Next::Close) | Err(_) => return false,
                 Ok(Next::Reset) => return true,

@@ -24,6 +24,9 @@ pub struct Observed {
     pub failed_handshakes: u64,
     /// Answers that were written to their end.
     pub answers: u64,
+    /// Requests whose bytes had arrived, wholly or in part, on connections that the backend reset before it had
+    /// answered.
+    pub cut: u64,
     paths: BTreeMap<(String, String), u64>,
     log: VecDeque<RequestRecord>,
 }

@@ -1,6 +1,7 @@
 //! One type for TCP and Unix-domain streams, and TLS over them.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,6 +31,16 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
             Self::Unix(_) => {}
         }
+    }
+
+    /// Whether bytes wait to be read. This asks the system itself: the runtime may not have heard of them yet.
+    pub(crate) fn has_arrived(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        };
+        matches!(peeked, Ok(1..))
     }
 }
 

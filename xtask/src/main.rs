@@ -45,8 +45,11 @@ enum Chore {
         #[arg(long, value_name = "STAGE", value_delimiter = ',', conflicts_with = "fast")]
         only: Vec<String>,
     },
-    /// Builds the release and measures CPU per request against a bare Pingora proxy.
+    /// Builds the release and measures CPU per request beside bare Pingora, Envoy, nginx and HAProxy.
     Bench {
+        /// Replaces the result and the picture in the repository; for a machine that does nothing else.
+        #[arg(long)]
+        publish: bool,
         /// Passed on to `understudy-loadtest bench`, after `--`.
         #[arg(last = true)]
         args: Vec<String>,
@@ -67,7 +70,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { fast, only } => test::run_all(fast, only),
-        Chore::Bench { args } => bench::run(&args).map(|()| true),
+        Chore::Bench { publish, args } => bench::run(&args, publish).map(|()| true),
         Chore::Fuzz { targets, seconds, args } => fuzz::run(&targets, seconds, &args).map(|done| {
             if let Done::Note(note) = done {
                 println!("{note}");

@@ -39,7 +39,9 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("licences", 360, deny::check);
         stages.run("release", 720, release::build);
         stages.run("demo", 90, release::demo);
-        stages.run("bench", 90, bench::smoke);
+        stages.run("bench", 120, bench::smoke);
+        stages.run("soak", 40, bench::soak);
+        stages.run("drill", 150, bench::drill);
         stages.run("fuzz", 600, || fuzz::run(&[], fuzz::SHORT, &[]));
     }
     stages.run("clean tree", 5, || tree::unchanged_since(&before));

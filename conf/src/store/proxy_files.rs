@@ -1,6 +1,7 @@
 //! The proxy's answers: which version it serves, and what it sees.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,10 +14,11 @@ use crate::{Acknowledgement, Reports};
 const ACKNOWLEDGEMENT: &str = "acknowledgement.yaml";
 const REPORTS: &str = "reports.yaml";
 
-/// Replaces the acknowledgement in the state's folder, which is made if need be. One proxy writes to a folder.
+/// Replaces the acknowledgement in the state's folder. One proxy writes to a folder.
 ///
 /// # Errors
-/// [`StoreError::Io`] if the file cannot be written; the one before stays.
+/// [`StoreError::Io`] if the file cannot be written, or the state's folder is gone: it is not made anew, because
+/// whoever removed it wants it gone. A file that is there stays as it is.
 pub fn write_acknowledgement(
     folder: impl AsRef<Path>,
     acknowledgement: &Acknowledgement,
@@ -32,10 +34,10 @@ pub fn read_acknowledgement(folder: impl AsRef<Path>) -> Result<Option<Acknowled
     read(folder.as_ref(), ACKNOWLEDGEMENT)
 }
 
-/// Replaces the reports in the state's folder, which is made if need be. One proxy writes to a folder.
+/// Replaces the reports in the state's folder. One proxy writes to a folder.
 ///
 /// # Errors
-/// [`StoreError::Io`] if the file cannot be written; the one before stays.
+/// [`StoreError::Io`] as with [`write_acknowledgement`].
 pub fn write_reports(folder: impl AsRef<Path>, reports: &Reports) -> Result<(), StoreError> {
     write(folder.as_ref(), REPORTS, reports)
 }
@@ -50,7 +52,12 @@ pub fn read_reports(folder: impl AsRef<Path>) -> Result<Option<Reports>, StoreEr
 
 fn write<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<(), StoreError> {
     let folder = folder.join(PROXY_FOLDER);
-    fs::create_dir_all(&folder).map_err(|source| StoreError::io("create", &folder, source))?;
+    match fs::create_dir(&folder) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(StoreError::io("create", &folder, source));
+        }
+        _ => {}
+    }
     let text =
         yaml::to_text(value).map_err(|reason| StoreError::Unwritable { object: name.to_owned(), reason })?;
     Disk::default().replace(&folder.join(name), text.as_bytes())

@@ -29,15 +29,15 @@ pub(crate) struct Plan {
     pub(crate) limit: Duration,
     /// Mostly waits: such runs of a case take place at the same time.
     pub(crate) waits: bool,
-    /// By how many lost requests two runs of the very same may differ by chance: how many were on the wire when
-    /// the connections died.
-    pub(crate) chance: usize,
+    /// Requests that are with a backend when it resets their connections may not be repeated, and are lost to
+    /// everyone. Only what is lost beyond them counts.
+    pub(crate) wire: bool,
 }
 
 impl Plan {
     pub(crate) fn new(label: impl Into<String>, setup: Setup, steps: Vec<Step>) -> Self {
         let limit = Duration::from_secs(60);
-        Self { label: label.into(), setup, steps, limit, waits: false, chance: 0 }
+        Self { label: label.into(), setup, steps, limit, waits: false, wire: false }
     }
 
     /// Sets the time limit.
@@ -52,9 +52,9 @@ impl Plan {
         self
     }
 
-    /// Says how far equal runs may differ.
-    pub(crate) fn chance(mut self, lost: usize) -> Self {
-        self.chance = lost;
+    /// Lets it lose what was on connections that a backend reset.
+    pub(crate) fn loses_what_is_on_the_wire(mut self) -> Self {
+        self.wire = true;
         self
     }
 }
@@ -100,6 +100,8 @@ pub(crate) enum Step {
     Load(Load),
     /// GETs until this pool serves, for at most so long.
     Until(Side, Duration),
+    /// Nothing for so long.
+    Wait(Duration),
     /// Shares of the pools are counted from here.
     CountShares,
 }

@@ -13,7 +13,7 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 use understudy_controller::{Options, Source, check};
 
-use super::envoy_config;
+use crate::envoy::config::{self, Extras};
 use crate::program::Program;
 use crate::wrk::HOST;
 
@@ -93,7 +93,7 @@ impl Gateway {
 
     fn envoy(&mut self, binary: &Path, manifests: &Path, dns: SocketAddr) -> Result<()> {
         let state = check(&[Source::Path(manifests.to_owned())], &Options::default()).state;
-        let config = envoy_config::bootstrap(&state, Some(dns))?;
+        let config = config::bootstrap(&state, Extras { dns: Some(dns), ..Extras::default() })?;
         let path = self.folder.path().join("envoy.json");
         std::fs::write(&path, format!("{config:#}"))?;
         let arguments = ["-c", text(&path)?, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"];
@@ -158,23 +158,6 @@ impl Gateway {
         }
         tails
     }
-}
-
-/// Finds Understudy's binary: beside this program, or where the build puts it when this is a test.
-///
-/// # Errors
-/// When it is not there, with the command that builds it.
-pub(crate) fn find_understudy() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let found =
-        own.ancestors().skip(1).take(2).map(|folder| folder.join("understudy")).find(|path| path.is_file());
-    found.with_context(|| {
-        let profile = if cfg!(debug_assertions) { "" } else { " --release" };
-        format!(
-            "understudy is missing beside {}; build it with: cargo build{profile} -p understudy",
-            own.display()
-        )
-    })
 }
 
 fn text(path: &Path) -> Result<&str> {

@@ -3,12 +3,11 @@
 //! Purpose: show what each proxy loses when backends fail, so that nobody has to believe a claim. Inputs: the
 //! binaries of both, and the names of cases. Outputs: a table, and on demand a Markdown file and a page with
 //! pictures. A case is plain values (`case`, `cases`), turned into manifests (`manifests`) and for Envoy into the
-//! configuration that Envoy Gateway would render (`envoy_config`), run on real sockets (`gateway`, `run`), and
+//! configuration that Envoy Gateway would render (`envoy`), run on real sockets (`gateway`, `run`), and
 //! written down as a record (`record`) that `outcome`, `known`, `table` and `html` only read.
 
 mod case;
 mod cases;
-mod envoy_config;
 mod gateway;
 mod html;
 mod known;
@@ -16,7 +15,6 @@ mod outcome;
 mod record;
 mod report;
 mod run;
-mod setup;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,6 +30,9 @@ use cases::Length;
 use gateway::{Binaries, Proxy};
 use outcome::{Ran, Row};
 
+use crate::envoy::install;
+use crate::program::find_understudy;
+
 /// Arguments of the drill.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     /// Who takes part.
     #[arg(long, value_enum, default_value_t = Who::Both)]
     proxy: Who,
-    /// Cuts the outage of case 11 from 65 s to 15 s.
+    /// Cuts the outage of case 11 from 65 s to 15 s, and the loads of case 10 by half.
     #[arg(long)]
     short: bool,
     /// Installs Envoy outside the repository, and ends.
@@ -78,23 +79,19 @@ impl Who {
 /// When a case could not run, or Understudy lost more requests in one than Envoy.
 pub(crate) async fn run(args: Args) -> Result<()> {
     if args.setup {
-        let envoy = setup::install().await?;
-        println!("{} is ready: {}", setup::version(&envoy).await?, envoy.display());
+        let envoy = install::install().await?;
+        println!("{} is ready: {}", install::version(&envoy).await?, envoy.display());
         return Ok(());
     }
     let length = if args.short { Length::Short } else { Length::Full };
     let cases = cases::select(length, &args.cases)?;
     let proxies = args.proxy.proxies();
     let binaries = Binaries {
-        understudy: if proxies.contains(&Proxy::Understudy) {
-            gateway::find_understudy()?
-        } else {
-            PathBuf::new()
-        },
-        envoy: if proxies.contains(&Proxy::Envoy) { setup::find()? } else { PathBuf::new() },
+        understudy: if proxies.contains(&Proxy::Understudy) { find_understudy()? } else { PathBuf::new() },
+        envoy: if proxies.contains(&Proxy::Envoy) { install::find()? } else { PathBuf::new() },
     };
     if proxies.contains(&Proxy::Envoy) {
-        setup::version(&binaries.envoy).await?;
+        install::version(&binaries.envoy).await?;
     }
 
     let mut rows = Vec::new();
@@ -155,7 +152,7 @@ fn empty_row(case: &Case, plan: &Plan) -> Row {
         case: case.id,
         title: case.title,
         label: plan.label.clone(),
-        chance: plan.chance,
+        wire: plan.wire,
         understudy: None,
         envoy: None,
     }

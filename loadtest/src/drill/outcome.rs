@@ -1,5 +1,7 @@
 //! What the runs of both proxies came to, side by side. Pure.
 
+use std::cmp::Ordering;
+
 use super::gateway::Proxy;
 use super::record::Record;
 
@@ -12,7 +14,8 @@ pub(crate) struct Row {
     pub(crate) case: &'static str,
     pub(crate) title: &'static str,
     pub(crate) label: String,
-    pub(crate) chance: usize,
+    /// Only what is lost beyond the requests on the wire counts.
+    pub(crate) wire: bool,
     pub(crate) understudy: Option<Ran>,
     pub(crate) envoy: Option<Ran>,
 }
@@ -36,15 +39,18 @@ impl Row {
 
     /// Compares; `None` unless both ran.
     pub(crate) fn better(&self) -> Option<Better> {
-        let lost = |proxy| Some(self.of(proxy)?.as_ref().ok()?.summary().lost);
-        let (understudy, envoy) = (lost(Proxy::Understudy)?, lost(Proxy::Envoy)?);
-        Some(if understudy > envoy + self.chance {
-            Better::Envoy
-        } else if envoy > understudy + self.chance {
-            Better::Understudy
-        } else {
-            Better::Equal
+        let (understudy, envoy) = (self.counted(Proxy::Understudy)?, self.counted(Proxy::Envoy)?);
+        Some(match understudy.cmp(&envoy) {
+            Ordering::Less => Better::Understudy,
+            Ordering::Equal => Better::Equal,
+            Ordering::Greater => Better::Envoy,
         })
+    }
+
+    /// How many lost requests count against a proxy; `None` if it did not run.
+    pub(crate) fn counted(&self, proxy: Proxy) -> Option<usize> {
+        let record = self.of(proxy)?.as_ref().ok()?;
+        Some(if self.wire { record.lost_needlessly() } else { record.summary().lost })
     }
 
     /// Why a proxy could not run, for each that could not.
@@ -86,17 +92,19 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn row(case: &'static str, label: &str, understudy: Option<Ran>, envoy: Option<Ran>) -> Row {
-        Row { case, title: "a title", label: label.to_owned(), chance: 0, understudy, envoy }
+        Row { case, title: "a title", label: label.to_owned(), wire: false, understudy, envoy }
     }
 
     #[test]
-    fn fewer_lost_requests_are_better_beyond_chance() {
-        let mut row = row("1", "x", Some(Ok(record(2, 8))), Some(Ok(record(3, 7))));
+    fn fewer_lost_requests_are_better_but_for_those_on_the_wire() {
+        let wired = |lost, on_the_wire| Some(Ok(Record { on_the_wire, ..record(lost, 8) }));
+        let mut row = row("1", "x", wired(2, 2), wired(3, 3));
         assert_eq!(row.better(), Some(Better::Understudy));
-        row.chance = 1;
+        row.wire = true;
         assert_eq!(row.better(), Some(Better::Equal));
-        row.envoy = Some(Ok(record(0, 10)));
+        row.understudy = wired(4, 3);
         assert_eq!(row.better(), Some(Better::Envoy));
+        assert_eq!((row.counted(Proxy::Understudy), row.counted(Proxy::Envoy)), (Some(1), Some(0)));
     }
 
     #[test]

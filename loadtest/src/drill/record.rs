@@ -91,6 +91,8 @@ pub(crate) struct Record {
     pub(crate) marks: Vec<Mark>,
     /// From here on the shares of the pools are counted.
     pub(crate) shares_from: Duration,
+    /// Requests that were with a backend when it reset their connections, as the backends counted them.
+    pub(crate) on_the_wire: usize,
     /// Length of the run.
     pub(crate) length: Duration,
 }
@@ -136,6 +138,11 @@ impl Record {
             }
         }
         summary
+    }
+
+    /// Requests lost beyond those that were on the wire when their connections were reset.
+    pub(crate) fn lost_needlessly(&self) -> usize {
+        self.samples.iter().filter(|sample| sample.is_lost()).count().saturating_sub(self.on_the_wire)
     }
 
     /// Requests lost among those sent before this time.

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::cases::Length;
 use super::gateway::Proxy;
 use super::outcome::Row;
-use super::setup::VERSION;
 use super::table::{table, totals};
 use super::{Args, Who};
+use crate::envoy::install::VERSION;
 
 /// Everything that a result says.
 pub(crate) struct Report<'a> {
@@ -41,13 +41,10 @@ impl Report<'_> {
                 }
             }
         }
-        for row in self.rows.iter().filter(|row| row.chance > 0) {
-            let _ = write!(
-                text,
-                "\nCase {}: a request that is with the primary when its connection dies is lost to every proxy \
-                 that may not repeat it; how many are differs by chance, and differences up to {} are equal.\n",
-                row.name(),
-                row.chance
+        if self.rows.iter().any(|row| row.wire) {
+            text.push_str(
+                "\nOn the wire: requests that had reached the primary when it reset their connections, counted by the \
+                 primary. They are lost to every proxy that may not repeat them; who lost fewer beyond them is better.\n",
             );
         }
         text

@@ -76,7 +76,9 @@ async fn run_unlimited(plan: &Plan, proxy: Proxy, binaries: &Binaries) -> Result
         stage.step(step).await?;
     }
     stage.gateway.require_alive()?;
-    let record = stage.clients.finish();
+    let mut record = stage.clients.finish();
+    let cut = stage.primaries.iter().chain([&stage.fallback]).map(|backend| backend.observed().cut);
+    record.on_the_wire = usize::try_from(cut.sum::<u64>())?;
     stage.gateway.stop().await;
     Ok(record)
 }
@@ -116,6 +118,7 @@ impl Stage {
                     sleep(LOOK).await;
                 }
             }
+            Step::Wait(time) => sleep(*time).await,
             Step::CountShares => self.clients.count_shares(),
         }
         self.gateway.require_alive()
@@ -337,9 +340,8 @@ impl Clients {
                 }
                 Err(error) => Err(error),
             };
-            self.note(sent, &answer, &[]);
-            if answer.is_err() {
-                // A proxy that is gone is not asked in a busy loop.
+            if self.note(sent, &answer, &[]).is_lost() {
+                // A proxy that is gone, or has no room, is not asked in a busy loop.
                 sleep(BETWEEN).await;
             }
         }

@@ -29,7 +29,7 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy], objection: Option<&str>) ->
         last = row.case;
         let _ = write!(text, "| {} | {} |", cell(&case), cell(&row.label));
         for proxy in proxies {
-            let _ = write!(text, " {} |", columns(row.of(*proxy)));
+            let _ = write!(text, " {} |", columns(row.of(*proxy), row.wire));
         }
         if compares {
             let better = match row.better() {
@@ -55,6 +55,14 @@ pub(crate) fn complaints(rows: &[Row]) -> Vec<String> {
         }
         if row.better() == Some(Better::Envoy) {
             complaints.push(format!("case {}: Understudy lost more requests than Envoy", row.name()));
+        }
+        if row.wire
+            && let Some(needlessly @ 1..) = row.counted(Proxy::Understudy)
+        {
+            complaints.push(format!(
+                "case {}: Understudy lost {needlessly} requests that were on no connection that was reset",
+                row.name()
+            ));
         }
     }
     complaints
@@ -86,7 +94,7 @@ pub(crate) fn totals(rows: &[Row]) -> Option<String> {
 }
 
 /// Lost, shares and times of a run.
-fn columns(ran: Option<&Ran>) -> String {
+fn columns(ran: Option<&Ran>, wire: bool) -> String {
     match ran {
         None => "not run | |".to_owned(),
         Some(Err(why)) => format!("could not run: {} | |", cell(why)),
@@ -95,6 +103,7 @@ fn columns(ran: Option<&Ran>) -> String {
             let lost = format!("{} of {}", summary.lost, summary.requests);
             // What stands out is what was lost.
             let lost = if summary.lost > 0 { format!("**{lost}**") } else { lost };
+            let lost = if wire { format!("{lost}, {} on the wire", record.on_the_wire) } else { lost };
             let mut times = Vec::new();
             if let Some(failover) = summary.failover {
                 times.push(format!("failover {}", span(failover)));

@@ -7,13 +7,13 @@ use super::*;
 
 /// The binary, built when it is not there.
 fn understudy() -> PathBuf {
-    if let Ok(found) = gateway::find_understudy() {
+    if let Ok(found) = find_understudy() {
         return found;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo).args(["build", "--quiet", "-p", "understudy"]).status().unwrap();
     assert!(status.success(), "understudy does not build");
-    gateway::find_understudy().unwrap()
+    find_understudy().unwrap()
 }
 
 #[tokio::test]

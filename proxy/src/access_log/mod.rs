@@ -1,10 +1,11 @@
 //! One line for each request.
 //!
-//! Purpose: say what happened to each request, off the request's path. Inputs: [`Record`]s. Outputs: lines on
-//! standard output or in a file. Lines are gathered in memory, and a thread of its own writes what came together
-//! in a fifth of a second, so that it costs a busy proxy next to nothing; when it cannot keep up, lines are
-//! dropped and counted, and no request ever waits.
+//! Purpose: say what happened to each request, at next to no cost for the request. Inputs: [`Record`]s. Outputs:
+//! lines on standard output or in a file, a moment later. Requests add their lines to a buffer; a thread of its own
+//! writes it ten times a second, or as soon as it is worth a write. Waking it for every line would cost a request
+//! as much as all its routing. When it cannot keep up, lines are dropped and counted, and no request ever waits.
 
+mod buffer;
 mod record;
 mod text;
 
@@ -16,25 +17,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 
+use buffer::Buffer;
 pub use record::{Flag, Flags, LogFormat, Record};
-
-/// Lines are written when so many bytes came together,
-const ENOUGH: usize = 128 * 1024;
-/// or when the oldest of them has waited for so long.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// Bytes that may wait for a writer that does not keep up.
-const WAITING: usize = 4 * 1024 * 1024;
 
 /// How long the end of the process waits for the last lines.
 const END_BOUND: Duration = Duration::from_secs(2);
-
-thread_local! {
-    /// A line is put together here, outside the lock.
-    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Where lines go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,25 +62,14 @@ pub struct AccessLog {
 }
 
 struct Writer {
-    shared: Arc<Shared>,
+    lines: Arc<Buffer>,
     /// The log is shared among threads, and only its end looks here.
     ended: Mutex<Receiver<()>>,
 }
 
-/// What requests and the writing thread share.
-#[derive(Default)]
-struct Shared {
-    gathered: Mutex<Gathered>,
-    /// Wakes the writing thread.
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct Gathered {
-    lines: Vec<u8>,
-    count: u64,
-    /// No line will follow.
-    ended: bool,
+thread_local! {
+    /// Where a line is put together, before it goes to the others.
+    static LINE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(512));
 }
 
 impl AccessLog {
@@ -119,18 +98,18 @@ impl AccessLog {
         format: LogFormat,
         dropped: IntCounter,
     ) -> Result<Self, AccessLogError> {
-        let shared = Arc::new(Shared::default());
+        let lines = Arc::new(Buffer::default());
         let (end, ended) = sync_channel(1);
-        let (of_thread, lost) = (Arc::clone(&shared), dropped.clone());
+        let (waiting, lost) = (lines.clone(), dropped.clone());
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
-                of_thread.write_lines(output, &lost);
+                write_lines(&waiting, output, &lost);
                 // Nobody may be waiting for the end.
                 let _ = end.try_send(());
             })
             .map_err(AccessLogError::Thread)?;
-        Ok(Self { format, dropped, writer: Some(Writer { shared, ended: Mutex::new(ended) }) })
+        Ok(Self { format, dropped, writer: Some(Writer { lines, ended: Mutex::new(ended) }) })
     }
 
     /// Whether lines are written at all. If not, records need not be made.
@@ -139,13 +118,13 @@ impl AccessLog {
         self.writer.is_some()
     }
 
-    /// Logs a request. It never waits.
+    /// Logs a request. It never waits for the writing.
     pub fn log(&self, record: &Record<'_>) {
         let Some(writer) = &self.writer else { return };
         LINE.with_borrow_mut(|line| {
             line.clear();
             record.write(self.format, line);
-            if !writer.shared.take(line) {
+            if !writer.lines.add(line) {
                 self.dropped.inc();
             }
         });
@@ -154,70 +133,37 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        let Some(Writer { shared, ended }) = self.writer.take() else { return };
-        shared.gathered.lock().ended = true;
-        shared.wake.notify_one();
+        let Some(Writer { lines, ended }) = self.writer.take() else { return };
+        lines.end();
         if ended.into_inner().recv_timeout(END_BOUND) == Err(RecvTimeoutError::Timeout) {
             log::warn!("the last lines of the access log were not written within {END_BOUND:?}");
         }
     }
 }
 
-impl Shared {
-    /// Takes a line; false if there is no room for it. The thread is woken by the first line, and by the one that
-    /// makes enough of them.
-    fn take(&self, line: &[u8]) -> bool {
-        let mut gathered = self.gathered.lock();
-        let before = gathered.lines.len();
-        if before + line.len() > WAITING {
-            return false;
-        }
-        gathered.lines.extend_from_slice(line);
-        gathered.count += 1;
-        if before == 0 || (before < ENOUGH && gathered.lines.len() >= ENOUGH) {
-            self.wake.notify_one();
-        }
-        true
-    }
-
-    /// Writes until the log is dropped.
-    fn write_lines(&self, mut output: Box<dyn Write + Send>, lost: &IntCounter) {
-        let mut complained = false;
-        let mut lines = Vec::new();
-        loop {
-            let count = {
-                let mut gathered = self.gathered.lock();
-                self.wake.wait_while(&mut gathered, |now| now.lines.is_empty() && !now.ended);
-                // More may follow soon; if none does, the time is over.
-                let may_wait = |now: &mut Gathered| now.lines.len() < ENOUGH && !now.ended;
-                let _ = self.wake.wait_while_for(&mut gathered, may_wait, PATIENCE);
-                if gathered.lines.is_empty() {
-                    return;
-                }
-                std::mem::swap(&mut gathered.lines, &mut lines);
-                std::mem::take(&mut gathered.count)
-            };
-            if let Err(error) = output.write_all(&lines).and_then(|()| output.flush()) {
-                lost.inc_by(count);
-                if !complained {
-                    log::error!("the access log cannot be written: {error}");
-                }
-                complained = true;
-            } else {
-                complained = false;
+/// Writes until the log is dropped.
+fn write_lines(waiting: &Buffer, mut output: Box<dyn Write + Send>, lost: &IntCounter) {
+    let mut complained = false;
+    let mut batch = Vec::new();
+    while let Some(count) = waiting.take(&mut batch) {
+        if let Err(error) = output.write_all(&batch).and_then(|()| output.flush()) {
+            lost.inc_by(count);
+            if !complained {
+                log::error!("the access log cannot be written: {error}");
             }
-            lines.clear();
-            // What a rush needed is not kept.
-            lines.shrink_to(2 * ENOUGH);
+            complained = true;
+        } else {
+            complained = false;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::mpsc::{Sender, channel};
 
-    use super::record::tests::{line, record};
+    use super::record::tests::record;
     use super::*;
 
     fn counter() -> IntCounter {
@@ -239,31 +185,6 @@ mod tests {
         let text = std::fs::read_to_string(&file).unwrap();
         assert_eq!(text.lines().count(), 2000);
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
-    }
-
-    #[test]
-    fn a_single_line_is_written_while_the_log_is_open() {
-        let (sender, written) = channel();
-        let log = AccessLog::to_output(Box::new(Told(sender)), LogFormat::Text, counter()).unwrap();
-        for _ in 0..2 {
-            log.log(&record());
-            let bytes = written.recv_timeout(Duration::from_secs(20)).unwrap();
-            assert_eq!(bytes, line(&record(), LogFormat::Text));
-        }
-    }
-
-    /// An output that tells what it was given.
-    struct Told(Sender<Vec<u8>>);
-
-    impl Write for Told {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.send(bytes.to_vec()).unwrap();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     #[test]
@@ -323,7 +244,9 @@ mod tests {
         let log = AccessLog::to_output(Box::new(output), LogFormat::Text, counter()).unwrap();
         log.log(&record());
         is_stuck.recv_timeout(Duration::from_secs(20)).unwrap();
-        let room = WAITING / line(&record(), LogFormat::Text).len();
+        let mut line = Vec::new();
+        record().write(LogFormat::Text, &mut line);
+        let room = buffer::MOST / line.len();
         for _ in 0..room + 10 {
             log.log(&record());
         }

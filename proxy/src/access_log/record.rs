@@ -1,13 +1,12 @@
 //! One request as a line, JSON or readable. Whatever a client sent, it stays one line and well-formed.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 use understudy_engine::Address;
 
-use super::text::{push_address, push_millis, push_number, push_time};
+use super::text;
 
 /// Longer texts of the client are cut, so that a line has a bound.
 const LONGEST: usize = 2048;
@@ -143,7 +142,7 @@ pub struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<&'a str>,
     /// The endpoint that served.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_endpoint")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_address")]
     pub endpoint: Option<&'a Address>,
     /// Attempts at endpoints.
     pub attempts: u32,
@@ -179,61 +178,54 @@ impl Record<'_> {
     }
 
     fn write_text(&self, line: &mut Vec<u8>) {
-        push_time(line, self.time);
+        text::timestamp(line, self.time);
         line.push(b' ');
-        push_number(line, self.status.into());
-        for text in [self.method, self.authority, self.path, self.protocol] {
+        text::number(line, self.status.into());
+        for value in [self.method, self.authority, self.path] {
             line.push(b' ');
-            push_quoted(line, text);
+            text::quoted(line, cut(value));
         }
         line.push(b' ');
-        push_millis(line, self.duration);
+        line.extend_from_slice(self.protocol.as_bytes());
+        line.push(b' ');
+        text::millis(line, self.duration);
         line.extend_from_slice(b"ms in=");
-        push_number(line, self.bytes_received);
+        text::number(line, self.bytes_received);
         line.extend_from_slice(b" out=");
-        push_number(line, self.bytes_sent);
+        text::number(line, self.bytes_sent);
         if let Some(client) = &self.client {
             line.extend_from_slice(b" client=");
-            push_address(line, client);
+            text::socket(line, client);
         }
-        let pool = self.priority.map(pool_name);
-        push_named(line, [(" route=", self.route), (" pool=", pool), (" backend=", self.backend)]);
+        named(line, " route=", self.route);
+        named(line, " pool=", self.priority.map(pool_name));
+        named(line, " backend=", self.backend);
         match self.endpoint {
             Some(Address::Socket(address)) => {
                 line.extend_from_slice(b" endpoint=");
-                push_address(line, address);
+                text::socket(line, address);
             }
-            Some(unix @ Address::Unix(_)) => push_named(line, [(" endpoint=", Some(&*unix.to_string()))]),
+            Some(unix) => named(line, " endpoint=", Some(&unix.to_string())),
             None => {}
         }
         line.extend_from_slice(b" attempts=");
-        push_number(line, self.attempts.into());
+        text::number(line, self.attempts.into());
         line.extend_from_slice(b" retries=");
-        push_number(line, self.retries.into());
+        text::number(line, self.retries.into());
         if !self.flags.is_empty() {
-            push_named(line, [(" flags=", Some(&*self.flags.text()))]);
+            named(line, " flags=", Some(&self.flags.text()));
         }
-        push_named(line, [(" cause=", self.cause), (" id=", self.request_id), (" agent=", self.user_agent)]);
+        named(line, " cause=", self.cause);
+        named(line, " id=", self.request_id);
+        named(line, " agent=", self.user_agent);
     }
 }
 
-fn push_named<'a>(line: &mut Vec<u8>, fields: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) {
-    for (name, value) in fields {
-        if let Some(value) = value {
-            line.extend_from_slice(name.as_bytes());
-            push_quoted(line, value);
-        }
-    }
-}
-
-/// A text without blanks and quotes stands as it is; any other is quoted, with all that does not print escaped.
-fn push_quoted(line: &mut Vec<u8>, text: &str) {
-    let text = cut(text);
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
-        line.extend_from_slice(text.as_bytes());
-    } else {
-        // Writing to memory does not fail.
-        let _ = write!(line, "{text:?}");
+/// A value under its name, where there is one.
+fn named(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        line.extend_from_slice(name.as_bytes());
+        text::quoted(line, cut(value));
     }
 }
 
@@ -251,8 +243,8 @@ fn pool_name(priority: u32) -> &'static str {
 }
 
 fn write_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut text = Vec::with_capacity(32);
-    push_time(&mut text, *time);
+    let mut text = Vec::with_capacity(24);
+    text::timestamp(&mut text, *time);
     serializer.serialize_str(&String::from_utf8_lossy(&text))
 }
 
@@ -268,8 +260,11 @@ fn write_cut_option<S: Serializer>(text: &Option<&str>, serializer: S) -> Result
     text.map(cut).serialize(serializer)
 }
 
-fn write_endpoint<S: Serializer>(endpoint: &Option<&Address>, serializer: S) -> Result<S::Ok, S::Error> {
-    endpoint.map(Address::to_string).serialize(serializer)
+fn write_address<S: Serializer>(address: &Option<&Address>, serializer: S) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn write_pool<S: Serializer>(priority: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -279,20 +274,22 @@ fn write_pool<S: Serializer>(priority: &Option<u32>, serializer: S) -> Result<S:
 #[cfg(test)]
 pub(super) mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::path::Path;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(in crate::access_log) fn line(record: &Record<'_>, format: LogFormat) -> Vec<u8> {
+    static ENDPOINT: Address =
+        Address::Socket(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 3000)));
+
+    fn line(record: &Record<'_>, format: LogFormat) -> Vec<u8> {
         let mut line = Vec::new();
         record.write(format, &mut line);
         line
     }
 
     pub(in crate::access_log) fn record() -> Record<'static> {
-        static ENDPOINT: Address =
-            Address::Socket(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 3000)));
         let mut flags = Flags::default();
         flags.insert(Flag::RetryLimitExceeded);
         flags.insert(Flag::UpstreamConnectFailure);
@@ -322,9 +319,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_json_line_has_every_field_under_its_name() {
-        let json = line(&record(), LogFormat::Json);
-        assert_eq!(json.last(), Some(&b'\n'));
-        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let line = line(&record(), LogFormat::Json);
+        assert_eq!(line.last(), Some(&b'\n'));
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         let expected = serde_json::json!({
             "time": "2023-11-14T22:13:20.007Z", "method": "GET", "authority": "shop.example.com",
             "path": "/cart?x=1", "protocol": "HTTP/1.1", "status": 503, "bytes_received": 12,
@@ -377,6 +374,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_endpoint_on_a_unix_socket_is_named_by_its_path() {
+        let address = Address::Unix(Path::new("/run/a b.sock").into());
+        let record = Record { endpoint: Some(&address), ..record() };
+        let text = String::from_utf8(line(&record, LogFormat::Text)).unwrap();
+        assert!(text.contains(" endpoint=\"unix:/run/a b.sock\" "), "{text}");
+        let json: serde_json::Value = serde_json::from_slice(&line(&record, LogFormat::Json)).unwrap();
+        assert_eq!(json["endpoint"], "unix:/run/a b.sock");
+    }
+
+    #[test]
     fn endless_texts_are_cut() {
         let long = "ü".repeat(1_000_000);
         let record = Record { path: &long, authority: &long, user_agent: Some(&long), ..record() };
@@ -394,8 +401,8 @@ pub(super) mod tests {
             prop_assert_eq!(json.iter().filter(|byte| **byte == b'\n').count(), 1);
             let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
             prop_assert_eq!(value["path"].as_str(), Some(text.as_str()));
-            let text = String::from_utf8(line(&record, LogFormat::Text)).unwrap();
-            prop_assert!(!text[..text.len() - 1].chars().any(char::is_control), "{:?}", text);
+            let line = String::from_utf8(line(&record, LogFormat::Text)).unwrap();
+            prop_assert!(!line[..line.len() - 1].chars().any(char::is_control), "{:?}", line);
         }
     }
 }

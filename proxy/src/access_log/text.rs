@@ -1,21 +1,50 @@
-//! Pieces of a readable line, written without the machinery of formatting: each request pays for them.
+//! Writing a readable line: plain pushes of bytes, since a busy proxy writes many of them.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 /// `2023-11-14T22:13:20`
-const SECOND_LENGTH: usize = 19;
+const SECOND: usize = 19;
 
 thread_local! {
-    /// The second that was written last on this thread, and its text.
-    static LAST_SECOND: Cell<(u64, [u8; SECOND_LENGTH])> = const { Cell::new((u64::MAX, [0; _])) };
+    /// The second that was written last, with its text: most requests of a second share it.
+    static LAST: Cell<(u64, [u8; SECOND])> = const { Cell::new((u64::MAX, [0; SECOND])) };
 }
 
-/// A number in decimal digits.
-pub(super) fn push_number(line: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
+/// A moment with milliseconds in UTC, as in RFC 3339; `-` for one that cannot be written so.
+pub(super) fn timestamp(line: &mut Vec<u8>, time: SystemTime) {
+    let Some((second, millis)) = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| Some((text_of(since.as_secs())?, since.subsec_millis())))
+    else {
+        line.push(b'-');
+        return;
+    };
+    line.extend_from_slice(&second);
+    line.push(b'.');
+    three_digits(line, millis);
+    line.push(b'Z');
+}
+
+fn text_of(second: u64) -> Option<[u8; SECOND]> {
+    let (last, text) = LAST.get();
+    if last == second {
+        return Some(text);
+    }
+    let moment = jiff::Timestamp::from_second(i64::try_from(second).ok()?).ok()?;
+    let text = moment.to_string().as_bytes().first_chunk().copied()?;
+    LAST.set((second, text));
+    Some(text)
+}
+
+/// A number in decimal.
+pub(super) fn number(line: &mut Vec<u8>, mut number: u64) {
+    // As many digits as a u64 may have.
+    let mut digits = [b'0'; 20];
     let mut at = digits.len();
     loop {
         at -= 1;
@@ -28,109 +57,80 @@ pub(super) fn push_number(line: &mut Vec<u8>, mut number: u64) {
     line.extend_from_slice(&digits[at..]);
 }
 
-/// Three decimal digits.
-fn push_thousandths(line: &mut Vec<u8>, number: u32) {
-    let digit = |unit: u32| b'0' + (number / unit % 10) as u8;
-    line.extend_from_slice(&[digit(100), digit(10), digit(1)]);
-}
-
-/// Milliseconds, to the microsecond.
-pub(super) fn push_millis(line: &mut Vec<u8>, duration: Duration) {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    push_number(line, micros / 1000);
+/// A duration in milliseconds with three decimals.
+pub(super) fn millis(line: &mut Vec<u8>, duration: Duration) {
+    let micros = duration.as_micros();
+    number(line, u64::try_from(micros / 1000).unwrap_or(u64::MAX));
     line.push(b'.');
-    push_thousandths(line, (micros % 1000) as u32);
+    three_digits(line, (micros % 1000) as u32);
 }
 
-/// RFC 3339 in UTC, to the millisecond; `-` for a time that no calendar has.
-pub(super) fn push_time(line: &mut Vec<u8>, time: SystemTime) {
-    let Ok(since) = time.duration_since(SystemTime::UNIX_EPOCH) else {
-        return line.push(b'-');
-    };
-    let (second, mut text) = LAST_SECOND.get();
-    if second != since.as_secs() {
-        let Some(of_second) = i64::try_from(since.as_secs()).ok().and_then(second_text) else {
-            return line.push(b'-');
-        };
-        text = of_second;
-        LAST_SECOND.set((since.as_secs(), text));
-    }
-    line.extend_from_slice(&text);
-    line.push(b'.');
-    push_thousandths(line, since.subsec_millis());
-    line.push(b'Z');
-}
-
-fn second_text(second: i64) -> Option<[u8; SECOND_LENGTH]> {
-    let text = jiff::Timestamp::from_second(second).ok()?.to_string();
-    text.as_bytes().get(..SECOND_LENGTH)?.try_into().ok()
+fn three_digits(line: &mut Vec<u8>, number: u32) {
+    line.extend([number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit as u8));
 }
 
 /// An address with its port.
-pub(super) fn push_address(line: &mut Vec<u8>, address: &SocketAddr) {
-    let SocketAddr::V4(v4) = address else {
-        // Writing to memory does not fail.
-        let _ = write!(line, "{address}");
-        return;
-    };
-    for (place, octet) in v4.ip().octets().into_iter().enumerate() {
-        if place > 0 {
+pub(super) fn socket(line: &mut Vec<u8>, address: &SocketAddr) {
+    let SocketAddr::V4(v4) = address else { return display(line, address) };
+    for (index, part) in v4.ip().octets().into_iter().enumerate() {
+        if index > 0 {
             line.push(b'.');
         }
-        push_number(line, octet.into());
+        number(line, part.into());
     }
     line.push(b':');
-    push_number(line, v4.port().into());
+    number(line, v4.port().into());
+}
+
+/// Anything that can be shown.
+pub(super) fn display(line: &mut Vec<u8>, value: impl Display) {
+    // Writing to memory does not fail.
+    let _ = write!(line, "{value}");
+}
+
+/// A text without blanks and quotes as it is; any other one quoted, with all that does not print escaped.
+pub(super) fn quoted(line: &mut Vec<u8>, text: &str) {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
+        line.extend_from_slice(text.as_bytes());
+    } else {
+        let _ = write!(line, "{text:?}");
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn text(push: impl FnOnce(&mut Vec<u8>)) -> String {
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut line = Vec::new();
-        push(&mut line);
+        write(&mut line);
         String::from_utf8(line).unwrap()
     }
 
-    proptest! {
-        #[test]
-        fn numbers_addresses_and_durations_are_written_as_the_library_writes_them(
-            number: u64, v4: [u8; 4], v6: [u16; 8], port: u16, micros in 0..u64::MAX / 2
-        ) {
-            prop_assert_eq!(text(|line| push_number(line, number)), number.to_string());
-            for address in [SocketAddr::from((v4, port)), SocketAddr::from((v6, port))] {
-                prop_assert_eq!(text(|line| push_address(line, &address)), address.to_string());
-            }
-            let millis = text(|line| push_millis(line, Duration::from_micros(micros)));
-            prop_assert_eq!(millis, format!("{}.{:03}", micros / 1000, micros % 1000));
+    #[test]
+    fn numbers_durations_and_addresses_are_written_as_they_are_displayed() {
+        for value in [0, 7, 10, 4711, u64::MAX] {
+            assert_eq!(written(|line| number(line, value)), value.to_string());
         }
-
-        #[test]
-        fn times_are_written_as_the_library_writes_them(millis in 0..253_402_207_200_000_u64) {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-            let expected = format!("{:.3}", jiff::Timestamp::try_from(time).unwrap());
-            prop_assert_eq!(text(|line| push_time(line, time)), expected);
+        assert_eq!(written(|line| millis(line, Duration::from_micros(1_234_007))), "1234.007");
+        assert_eq!(written(|line| millis(line, Duration::ZERO)), "0.000");
+        for text in ["192.0.2.255:80", "[2001:db8::1]:8080"] {
+            assert_eq!(written(|line| socket(line, &text.parse().unwrap())), text);
         }
     }
 
     #[test]
-    fn times_of_one_second_differ_in_their_milliseconds() {
-        let at =
-            |millis| text(|line| push_time(line, SystemTime::UNIX_EPOCH + Duration::from_millis(millis)));
-        assert_eq!(
-            [at(1_000), at(1_042), at(999)].map(|time| time[17..].to_owned()),
-            ["01.000Z", "01.042Z", "00.999Z"]
-        );
-    }
-
-    #[test]
-    fn a_time_that_no_calendar_has_is_a_dash() {
-        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
-        assert_eq!(text(|line| push_time(line, before)), "-");
-        let late = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50);
-        assert_eq!(text(|line| push_time(line, late)), "-");
+    fn moments_are_written_with_their_milliseconds() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        // The second call of a second takes the text of the first.
+        for (moment, text) in [
+            (at(1_700_000_000_007), "2023-11-14T22:13:20.007Z"),
+            (at(1_700_000_000_999), "2023-11-14T22:13:20.999Z"),
+            (at(1_700_000_001_000), "2023-11-14T22:13:21.000Z"),
+            (at(0), "1970-01-01T00:00:00.000Z"),
+            (SystemTime::UNIX_EPOCH - Duration::from_secs(1), "-"),
+        ] {
+            assert_eq!(written(|line| timestamp(line, moment)), text);
+        }
     }
 }

@@ -220,3 +220,18 @@ fn the_proxy_s_answers_are_read_as_they_were_written() {
     std::fs::write(folder.path().join("proxy/acknowledgement.yaml"), "serving: [").unwrap();
     assert!(matches!(store::read_acknowledgement(folder.path()), Err(StoreError::Garbled { .. })));
 }
+
+#[test]
+fn a_state_folder_that_is_gone_is_not_made_anew_for_the_proxy_s_answers() {
+    let parent = tempdir().unwrap();
+    let folder = parent.path().join("state");
+    let refused = store::write_acknowledgement(&folder, &Acknowledgement::default()).unwrap_err();
+    assert!(matches!(refused, StoreError::Io { action: "create", .. }), "{refused}");
+    assert!(store::write_reports(&folder, &Reports::default()).is_err());
+    assert!(!folder.exists());
+    std::fs::create_dir(&folder).unwrap();
+    for _ in 0..2 {
+        store::write_reports(&folder, &Reports::default()).unwrap();
+    }
+    assert_eq!(store::read_reports(&folder).unwrap(), Some(Reports::default()));
+}

@@ -23,8 +23,10 @@ pub(super) fn posts() -> Case {
         ("10 MiB, port closed", 10 * 1024 * KIB, &refuses, ""),
         ("32 KiB, 503 after the body", 32 * KIB, &answers_503, ""),
         ("33 KiB, 503 after the body", 33 * KIB, &answers_503, ""),
+        ("64 KiB, 503 after the body", 64 * KIB, &answers_503, ""),
         ("64 KiB, 503 after the body, buffer 64 KiB", 64 * KIB, &answers_503, buffer),
         ("1 MiB, 503 after the body, buffer 64 KiB", 1024 * KIB, &answers_503, buffer),
+        ("10 MiB, 503 after the body, buffer 64 KiB", 10 * 1024 * KIB, &answers_503, buffer),
         ("32 KiB, RST after the body", 32 * KIB, &resets, ""),
     ];
     let plans = runs.into_iter().map(|(label, size, fault, policy)| {

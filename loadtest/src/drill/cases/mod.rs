@@ -2,7 +2,9 @@
 
 mod answers;
 mod bodies;
+mod checks;
 mod failover;
+mod limits;
 mod outage;
 mod pools;
 mod splits;
@@ -35,6 +37,14 @@ pub(crate) enum Length {
 }
 
 impl Length {
+    /// Time before the fault in a load, and time after it.
+    pub(crate) fn half_of_a_load(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Full => 2,
+            Self::Short => 1,
+        })
+    }
+
     /// Length of the outage.
     pub(crate) fn outage(self) -> Duration {
         Duration::from_secs(match self {
@@ -56,13 +66,15 @@ pub(crate) fn all(length: Length) -> Vec<Case> {
         pools::three_primaries(),
         pools::all_is_lost(),
         bodies::posts(),
-        outage::killed_under_load(),
+        outage::killed_under_load(length),
         outage::long_outage(length),
         answers::thresholds(),
         failover::no_ejection(),
         splits::empty_primary(),
         splits::missing_primary(),
         splits::mixed_kinds(),
+        checks::active_check(),
+        limits::overflow(),
     ]
 }
 

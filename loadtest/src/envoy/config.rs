@@ -5,40 +5,54 @@
 //! cluster of its own and the rule a split by weight, as there.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use understudy_conf::{
-    Action, Backend, EndpointAddress, GatewayDuration, LoadBalancer, PassiveHealthCheck, PathMatch, Policy,
-    Pool, PoolRef, RefTarget, Retry, Route, Rule, State,
+    Action, BackOff, Backend, ConsistentHash, GatewayDuration, HashCookie, HashKey, LoadBalancer, PathMatch,
+    Policy, Pool, PoolRef, Protocol, RefTarget, Retry, Route, Rule, RuleTimeouts, State, Timeouts,
 };
 
-/// Envoy Gateway's limit on retries under way at once.
-const MAX_RETRIES: u32 = 1024;
+use super::cluster::{self, Resolved, has_names};
+
 /// Envoy Gateway's number of picks for an endpoint that was not tried yet.
 const HOST_SELECTION_ATTEMPTS: u32 = 5;
-/// Envoy's own panic threshold, which is not written.
-const DEFAULT_PANIC_THRESHOLD: u8 = 50;
 
 /// Why there is no configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RenderError {
-    /// Something that no case of the drill uses.
-    #[error("{0}: {1} is not rendered for Envoy; extend the drill's configuration of Envoy first")]
+    /// Something that the configuration does not write yet, or that Envoy cannot do.
+    #[error("{0}: {1} is not rendered for Envoy; extend loadtest/src/envoy first")]
     Unsupported(String, &'static str),
     /// The state lacks something that it refers to.
     #[error("{0} is not in the state")]
     Missing(String),
 }
 
-/// Writes the configuration; names are resolved by this DNS server.
+/// What a configuration has beside what the state asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extras<'a> {
+    /// Names are resolved by this DNS server instead of the system's.
+    pub(crate) dns: Option<SocketAddr>,
+    /// One line for each request goes to this file.
+    pub(crate) access_log: Option<&'a Path>,
+    /// Where statistics can be read.
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// Writes the configuration.
 ///
 /// # Errors
 /// [`RenderError`].
-pub(crate) fn bootstrap(state: &State, dns: Option<SocketAddr>) -> Result<Value, RenderError> {
+pub(crate) fn bootstrap(state: &State, extras: Extras<'_>) -> Result<Value, RenderError> {
     let mut clusters = Vec::new();
     let mut listeners = Vec::new();
     for gateway in state.gateways.values() {
         for listener in &gateway.listeners {
+            if listener.protocol != Protocol::Http {
+                let name = format!("{}/{}", gateway.name, listener.name);
+                return Err(RenderError::Unsupported(name, "another protocol than HTTP"));
+            }
             let mut hosts = Vec::new();
             let mut buffer = Policy::default().buffer_limit;
             for route in state.routes.values() {
@@ -49,25 +63,29 @@ pub(crate) fn bootstrap(state: &State, dns: Option<SocketAddr>) -> Result<Value,
                 else {
                     continue;
                 };
+                let mut domains: Vec<String> = attachment.hostnames.iter().map(ToString::to_string).collect();
+                let exact = domains.iter().find(|name| !name.starts_with('*')).cloned();
                 let mut routes = Vec::new();
                 for rule in &route.rules {
-                    let rendered = build_rule(state, route, rule)?;
+                    let rendered = build_rule(state, route, rule, exact.as_deref())?;
                     clusters.extend(rendered.clusters);
                     routes.extend(rendered.routes);
                     buffer = buffer.max(rendered.buffer);
                 }
-                let mut domains: Vec<String> = attachment.hostnames.iter().map(ToString::to_string).collect();
                 if domains.is_empty() {
                     domains.push("*".to_owned());
                 }
                 hosts.push(json!({"name": route.name.as_str(), "domains": domains, "routes": routes}));
             }
             let Some(bind) = listener.bind.first() else { continue };
-            listeners.push(build_listener(listener.name.as_str(), *bind, buffer, &hosts));
+            listeners.push(build_listener(listener.name.as_str(), *bind, buffer, &hosts, extras.access_log));
         }
     }
     let mut bootstrap = json!({"static_resources": {"listeners": listeners, "clusters": clusters}});
-    if let Some(dns) = dns {
+    if let Some(admin) = extras.admin {
+        bootstrap["admin"] = json!({"address": socket_address(admin)});
+    }
+    if let Some(dns) = extras.dns {
         bootstrap["typed_dns_resolver_config"] = json!({
             "name": "envoy.network.dns_resolver.cares",
             "typed_config": {
@@ -88,10 +106,16 @@ struct Rendered {
     buffer: u64,
 }
 
-fn build_rule(state: &State, route: &Route, rule: &Rule) -> Result<Rendered, RenderError> {
+fn build_rule(
+    state: &State,
+    route: &Route,
+    rule: &Rule,
+    host: Option<&str>,
+) -> Result<Rendered, RenderError> {
     let unsupported = |what| RenderError::Unsupported(route.name.to_string(), what);
-    let Action::Forward(name) = &rule.action else { return Err(unsupported("an answer without a backend")) };
-    if !rule.filters.is_empty() {
+    let Rule { name: _, matches, filters, timeouts, retry, action } = rule;
+    let Action::Forward(name) = action else { return Err(unsupported("an answer without a backend")) };
+    if !filters.is_empty() {
         return Err(unsupported("a filter"));
     }
     let pool = state.pools.get(name).ok_or_else(|| RenderError::Missing(name.to_string()))?;
@@ -103,16 +127,24 @@ fn build_rule(state: &State, route: &Route, rule: &Rule) -> Result<Rendered, Ren
             .ok_or_else(|| RenderError::Missing(name.to_string()))?,
         None => Policy::default(),
     };
-    let (clusters, mut action) = build_clusters(state, pool, &policy)?;
-    let timeout = rule.timeouts.and_then(|timeouts| timeouts.request).or(policy.timeouts.request);
-    if let Some(timeout) = timeout {
+    let (clusters, mut action) = build_clusters(state, pool, &policy, host)?;
+    let own = timeouts.unwrap_or(RuleTimeouts { request: None, backend_request: None });
+    if own.backend_request.is_some() {
+        return Err(unsupported("a timeout of one attempt on the route itself"));
+    }
+    if let Some(timeout) = own.request.or(policy.timeouts.request) {
         action.insert("timeout".to_owned(), duration(timeout));
     }
-    if let Some(retry) = rule.retry.as_ref().or(policy.retry.as_ref()) {
+    if policy.timeouts.stream_idle != Timeouts::default().stream_idle {
+        action.insert("idle_timeout".to_owned(), duration(policy.timeouts.stream_idle));
+    }
+    if let LoadBalancer::ConsistentHash(ConsistentHash { by, table_size: _ }) = &policy.load_balancer {
+        action.insert("hash_policy".to_owned(), json!(build_hash(by)));
+    }
+    if let Some(retry) = retry.as_ref().or(policy.retry.as_ref()) {
         action.insert("retry_policy".to_owned(), build_retry(retry));
     }
-    let routes = rule
-        .matches
+    let routes = matches
         .iter()
         .map(|matched| {
             if matched.method.is_some() || !matched.headers.is_empty() || !matched.query.is_empty() {
@@ -135,6 +167,7 @@ fn build_clusters(
     state: &State,
     pool: &Pool,
     policy: &Policy,
+    host: Option<&str>,
 ) -> Result<(Vec<Value>, Map<String, Value>), RenderError> {
     let mut refs = Vec::new();
     for reference in pool.refs.iter().filter(|reference| reference.weight > 0) {
@@ -145,9 +178,7 @@ fn build_clusters(
     }
     let mut action = Map::new();
     if !needs_split(&refs) {
-        let localities: Vec<Value> =
-            refs.iter().filter_map(|(reference, backend)| Some(locality(reference, (*backend)?))).collect();
-        let cluster = build_cluster(pool.name.as_str(), policy, &refs, &localities)?;
+        let cluster = cluster::build(pool.name.as_str(), policy, &refs, host)?;
         action.insert("cluster".to_owned(), json!(pool.name.as_str()));
         return Ok((vec![cluster], action));
     }
@@ -157,17 +188,15 @@ fn build_clusters(
         shares.push(json!({"name": name, "weight": reference.weight}));
         // The share of an invalid reference goes to a cluster that does not exist.
         if let Some(backend) = backend {
-            let localities: Vec<Value> =
-                if backend.endpoints.is_empty() { Vec::new() } else { vec![locality(reference, backend)] };
-            clusters.push(build_cluster(&name, policy, &[(*reference, Some(*backend))], &localities)?);
+            // Without an endpoint there is no locality either.
+            let shown = Some(*backend).filter(|backend| !backend.endpoints.is_empty());
+            clusters.push(cluster::build(&name, policy, &[(*reference, shown)], host)?);
         }
     }
     action.insert("weighted_clusters".to_owned(), json!({"clusters": shares}));
     action.insert("cluster_not_found_response_code".to_owned(), json!("INTERNAL_SERVER_ERROR"));
     Ok((clusters, action))
 }
-
-type Resolved<'a> = (&'a PoolRef, Option<&'a Backend>);
 
 fn backend_of<'a>(state: &'a State, reference: &PoolRef) -> Result<Option<&'a Backend>, RenderError> {
     match &reference.target {
@@ -187,99 +216,40 @@ fn needs_split(refs: &[Resolved<'_>]) -> bool {
     lacking || (named && plain)
 }
 
-fn has_names(backend: &Backend) -> bool {
-    backend.endpoints.iter().any(|endpoint| matches!(endpoint.address, EndpointAddress::Fqdn { .. }))
-}
-
-fn locality(reference: &PoolRef, backend: &Backend) -> Value {
-    let endpoints: Vec<Value> = backend
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            let address = match &endpoint.address {
-                EndpointAddress::Ip { address, port } => socket_address(SocketAddr::new(*address, *port)),
-                EndpointAddress::Fqdn { hostname, port } => {
-                    json!({"socket_address": {"address": hostname, "port_value": port}})
-                }
-                EndpointAddress::Unix { path } => json!({"pipe": {"path": path}}),
-            };
-            json!({"endpoint": {"address": address}, "load_balancing_weight": 1})
-        })
-        .collect();
-    json!({
-        "locality": {"region": backend.name.as_str()},
-        "priority": reference.priority,
-        "load_balancing_weight": reference.weight,
-        "lb_endpoints": endpoints,
-    })
-}
-
-fn build_cluster(
-    name: &str,
-    policy: &Policy,
-    refs: &[Resolved<'_>],
-    localities: &[Value],
-) -> Result<Value, RenderError> {
-    // Written so that another balancer is an error here and not another one there.
-    let balancer = if matches!(policy.load_balancer, LoadBalancer::RoundRobin) {
-        "ROUND_ROBIN"
-    } else if matches!(policy.load_balancer, LoadBalancer::LeastRequest) {
-        "LEAST_REQUEST"
-    } else {
-        return Err(RenderError::Unsupported(name.to_owned(), "its load balancer"));
-    };
-    let named = refs.iter().any(|(_, backend)| backend.is_some_and(has_names));
-    let mut common = json!({"locality_weighted_lb_config": {}});
-    if policy.panic_threshold.get() != DEFAULT_PANIC_THRESHOLD {
-        common["healthy_panic_threshold"] = json!({"value": policy.panic_threshold.get()});
+fn build_hash(by: &HashKey) -> Vec<Value> {
+    match by {
+        HashKey::SourceIp => vec![json!({"connection_properties": {"source_ip": true}})],
+        HashKey::Headers(names) => {
+            names.iter().map(|name| json!({"header": {"header_name": name}})).collect()
+        }
+        HashKey::QueryParams(names) => {
+            names.iter().map(|name| json!({"query_parameter": {"name": name}})).collect()
+        }
+        HashKey::Cookie(HashCookie { name, ttl, attributes }) => {
+            let mut cookie = json!({"name": name});
+            if let Some(ttl) = ttl {
+                cookie["ttl"] = duration(*ttl);
+            }
+            if !attributes.is_empty() {
+                let all: Vec<Value> =
+                    attributes.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+                cookie["attributes"] = json!(all);
+            }
+            vec![json!({"cookie": cookie})]
+        }
     }
-    let mut cluster = json!({
-        "name": name,
-        "type": if named { "STRICT_DNS" } else { "STATIC" },
-        "connect_timeout": duration(policy.timeouts.connect),
-        "per_connection_buffer_limit_bytes": policy.buffer_limit,
-        "lb_policy": balancer,
-        "common_lb_config": common,
-        "ignore_health_on_host_removal": true,
-        "circuit_breakers": {"thresholds": [{"max_retries": MAX_RETRIES}]},
-        "load_assignment": {"cluster_name": name, "endpoints": localities},
-    });
-    if named {
-        cluster["dns_refresh_rate"] = duration(policy.dns.refresh_rate);
-        cluster["respect_dns_ttl"] = json!(policy.dns.respect_ttl);
-        cluster["dns_lookup_family"] = json!("V4_PREFERRED");
-    }
-    if let Some(passive) = &policy.passive {
-        cluster["outlier_detection"] = build_outlier_detection(passive);
-    }
-    Ok(cluster)
-}
-
-fn build_outlier_detection(passive: &PassiveHealthCheck) -> Value {
-    let mut detection = json!({
-        "interval": duration(passive.interval),
-        "base_ejection_time": duration(passive.base_ejection_time),
-        "consecutive_5xx": passive.consecutive_5xx_errors,
-        "consecutive_gateway_failure": passive.consecutive_gateway_errors,
-        "enforcing_consecutive_gateway_failure": 100,
-        "consecutive_local_origin_failure": passive.consecutive_local_origin_failures,
-        "split_external_local_origin_errors": passive.split_external_local_origin_errors,
-    });
-    // 0 is not sent, and Envoy's own default is 10.
-    if passive.max_ejection_percent.get() > 0 {
-        detection["max_ejection_percent"] = json!(passive.max_ejection_percent.get());
-    }
-    detection
 }
 
 fn build_retry(retry: &Retry) -> Value {
+    let Retry { num_retries, num_attempts_per_priority, triggers, status_codes, per_try_timeout, back_off } =
+        retry;
     // Users and Envoy write triggers alike.
-    let triggers: Vec<Value> = retry.triggers.iter().map(|trigger| json!(trigger)).collect();
+    let triggers: Vec<Value> = triggers.iter().map(|trigger| json!(trigger)).collect();
     let names: Vec<&str> = triggers.iter().filter_map(Value::as_str).collect();
     let mut policy = json!({
         "retry_on": names.join(","),
-        "num_retries": retry.num_retries,
-        "retriable_status_codes": retry.status_codes,
+        "num_retries": num_retries,
+        "retriable_status_codes": status_codes,
         "host_selection_retry_max_attempts": HOST_SELECTION_ATTEMPTS,
         "retry_host_predicate": [{
             "name": "envoy.retry_host_predicates.previous_hosts",
@@ -288,7 +258,7 @@ fn build_retry(retry: &Retry) -> Value {
             },
         }],
     });
-    if let Some(frequency) = retry.num_attempts_per_priority {
+    if let Some(frequency) = num_attempts_per_priority {
         policy["retry_priority"] = json!({
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": {
@@ -297,61 +267,77 @@ fn build_retry(retry: &Retry) -> Value {
             },
         });
     }
-    if let Some(timeout) = retry.per_try_timeout {
-        policy["per_try_timeout"] = duration(timeout);
+    if let Some(timeout) = per_try_timeout {
+        policy["per_try_timeout"] = duration(*timeout);
     }
-    if retry.back_off != Retry::default().back_off {
+    if *back_off != BackOff::default() {
         policy["retry_back_off"] = json!({
-            "base_interval": duration(retry.back_off.base_interval),
-            "max_interval": duration(retry.back_off.max_interval),
+            "base_interval": duration(back_off.base_interval),
+            "max_interval": duration(back_off.max_interval),
         });
     }
     policy
 }
 
-fn build_listener(name: &str, bind: SocketAddr, buffer: u64, hosts: &[Value]) -> Value {
+fn build_listener(
+    name: &str,
+    bind: SocketAddr,
+    buffer: u64,
+    hosts: &[Value],
+    access_log: Option<&Path>,
+) -> Value {
+    let mut manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "use_remote_address": true,
+        "normalize_path": true,
+        "merge_slashes": true,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "route_config": {
+            "name": name,
+            "validate_clusters": false,
+            "ignore_port_in_host_matching": true,
+            "virtual_hosts": hosts,
+        },
+        "http_filters": [{
+            "name": "envoy.filters.http.router",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                "suppress_envoy_headers": true,
+            },
+        }],
+    });
+    if let Some(file) = access_log {
+        manager["access_log"] = json!([{
+            "name": "envoy.access_loggers.file",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": file,
+            },
+        }]);
+    }
     json!({
         "name": name,
         "address": socket_address(bind),
         "per_connection_buffer_limit_bytes": buffer,
         "filter_chains": [{"filters": [{
             "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                "stat_prefix": name,
-                "use_remote_address": true,
-                "normalize_path": true,
-                "merge_slashes": true,
-                "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
-                "upgrade_configs": [{"upgrade_type": "websocket"}],
-                "route_config": {
-                    "name": name,
-                    "validate_clusters": false,
-                    "ignore_port_in_host_matching": true,
-                    "virtual_hosts": hosts,
-                },
-                "http_filters": [{
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-                        "suppress_envoy_headers": true,
-                    },
-                }],
-            },
+            "typed_config": manager,
         }]}],
     })
 }
 
-fn socket_address(address: SocketAddr) -> Value {
+pub(crate) fn socket_address(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 
 /// As protobuf writes durations in JSON.
-fn duration(duration: GatewayDuration) -> Value {
+pub(crate) fn duration(duration: GatewayDuration) -> Value {
     let millis = duration.as_millis();
     json!(format!("{}.{:03}s", millis / 1000, millis % 1000))
 }
 
 #[cfg(test)]
-#[path = "envoy_config_tests.rs"]
+#[path = "config_tests.rs"]
 mod tests;
