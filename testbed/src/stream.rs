@@ -39,6 +39,7 @@ impl Stream {
         let peeked = match self {
             Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
             Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Tls(stream) => return stream.get_ref().0.has_arrived(),
         };
         matches!(peeked, Ok(1..))
     }
