@@ -216,7 +216,11 @@ impl Pool {
             hub,
         });
         if let Some((grid, _)) = pool.share_detector() {
-            pool.window.store(grid.index(now), Ordering::Relaxed);
+            // What the pool before a rebuild has not judged yet is judged by this one.
+            let before =
+                previous.filter(|previous| previous.share_detector().map(|(known, _)| known) == Some(grid));
+            let window = before.map(|previous| previous.window.load(Ordering::Relaxed));
+            pool.window.store(window.unwrap_or_else(|| grid.index(now)), Ordering::Relaxed);
             pool.hub.wake();
         }
         pool.refresh(now);

@@ -154,3 +154,16 @@ fn o17_without_the_threshold_or_at_zero_the_share_says_nothing() {
         assert_eq!(ejections(&world), []);
     }
 }
+
+#[test]
+fn o17_a_pool_that_is_rebuilt_between_an_interval_and_its_judgement_judges_it() {
+    let mut world = World::new();
+    let pool = world.pool(pool_of("a", &PORTS, share_only()));
+    send(&mut world, &pool, 50, 3, 1, Failure::Status(500));
+    world.now = world.now.after(std::time::Duration::from_secs(2));
+    let threshold = Percent::new(10).unwrap();
+    let rebuilt = PoolSpec { panic_threshold: threshold, ..pool_of("a", &PORTS, share_only()) };
+    let pool = world.pool(rebuilt);
+    world.tick();
+    assert_eq!(world.phase(&pool, 3).state, Health::Ejected);
+}
