@@ -5,8 +5,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{GET, SENT, World, port_at, reference, spec, task};
-use understudy_conf::{CircuitBreaker, Overflow, Retry, RetryTrigger};
+use common::{GET, SENT, World, checked, every_second, port_at, reference, spec, task};
+use understudy_conf::{CircuitBreaker, Health, Overflow, Retry, RetryTrigger};
 use understudy_engine::{
     ConnectFailure, Exchange, Failure, GiveUp, Next, NoEndpoint, PoolSpec, RefSpec, TlsIdentity, TlsStrength,
 };
@@ -106,6 +106,24 @@ fn an_overflow_does_not_lead_to_a_weaker_way_either() {
     let next = mine.failed(CERTIFICATE, SENT, world.now, &mut world.rng);
     assert!(matches!(next, Next::Retry { .. }), "{next:?}");
     assert_eq!(mine.choose(GET, world.now, &mut world.rng), Err(NoEndpoint::Overflow));
+}
+
+#[test]
+fn a_passing_check_disproves_what_was_wrong_with_tls_since_it_makes_the_same_handshake() {
+    // O26, replaced: an active check ends an ejection early where a failure to connect was the cause.
+    for failure in [ConnectFailure::Certificate, ConnectFailure::Tls] {
+        let mut world = World::new();
+        let refs = vec![verified(reference(0, 1, &[1])), verified(reference(1, 1, &[9]))];
+        let pool = world.pool(checked(spec("a", Some(task()), refs), &every_second()));
+        world.tick();
+        let mut exchange = Exchange::begin(pool.clone(), world.now);
+        assert_eq!(port_at(&pool, exchange.choose(GET, world.now, &mut world.rng).unwrap()), 1);
+        exchange.failed(Failure::Connect(failure), SENT, world.now, &mut world.rng);
+        drop(exchange);
+        assert_eq!(world.phase(&pool, 1).state, Health::Ejected);
+        world.pass(2.5);
+        assert_eq!(world.phase(&pool, 1).state, Health::Trial, "{failure:?}: before the 10 s are over");
+    }
 }
 
 #[test]

@@ -129,8 +129,11 @@ impl Service {
             if let Some((member, _)) = exchange.current()
                 && member.spec.identity.tls.is_some()
             {
-                let policy = table.tls.get(member.reference).and_then(Option::as_ref);
-                let refused = policy.and_then(|tls| tls.refuses(digest?.ssl_digest.as_deref()));
+                let agreed = digest.and_then(|digest| digest.ssl_digest.as_deref());
+                let refused = match table.tls.get(member.reference) {
+                    Some(Some(policy)) => policy.refuses(agreed),
+                    _ => Some("the endpoint's TLS policy is gone".to_owned()),
+                };
                 if let Some(why) = refused {
                     ctx.attempt.refused = Some(ConnectFailure::Tls);
                     return Error::e_explain(ErrorType::TLSHandshakeFailure, why)
