@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use understudy_conf::store::{ROOT_FILE, Read, Reader, Writer, from_text};
-use understudy_conf::{Backend, Certificate, Gateway, Policy, Pool, Route, State};
+use understudy_conf::{Backend, CaBundle, Certificate, Gateway, Policy, Pool, Route, State};
 
 /// Files are slow, so most inputs are decoded only: one of so many is written.
 const WRITTEN: usize = 8;
@@ -60,6 +60,8 @@ struct Document {
     backends: Vec<Backend>,
     #[serde(default)]
     certificates: Vec<Certificate>,
+    #[serde(default)]
+    ca_bundles: Vec<CaBundle>,
 }
 
 /// The state that a document makes, if it can be read.
@@ -73,6 +75,7 @@ fn parse(text: &str) -> Option<State> {
         policies: by_name(document.policies, |policy| policy.name.clone()),
         backends: by_name(document.backends, |backend| backend.name.clone()),
         certificates: by_name(document.certificates, |certificate| certificate.name.clone()),
+        ca_bundles: by_name(document.ca_bundles, |bundle| bundle.name.clone()),
     })
 }
 

@@ -38,7 +38,8 @@ pub(crate) fn build(
         panic_threshold,
         // Of the route.
         retry: _,
-        timeouts: Timeouts { connect, request: _, connection_idle, stream_idle: _ },
+        timeouts:
+            Timeouts { connect, request: _, connection_idle, stream_idle: _, max_connection, max_stream },
         circuit_breaker,
         load_balancer,
         slow_start,
@@ -50,6 +51,9 @@ pub(crate) fn build(
     let backends: Vec<&Backend> = refs.iter().filter_map(|(_, backend)| *backend).collect();
     if backends.iter().any(|backend| backend.protocol != UpstreamProtocol::Http1) {
         return Err(unsupported("another protocol than HTTP/1.1 to a backend"));
+    }
+    if backends.iter().any(|backend| backend.tls.is_some()) {
+        return Err(unsupported("TLS to a backend"));
     }
     let check_port = active.as_ref().and_then(|check| check.port);
     let localities: Vec<Value> = refs
@@ -115,6 +119,11 @@ pub(crate) fn build(
     let mut http = json!({});
     if *connection_idle != Timeouts::default().connection_idle {
         http["idle_timeout"] = duration(*connection_idle);
+    }
+    for (name, limit) in [("max_connection_duration", max_connection), ("max_stream_duration", max_stream)] {
+        if let Some(limit) = limit {
+            http[name] = duration(*limit);
+        }
     }
     if let Some(requests) = circuit_breaker.max_requests_per_connection {
         http["max_requests_per_connection"] = json!(requests);
@@ -215,6 +224,7 @@ fn build_outlier_detection(passive: &PassiveHealthCheck) -> Value {
         consecutive_gateway_errors,
         consecutive_local_origin_failures,
         split_external_local_origin_errors,
+        failure_percentage_threshold,
     } = passive;
     let mut detection = json!({
         "interval": duration(*interval),
@@ -225,6 +235,10 @@ fn build_outlier_detection(passive: &PassiveHealthCheck) -> Value {
         "consecutive_local_origin_failure": consecutive_local_origin_failures,
         "split_external_local_origin_errors": split_external_local_origin_errors,
     });
+    if let Some(threshold) = failure_percentage_threshold {
+        detection["failure_percentage_threshold"] = json!(threshold.get());
+        detection["enforcing_failure_percentage"] = json!(100);
+    }
     // 0 is not sent, and Envoy's own default is 10.
     if max_ejection_percent.get() > 0 {
         detection["max_ejection_percent"] = json!(max_ejection_percent.get());
