@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 use understudy_engine::{
-    Address, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
+    Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
 };
 
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
+use super::peer::build_peer;
 use super::reply::{self, Reply};
 use super::{Service, failure};
 use crate::world::PoolTable;
@@ -62,11 +62,9 @@ impl Service {
                 return refuse(ctx, reply.unwrap_or_else(|| Reply::from(error)));
             }
         };
-        let address = &table.pool.members()[member].spec.identity.address;
-        let Some(mut peer) = peer_of(address) else {
+        let Some(mut peer) = build_peer(&table.pool.members()[member].spec, table) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        set_options(&mut peer, table);
         if after_stale {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
             peer.group_key = self.with_rng(|rng| rng.u64(1..));
@@ -257,28 +255,6 @@ pub(super) fn has_answer(session: &Session) -> bool {
 fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {
     ctx.reply = Some(reply);
     Err(Error::new_in(ErrorType::HTTPStatus(reply.status)))
-}
-
-fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
-    match address {
-        Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
-        Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
-    }
-}
-
-fn set_options(peer: &mut HttpPeer, table: &PoolTable) {
-    if !table.limits.connection_idle.is_zero() {
-        peer.options.idle_timeout = Some(table.limits.connection_idle);
-    }
-    if let Some(keepalive) = table.tcp_keepalive {
-        peer.options.tcp_keepalive = Some(TcpKeepalive {
-            idle: keepalive.idle_time.into(),
-            interval: keepalive.interval.into(),
-            count: keepalive.probes as usize,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
-        });
-    }
 }
 
 /// A per-try timeout and the request's own cover connecting.

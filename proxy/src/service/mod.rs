@@ -10,6 +10,7 @@ mod deadline;
 mod failure;
 mod hash;
 mod headers;
+mod peer;
 mod reply;
 mod request;
 mod response;
