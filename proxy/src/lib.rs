@@ -7,6 +7,7 @@ mod check;
 mod driver;
 mod server;
 mod service;
+mod upstream_h2;
 mod world;
 
 pub mod access_log;

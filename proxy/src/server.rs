@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerOptions;
+use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
@@ -149,6 +150,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         unmatched: metrics.rule("none"),
         workers_share_connections: workers.count() > 1,
         uses: Default::default(),
+        connector: Arc::new(TransportConnector::new(None)),
     };
     let app = application(service, workers.count());
     let tls = Arc::<ArcSwap<TlsTable>>::default();

@@ -1,6 +1,7 @@
 //! One attempt after another: choosing the endpoint, and what follows from its failure.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -8,8 +9,9 @@ use nix::sys::socket::{MsgFlags, recv};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
+use tokio::sync::Notify;
 use understudy_engine::{
-    Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
+    ConnectFailure, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
 };
 
 use super::context::{AttemptState, ConnectBound, Context};
@@ -82,8 +84,18 @@ impl Service {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let failed = failure::of_connecting(&error);
-        let timed_out = failed == understudy_engine::ConnectFailure::TimedOut;
+        error.set_retry(self.connection_failed(session, ctx, failure::of_connecting(&error)));
+        error
+    }
+
+    /// Whether there is another attempt after a failure to connect.
+    pub(super) fn connection_failed(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        failed: ConnectFailure,
+    ) -> bool {
+        let timed_out = failed == ConnectFailure::TimedOut;
         let failed = match ctx.attempt.connect_bound {
             ConnectBound::PerTry if timed_out => {
                 Failure::Timeout { kind: TimeoutKind::PerTry, connected: false }
@@ -93,8 +105,7 @@ impl Service {
             }
             _ => Failure::Connect(failed),
         };
-        error.set_retry(self.decide(session, ctx, failed));
-        error
+        self.decide(session, ctx, failed)
     }
 
     /// The connection stands, new or pooled.
@@ -112,9 +123,19 @@ impl Service {
         if let Some(limit) = table.pool.spec().circuit_breaker.max_requests_per_connection {
             ctx.attempt.last_on_connection = self.uses.count(socket, reused, limit);
         }
-        let deadline = ctx.headers_by.min(ctx.complete_by).min(ctx.attempt.try_by);
-        ctx.attempt.armed = Some(Armed::new(socket, deadline, table.limits.stream_idle, self.clock));
+        let idle = table.limits.stream_idle;
+        ctx.attempt.armed = Some(Armed::new(socket, deadline_of(ctx), idle, self.clock));
         Ok(())
+    }
+
+    /// A stream of a shared connection stands. `told` is notified when a limit of the attempt is reached.
+    pub(super) fn stream_begun(&self, ctx: &mut Context, reused: bool, told: Arc<Notify>) {
+        if !reused && let Some(exchange) = &ctx.exchange {
+            exchange.connected();
+        }
+        let pool = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref());
+        let idle = pool.map_or(Duration::ZERO, |pool| pool.limits.stream_idle);
+        ctx.attempt.armed = Some(Armed::stream(told, deadline_of(ctx), idle, self.clock));
     }
 
     /// A piece of the request's body goes to the endpoint.
@@ -175,7 +196,7 @@ impl Service {
         error
     }
 
-    fn limit_reached(
+    pub(super) fn limit_reached(
         &self,
         session: &mut Session,
         ctx: &mut Context,
@@ -207,14 +228,15 @@ impl Service {
         };
         let now = self.clock.now();
         let Some(exchange) = ctx.exchange.as_mut() else { return false };
-        if let Failure::Status(status) = failed
-            && !is_worth_deciding(status, exchange)
+        if let Failure::Status(_) | Failure::Grpc(_) = failed
+            && !is_worth_deciding(failed, exchange)
         {
             return false;
         }
         let next = self.with_rng(|rng| exchange.failed(failed, facts, now, rng));
         if let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) {
             table.metrics.count_attempt(failure::outcome(failed));
+            ctx.attempt.counted = true;
         }
         if matches!(next, Next::Retry { .. }) {
             self.metrics.retries.inc();
@@ -235,8 +257,13 @@ impl Service {
 }
 
 /// A status below 500 says nothing of the endpoint, and only a policy can ask for its retry.
-fn is_worth_deciding(status: u16, exchange: &understudy_engine::Exchange) -> bool {
-    status >= 500 || exchange.pool().spec().retry.is_some()
+fn is_worth_deciding(failed: Failure, exchange: &understudy_engine::Exchange) -> bool {
+    failed.cause().is_some() || exchange.pool().spec().retry.is_some()
+}
+
+/// When the attempt's headers must be there.
+fn deadline_of(ctx: &Context) -> Instant {
+    ctx.headers_by.min(ctx.complete_by).min(ctx.attempt.try_by)
 }
 
 /// Rule R12: the body is kept for a retry up to the limit; what was not read yet needs no keeping.

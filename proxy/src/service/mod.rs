@@ -8,12 +8,16 @@ mod conclude;
 mod context;
 mod deadline;
 mod failure;
+mod grpc;
 mod hash;
 mod headers;
 mod peer;
 mod reply;
 mod request;
 mod response;
+mod stream;
+mod to_h2;
+mod upload;
 mod uses;
 
 use std::os::fd::RawFd;
@@ -23,11 +27,10 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fastrand::Rng;
-use http::header::SET_COOKIE;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::time::Duration;
@@ -37,8 +40,11 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, RuleMetrics};
 use crate::world::World;
 use context::Context;
+pub(crate) use failure::of_connecting;
 pub(crate) use hash::RequestHash;
+use pingora_core::connectors::TransportConnector;
 use request::Found;
+use stream::Forwarded;
 pub(crate) use uses::Uses;
 
 /// The proxy application.
@@ -52,6 +58,8 @@ pub(crate) struct Service {
     /// A pooled connection may be used by another thread than the one that watches it.
     pub(crate) workers_share_connections: bool,
     pub(crate) uses: Uses,
+    /// Connects to endpoints that speak HTTP/2.
+    pub(crate) connector: Arc<TransportConnector>,
 }
 
 impl Service {
@@ -82,7 +90,17 @@ impl ProxyHttp for Service {
             Found::Forward => {
                 // A client that reads nothing holds its endpoint no longer than its stream may be silent.
                 session.set_write_timeout(ctx.stream_idle());
-                return Ok(false);
+                if !ctx.speaks_h2() {
+                    return Ok(false);
+                }
+                // Boxed, so that requests of HTTP/1.1 do not carry its state.
+                match Box::pin(self.forward(session, ctx)).await? {
+                    Forwarded::Answered => {}
+                    Forwarded::To(peer) => {
+                        ctx.next_peer = Some(peer);
+                        return Ok(false);
+                    }
+                }
             }
             Found::Reply(reply) => self.answer(session, ctx, reply).await?,
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
@@ -91,7 +109,20 @@ impl ProxyHttp for Service {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        self.choose(session, ctx).await
+        if let Some(peer) = ctx.next_peer.take() {
+            return Ok(peer);
+        }
+        if !ctx.speaks_h2() {
+            return self.choose(session, ctx).await;
+        }
+        // A further attempt, after one that Pingora made.
+        match Box::pin(self.forward(session, ctx)).await? {
+            Forwarded::To(peer) => Ok(peer),
+            Forwarded::Answered => {
+                ctx.answered = true;
+                Err(Error::new_in(ErrorType::Custom("answered already")))
+            }
+        }
     }
 
     fn fail_to_connect(
@@ -151,14 +182,7 @@ impl ProxyHttp for Service {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if !response.status.is_informational() {
-            response::speak_for_ourselves(session, response);
-            self.change_response(response, ctx);
-            if let Some(cookie) = ctx.set_cookie.take() {
-                response.append_header(SET_COOKIE, cookie)?;
-            }
-        }
-        Ok(())
+        self.finish_response(session, response, ctx)
     }
 
     fn upstream_response_body_filter(
@@ -188,6 +212,7 @@ impl ProxyHttp for Service {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        let error = error.filter(|_| !ctx.answered);
         self.conclude(session, error, ctx);
         // The endpoint is free, whatever the client still does.
         ctx.exchange = None;

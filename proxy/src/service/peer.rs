@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
+use understudy_conf::UpstreamProtocol;
 use understudy_engine::{Address, MemberSpec};
 
 use crate::world::PoolTable;
@@ -15,6 +16,7 @@ use crate::world::PoolTable;
 /// Builds the peer of a member; `None` if its address cannot be used.
 pub(super) fn build_peer(member: &MemberSpec, table: &PoolTable) -> Option<Box<HttpPeer>> {
     let mut peer = peer_of(&member.identity.address)?;
+    set_protocol(&mut peer, member.identity.protocol);
     set_connection(&mut peer, table);
     Some(peer)
 }
@@ -24,6 +26,20 @@ fn peer_of(address: &Address) -> Option<Box<HttpPeer>> {
         Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
         Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
     }
+}
+
+/// HTTP/1.1 is what a peer has by itself. It is one or the other: connections of HTTP/2 are ours to make (see
+/// [`crate::upstream_h2`]), and what could be both would be Pingora's.
+fn set_protocol(peer: &mut HttpPeer, protocol: UpstreamProtocol) {
+    match protocol {
+        UpstreamProtocol::Http1 => {}
+        UpstreamProtocol::H2c => peer.options.set_http_version(2, 2),
+    }
+}
+
+/// Whether an endpoint is spoken to in HTTP/2.
+pub(super) fn speaks_h2(peer: &HttpPeer) -> bool {
+    peer.options.alpn.get_min_http_version() == 2
 }
 
 /// What the policy says of connections.

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use understudy_engine::{Exchange, Failure, Instant};
+use understudy_engine::{Exchange, Failure, GrpcStatus, Instant};
 
 use super::Service;
 use super::context::Context;
+use super::grpc;
 use super::headers::Headers;
 use super::reply::Reply;
 
@@ -39,7 +40,14 @@ impl Service {
             return Ok(());
         }
         let status = response.status.as_u16();
-        if status >= 400 && ctx.exchange.is_some() && self.decide(session, ctx, Failure::Status(status)) {
+        let failure = match grpc::status_of(response).filter(|_| ctx.is_grpc) {
+            Some(status) if status != GrpcStatus::OK => Some(Failure::Grpc(status)),
+            _ => (status >= 400).then_some(Failure::Status(status)),
+        };
+        if let Some(failure) = failure
+            && ctx.exchange.is_some()
+            && self.decide(session, ctx, failure)
+        {
             ctx.attempt.turned_down = true;
             return Err(Error::new_up(ErrorType::HTTPStatus(status)));
         }
@@ -96,6 +104,9 @@ impl Service {
     /// Answers with a status and a short text.
     pub(super) async fn answer(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
         ctx.reply = Some(reply);
+        if grpc::is_call(session.req_header()) {
+            return self.answer_call(session, ctx, reply).await;
+        }
         let mut header = ResponseHeader::build(reply.status, Some(4))?;
         header.insert_header(CONTENT_LENGTH, reply.text.len())?;
         if !reply.text.is_empty() {
@@ -106,6 +117,39 @@ impl Service {
         }
         self.change_response(&mut header, ctx);
         write(session, header, reply.text).await
+    }
+
+    /// Answers a call of gRPC as its clients expect it: 200, and what went wrong in the same headers.
+    async fn answer_call(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+        let mut header = grpc::trailers_only(reply)?;
+        if reply == Reply::OVERFLOW {
+            header.insert_header(X_ENVOY_OVERLOADED, "true")?;
+        }
+        self.change_response(&mut header, ctx);
+        // Logged and counted by what happened.
+        ctx.meant_status = Some(reply.status);
+        if !session.is_http2() {
+            header.insert_header(CONTENT_LENGTH, 0)?;
+        }
+        write(session, header, "").await
+    }
+
+    /// Makes the endpoint's answer the gateway's.
+    pub(super) fn finish_response(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        speak_for_ourselves(session, response);
+        self.change_response(response, ctx);
+        if let Some(cookie) = ctx.set_cookie.take() {
+            response.append_header(SET_COOKIE, cookie)?;
+        }
+        Ok(())
     }
 
     /// Answers with a redirect.
@@ -127,7 +171,7 @@ impl Service {
 
 /// The answer's version is the gateway's own (RFC 9110, section 2.5), and a client of HTTP/1.0 gets no chunks:
 /// its answer ends with the connection (RFC 9112, section 6.1).
-pub(super) fn speak_for_ourselves(session: &mut Session, response: &mut ResponseHeader) {
+fn speak_for_ourselves(session: &mut Session, response: &mut ResponseHeader) {
     if response.version < Version::HTTP_11 {
         response.set_version(Version::HTTP_11);
     }

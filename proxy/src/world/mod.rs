@@ -8,8 +8,8 @@ mod pool_spec;
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_conf::{Action, State, TcpKeepalive, Timeouts};
-use understudy_engine::{Engine, Instant, Pool};
+use understudy_conf::{Action, Http2, State, TcpKeepalive, Timeouts, UpstreamProtocol};
+use understudy_engine::{Engine, Instant, Pool, PoolSpec};
 use understudy_router::{CompiledFilters, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
@@ -51,6 +51,9 @@ pub(crate) struct PoolTable {
     /// What of a request its balancer hashes, if it does.
     pub(crate) hash: Option<RequestHash>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    pub(crate) http2: Http2,
+    /// Some endpoint speaks HTTP/2.
+    pub(crate) speaks_h2: bool,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
@@ -122,6 +125,8 @@ impl World {
                             metrics: metrics.pool(pool.name.as_str()),
                             limits: Limits::new(&effective.timeouts, effective.per_try),
                             tcp_keepalive: effective.tcp_keepalive,
+                            http2: effective.http2,
+                            speaks_h2: speaks_h2(&spec),
                             buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
                             hash: RequestHash::build(&spec.load_balancer),
                             pool: engine.build_pool(spec, now),
@@ -144,6 +149,7 @@ pub(crate) struct Effective {
     pub(crate) timeouts: Timeouts,
     pub(crate) per_try: Option<Duration>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    pub(crate) http2: Http2,
     pub(crate) buffer_limit: u64,
 }
 
@@ -160,6 +166,11 @@ impl Limits {
             stream_idle: timeouts.stream_idle.into(),
         }
     }
+}
+
+fn speaks_h2(spec: &PoolSpec) -> bool {
+    let mut members = spec.refs.iter().flat_map(|reference| &reference.members);
+    members.any(|member| member.identity.protocol == UpstreamProtocol::H2c)
 }
 
 fn same_routing(a: &State, b: &State) -> bool {

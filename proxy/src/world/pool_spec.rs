@@ -115,6 +115,7 @@ pub(crate) fn resolve_pool(
         panic_threshold: policy.panic_threshold,
         retry,
         circuit_breaker: policy.circuit_breaker.clone(),
+        streams_per_connection: policy.http2.max_concurrent_streams,
         load_balancer: policy.load_balancer.clone(),
         slow_start: policy.slow_start,
         refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &source)).collect(),
@@ -123,6 +124,7 @@ pub(crate) fn resolve_pool(
         timeouts,
         per_try: per_try.map(Into::into),
         tcp_keepalive: policy.tcp_keepalive,
+        http2: policy.http2,
         buffer_limit: policy.buffer_limit,
     };
     (effective, spec)

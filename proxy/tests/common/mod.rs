@@ -63,6 +63,8 @@ pub struct Setup {
     pub filters: Vec<HttpFilter>,
     pub refs: Vec<(u32, Vec<EndpointAddress>)>,
     pub ref_filters: Vec<HttpFilter>,
+    /// Priorities whose endpoints speak HTTP/2.
+    pub h2: Vec<u32>,
 }
 
 impl Setup {
@@ -76,7 +78,14 @@ impl Setup {
             filters: Vec::new(),
             refs: vec![(0, addresses(primary)), (1, addresses(fallback))],
             ref_filters: Vec::new(),
+            h2: Vec::new(),
         }
+    }
+
+    /// All endpoints speak HTTP/2.
+    pub fn over_h2(mut self) -> Self {
+        self.h2 = vec![0, 1];
+        self
     }
 
     pub fn with_retry(mut self, retry: Retry) -> Self {
@@ -103,7 +112,9 @@ impl Setup {
         for (index, (priority, addresses)) in self.refs.iter().enumerate() {
             let name = BackendName::new(format!("backend/default/{index}")).unwrap();
             let endpoints = addresses.iter().cloned().map(Endpoint::at).collect();
-            let backend = Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, endpoints };
+            let h2 = self.h2.contains(priority);
+            let protocol = if h2 { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 };
+            let backend = Backend { name: name.clone(), protocol, endpoints };
             state.backends.insert(name.clone(), Arc::new(backend));
             refs.push(PoolRef {
                 target: RefTarget::Backend(name),
