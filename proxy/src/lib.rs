@@ -20,4 +20,4 @@ pub mod source;
 pub mod workers;
 
 pub use access_log::LogFormat;
-pub use server::{AccessLogOptions, ProxyError, ProxyOptions, run};
+pub use server::{AccessLogOptions, H2_IDLE, ProxyError, ProxyOptions, run};

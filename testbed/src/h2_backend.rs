@@ -301,6 +301,11 @@ async fn answer(
             let mut stream = respond.send_response(head(200, &name), false)?;
             return stream.send_data(name.into(), true);
         }
+        B::Continue => {
+            let mut interim = Response::new(());
+            *interim.status_mut() = http::StatusCode::CONTINUE;
+            respond.send_informational(interim)?;
+        }
         B::Grpc => return echo_messages(body, respond, &name).await,
         B::GrpcTicks(pause) => {
             let mut stream = respond.send_response(grpc_head(&name), false)?;
@@ -319,7 +324,7 @@ async fn answer(
     }
     let mut trailers = HeaderMap::new();
     match behaviour {
-        B::RequestBody => {
+        B::RequestBody | B::Continue => {
             let mut stream = respond.send_response(head(200, &name), false)?;
             send(&mut stream, received.into()).await?;
             return stream.send_data(Bytes::new(), true);

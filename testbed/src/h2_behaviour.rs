@@ -18,6 +18,8 @@ pub enum H2Behaviour {
     Delayed(Duration),
     /// 103 with a `link`, then 200.
     Interim,
+    /// 100 as soon as the headers came, then 200 with the body of the request.
+    Continue,
     /// 200, the name, then these trailers.
     Trailers(Vec<(String, String)>),
     /// 200 at once, without reading the request's body.

@@ -206,7 +206,7 @@ impl Service {
         let over = limit == Expired::Idle || self.clock.now() >= ctx.headers_by.min(ctx.complete_by);
         let kind = if over { TimeoutKind::Request } else { TimeoutKind::PerTry };
         let failed = Failure::Timeout { kind, connected: true };
-        if has_answer(session) || !session.is_body_done() {
+        if has_answer(session) || !(ctx.body_ended || session.is_body_done()) {
             // O7, and the same for a client that is slow to send or to read: the endpoint is not to blame.
             (ctx.cause, ctx.reply) = match limit {
                 Expired::Deadline => {

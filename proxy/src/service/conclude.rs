@@ -36,16 +36,17 @@ impl Service {
         };
         ctx.reply = Some(reply);
         ctx.cause.get_or_insert_with(|| error.etype().as_str().to_owned());
-        if !has_answer(session) && reply.status > 0 {
+        if has_answer(session) {
+            if session.is_http2() && *error.esource() != ErrorSource::Downstream {
+                // The answer is cut. Otherwise the client would read that the request was cancelled.
+                session.as_downstream_mut().shutdown_with_reason(h2::Reason::INTERNAL_ERROR);
+            }
+        } else if reply.status > 0 {
             // What is left of the request's body is not known, so the connection ends with the answer.
             session.set_keepalive(None);
             if let Err(error) = self.answer(session, ctx, reply).await {
                 log::debug!("the client went away before its answer: {error}");
             }
-        }
-        if has_answer(session) && session.is_http2() && *error.esource() != ErrorSource::Downstream {
-            // Otherwise the client would read that the request was cancelled.
-            session.as_downstream_mut().shutdown_with_reason(h2::Reason::INTERNAL_ERROR);
         }
         FailToProxy { error_code: reply.status, can_reuse_downstream: false }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Version;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
+use pingora_core::protocols::http::HttpTask;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -40,7 +41,8 @@ impl Service {
             return Ok(());
         }
         let status = response.status.as_u16();
-        let failure = match grpc::status_of(response).filter(|_| ctx.is_grpc) {
+        let of_call = if ctx.is_grpc { grpc::status_of(response) } else { None };
+        let failure = match of_call {
             Some(status) if status != GrpcStatus::OK => Some(Failure::Grpc(status)),
             _ => (status >= 400).then_some(Failure::Status(status)),
         };
@@ -183,6 +185,11 @@ fn speak_for_ourselves(session: &mut Session, response: &mut ResponseHeader) {
 
 async fn write(session: &mut Session, header: ResponseHeader, text: &'static str) -> Result<()> {
     let without_body = text.is_empty() || session.req_header().method == http::Method::HEAD;
+    if without_body && session.is_http2() {
+        // Nothing but this ends the stream with its headers, which is what makes them a call's whole answer.
+        session.write_response_tasks(vec![HttpTask::Header(Box::new(header), true)]).await?;
+        return Ok(());
+    }
     session.write_response_header(Box::new(header), without_body).await?;
     if !without_body {
         session.write_response_body(Some(Bytes::from_static(text.as_bytes())), true).await?;

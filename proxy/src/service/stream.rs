@@ -303,7 +303,8 @@ impl Way<'_> {
                 piece = from_client(self.session, client) => piece,
             };
             let piece = piece.map_err(|error| Broken::Own(error.into_down()))?;
-            let ended = self.session.as_mut().is_body_done();
+            // A body that trailers follow ends too, though Pingora does not say so.
+            let ended = piece.is_none() || self.session.as_mut().is_body_done();
             self.service.body_sent(piece.as_ref().map_or(0, Bytes::len), ended, self.ctx);
             self.upload.give(piece.unwrap_or_default(), ended);
         }

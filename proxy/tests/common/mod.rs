@@ -63,6 +63,8 @@ pub struct Setup {
     pub filters: Vec<HttpFilter>,
     pub refs: Vec<(u32, Vec<EndpointAddress>)>,
     pub ref_filters: Vec<HttpFilter>,
+    /// The prefix that the route matches.
+    pub path: String,
     /// Priorities whose endpoints speak HTTP/2.
     pub h2: Vec<u32>,
 }
@@ -78,6 +80,7 @@ impl Setup {
             filters: Vec::new(),
             refs: vec![(0, addresses(primary)), (1, addresses(fallback))],
             ref_filters: Vec::new(),
+            path: "/test".to_owned(),
             h2: Vec::new(),
         }
     }
@@ -130,6 +133,7 @@ impl Setup {
         add_route(&mut state, "ha-example", "gateway/default/eg", refs, policy);
         let route = state.routes.values_mut().next().unwrap();
         let rule = &mut Arc::make_mut(route).rules[0];
+        rule.matches[0].path = PathMatch::Prefix(self.path.clone());
         rule.timeouts = self.timeouts;
         rule.filters.clone_from(&self.filters);
         state
@@ -233,6 +237,7 @@ impl Proxy {
             threads: 2,
             access_log: AccessLogOptions::off(),
             drain: Duration::from_secs(5),
+            h2_idle: understudy_proxy::H2_IDLE,
         };
         change(&mut options);
         let (stop, stopped) = oneshot::channel();
