@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use understudy_conf::UpstreamProtocol;
 
 use crate::check::{CheckStanding, Verdict};
 use crate::endpoint::Endpoint;
@@ -183,6 +184,12 @@ impl CheckProbe {
             }
             (address, _) => address,
         }
+    }
+
+    /// What is spoken there.
+    #[must_use]
+    pub fn protocol(&self) -> UpstreamProtocol {
+        self.check.endpoint.identity().protocol
     }
 
     /// What to ask.

@@ -86,7 +86,7 @@ impl Driver {
 
     async fn check(self: Arc<Self>, probe: CheckProbe) {
         let Ok(_permit) = self.checks.acquire().await else { return };
-        let result = check::run(&probe.address(), probe.spec()).await;
+        let result = check::run(&probe.address(), probe.protocol(), probe.spec()).await;
         self.metrics.count_probe(ProbeKind::Check, result == CheckResult::Passed);
         if let CheckResult::Failed(failure) = result {
             log::debug!("active check of {}: {failure}", probe.address());

@@ -646,3 +646,87 @@ async fn a_connection_whose_endpoint_answers_no_ping_is_given_up() {
     assert_eq!(names(&client, 3).await, all("passive", 3));
     assert!(start.elapsed() < Duration::from_secs(10), "its limit is 15 s otherwise");
 }
+
+#[tokio::test]
+async fn a_503_is_retried_from_one_version_to_the_other_with_its_body() {
+    let new = H2Backend::start("new").await.unwrap();
+    let old = Backend::start("old").await.unwrap();
+    for new_first in [true, false] {
+        let (first, second) =
+            if new_first { (new.address(), old.address()) } else { (old.address(), new.address()) };
+        new.set(if new_first { H2Behaviour::Status(503) } else { H2Behaviour::RequestBody });
+        old.set(if new_first { Behaviour::RequestBody } else { Behaviour::Status(503) });
+        for over_h2 in [true, false] {
+            let setup = Setup { h2: vec![u32::from(!new_first)], ..Setup::new(&[first], &[second]) }
+                .with_retry(retry(&[RetryTrigger::RetriableStatusCodes]));
+            let proxy = setup.start().await;
+            let body: Vec<u8> = (0..20_000).map(|index| (index % 251) as u8).collect();
+            // The second request finds the endpoint ejected.
+            for round in 0..2 {
+                let (status, answer) = if over_h2 {
+                    let response = client(&proxy).await.post("/test", body.clone()).await.unwrap();
+                    (response.status, response.body)
+                } else {
+                    let response = proxy.send(&post(body.clone())).await.unwrap();
+                    (response.status, response.body)
+                };
+                assert!(status == 200 && answer == body, "{new_first} {over_h2} {round}: {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_http_2_after_an_attempt_over_http_1_1_is_the_last_on_its_connection() {
+    let (old, new) = (Backend::start("old").await.unwrap(), H2Backend::start("new").await.unwrap());
+    let setup = Setup { h2: vec![1], ..Setup::new(&[old.address()], &[new.address()]) }
+        .with_retry(retry(&[RetryTrigger::RetriableStatusCodes]));
+    let proxy = setup.start().await;
+    old.set(Behaviour::Status(503));
+    let mut client = Client::connect(proxy.address).await.unwrap();
+    let response = client.get(HOST, "/test").await.unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "new"));
+    assert!(!response.keeps_alive());
+    let counted = r#"code_class="2xx",route="httproute/default/ha-example/rule/0"} 1"#;
+    eventually("its count as a success", || async { proxy.admin("/metrics").await.text().contains(counted) })
+        .await;
+    // From here on the first attempt is over HTTP/2, and connections are kept.
+    let mut client = Client::connect(proxy.address).await.unwrap();
+    for _ in 0..3 {
+        let response = client.get(HOST, "/test").await.unwrap();
+        assert_eq!((response.text().as_str(), response.keeps_alive()), ("new", true));
+    }
+}
+
+#[tokio::test]
+async fn requests_that_do_not_wait_for_the_answer_before_get_theirs_in_turn() {
+    let (active, passive) = backends().await;
+    let proxy = setup(&active, &passive).start().await;
+    active.next(1, H2Behaviour::Delayed(Duration::from_millis(200)));
+    active.next(1, H2Behaviour::Status(404));
+    let mut h1 = Client::connect(proxy.address).await.unwrap();
+    let three = [&Request::get(HOST, "/test").to_bytes()[..]; 3].concat();
+    h1.send(&three).await.unwrap();
+    for status in [200, 404, 200] {
+        let response = h1.read_response("GET").await.unwrap();
+        assert_eq!((response.status, response.text().as_str()), (status, "active"));
+    }
+}
+
+#[tokio::test]
+async fn h6_an_active_check_speaks_the_version_of_its_endpoint() {
+    let (active, passive) = backends().await;
+    let probe = understudy_conf::ActiveProbe::Http(understudy_conf::HttpProbe::get("/healthz"));
+    let check = understudy_conf::ActiveHealthCheck {
+        interval: millis(100),
+        ..understudy_conf::ActiveHealthCheck::new(probe)
+    };
+    let setup =
+        setup(&active, &passive).change_policy(|policy| policy.active = Some(std::sync::Arc::new(check)));
+    let proxy = setup.start().await;
+    let client = client(&proxy).await;
+    assert_eq!(names(&client, 3).await, all("active", 3));
+    assert!(active.log().iter().any(|request| request.uri.path() == "/healthz"));
+    active.set(H2Behaviour::Status(503));
+    eventually("the fallback", || async { names(&client, 1).await == all("passive", 1) }).await;
+}

@@ -1,52 +1,58 @@
 //! Active checks on the wire: connect, ask, judge the answer.
 //!
-//! Inputs: an address and what to ask. Outputs: a [`CheckResult`]. Each check has a connection of its own, so that
+//! Inputs: an address, what is spoken there and what to ask. Outputs: a [`CheckResult`]. Each check has a connection of its own, so that
 //! a listener that is closed is noticed though old connections live on. What is read is bounded, and so is the
 //! time.
 
 mod answer;
 mod grpc;
 mod http;
+mod http2;
 mod tcp;
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use understudy_conf::ActiveProbe;
+use understudy_conf::{ActiveProbe, UpstreamProtocol};
 use understudy_engine::{Address, CheckFailure, CheckResult, CheckSpec, ConnectFailure};
 
 /// Bytes of an answer that are read at most.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// Runs a check.
-pub(crate) async fn run(address: &Address, spec: &CheckSpec) -> CheckResult {
-    match tokio::time::timeout(spec.settings.timeout.into(), Box::pin(ask(address, spec))).await {
+pub(crate) async fn run(address: &Address, protocol: UpstreamProtocol, spec: &CheckSpec) -> CheckResult {
+    let asked = Box::pin(ask(address, protocol, spec));
+    match tokio::time::timeout(spec.settings.timeout.into(), asked).await {
         Ok(Ok(())) => CheckResult::Passed,
         Ok(Err(failure)) => CheckResult::Failed(failure),
         Err(_elapsed) => CheckResult::Failed(CheckFailure::Timeout),
     }
 }
 
-async fn ask(address: &Address, spec: &CheckSpec) -> Result<(), CheckFailure> {
+async fn ask(address: &Address, protocol: UpstreamProtocol, spec: &CheckSpec) -> Result<(), CheckFailure> {
     match address {
         Address::Socket(address) => {
             let stream = TcpStream::connect(address).await.map_err(connect_failure)?;
             // Without it the check merely takes longer.
             let _ = stream.set_nodelay(true);
-            converse(stream, spec).await
+            converse(stream, protocol, spec).await
         }
         Address::Unix(path) => {
-            converse(UnixStream::connect(path).await.map_err(connect_failure)?, spec).await
+            let stream = UnixStream::connect(path).await.map_err(connect_failure)?;
+            converse(stream, protocol, spec).await
         }
     }
 }
 
-async fn converse<S>(stream: S, spec: &CheckSpec) -> Result<(), CheckFailure>
+async fn converse<S>(stream: S, protocol: UpstreamProtocol, spec: &CheckSpec) -> Result<(), CheckFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     match &spec.settings.probe {
+        ActiveProbe::Http(probe) if protocol == UpstreamProtocol::H2c => {
+            http2::ask(stream, probe, &spec.host).await
+        }
         ActiveProbe::Http(probe) => http::ask(stream, probe, &spec.host).await,
         ActiveProbe::Tcp(probe) => tcp::ask(stream, probe).await,
         ActiveProbe::Grpc(probe) => grpc::ask(stream, probe, &spec.host).await,

@@ -16,7 +16,7 @@ use understudy_engine::{
 
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
-use super::peer::build_peer;
+use super::peer::{build_peer, speaks_h2};
 use super::reply::{self, Reply};
 use super::{Service, failure};
 use crate::world::PoolTable;
@@ -67,7 +67,7 @@ impl Service {
         let Some(mut peer) = build_peer(&table.pool.members()[member].spec, table) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        if after_stale {
+        if after_stale && !speaks_h2(&peer) {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
             peer.group_key = self.with_rng(|rng| rng.u64(1..));
             peer.options.idle_timeout = Some(Duration::ZERO);

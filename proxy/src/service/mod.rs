@@ -115,7 +115,8 @@ impl ProxyHttp for Service {
         if !ctx.speaks_h2() {
             return self.choose(session, ctx).await;
         }
-        // A further attempt, after one that Pingora made.
+        // A further attempt, after one that Pingora made: it will not use the client's connection again.
+        session.set_keepalive(None);
         match Box::pin(self.forward(session, ctx)).await? {
             Forwarded::To(peer) => Ok(peer),
             Forwarded::Answered => {
