@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use understudy_controller::{ListenOptions, Options, Report, Source};
 use understudy_proxy::access_log::LogDestination;
-use understudy_proxy::{AccessLogOptions, ProxyOptions};
+use understudy_proxy::{AccessLogOptions, H2_IDLE, ProxyOptions};
 
 use crate::args::{ControllerArgs, DataArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::{check, manifests, signals};
@@ -114,6 +114,7 @@ pub(crate) async fn demo_gateway(demo: DemoGateway, stop: impl Future<Output = (
         threads: threads(None),
         access_log: AccessLogOptions::off(),
         drain: Duration::from_secs(1),
+        h2_idle: H2_IDLE,
     };
     both(&[Source::Path(demo.manifest)], &options, proxy, stop, |_| {}).await
 }
@@ -147,6 +148,7 @@ fn proxy_options(state: PathBuf, args: DataArgs) -> ProxyOptions {
         threads: threads(args.threads),
         access_log: AccessLogOptions { destination, format },
         drain: DRAIN,
+        h2_idle: H2_IDLE,
     }
 }
 

@@ -37,9 +37,9 @@ pub use names::{
     NameError, PolicyName, PoolName, RouteName,
 };
 pub use policy::{
-    BackOff, CircuitBreaker, ConsistentHash, Dns, HashCookie, HashKey, LoadBalancer, LookupFamily, Overflow,
-    PassiveHealthCheck, Percent, PercentError, Policy, Retry, RetryBudget, RetryTrigger, TcpKeepalive,
-    Timeouts,
+    BackOff, CircuitBreaker, ConsistentHash, Dns, HashCookie, HashKey, Http2, Http2Keepalive, LoadBalancer,
+    LookupFamily, Overflow, PassiveHealthCheck, Percent, PercentError, Policy, Retry, RetryBudget,
+    RetryTrigger, TcpKeepalive, Timeouts,
 };
 pub use pool::{Pool, PoolRef, Priority, RefTarget, Weight};
 pub use report::{

@@ -88,6 +88,9 @@ pub struct Policy {
     /// TCP keep-alive towards the endpoints; `None`: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// HTTP/2 to the endpoints that speak it.
+    #[serde(default, skip_serializing_if = "Http2::is_default")]
+    pub http2: Http2,
 }
 
 impl Default for Policy {
@@ -114,6 +117,7 @@ impl Policy {
             dns: Dns::default(),
             buffer_limit: 32 * 1024,
             tcp_keepalive: None,
+            http2: Http2::default(),
         }
     }
 }
@@ -467,6 +471,48 @@ pub struct TcpKeepalive {
     pub idle_time: GatewayDuration,
     /// Time between probes.
     pub interval: GatewayDuration,
+}
+
+/// HTTP/2 to the endpoints that speak it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Http2 {
+    /// Requests that one connection carries at once, not 0. An endpoint may allow fewer.
+    pub max_concurrent_streams: u32,
+    /// Bytes of an answer that may be on their way; from 65,535 to 2,147,483,647.
+    pub initial_stream_window_size: u32,
+    /// Bytes of all answers on a connection that may be on their way; from 65,535 to 2,147,483,647.
+    pub initial_connection_window_size: u32,
+    /// Asks whether the endpoint is still there; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<Http2Keepalive>,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 100,
+            initial_stream_window_size: 64 * 1024,
+            initial_connection_window_size: 1024 * 1024,
+            keepalive: None,
+        }
+    }
+}
+
+impl Http2 {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Keep-alive of HTTP/2 connections by PING.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Http2Keepalive {
+    /// Time between two PINGs, not 0.
+    pub interval: GatewayDuration,
+    /// A connection whose PING has no answer after this is given up.
+    pub timeout: GatewayDuration,
 }
 
 #[cfg(test)]

@@ -355,6 +355,8 @@ mod tests {
                 "http2: {connectionKeepalive: {interval: 1s, timeout: 2s}}",
                 "spec.http2.connectionKeepalive.timeout",
             ),
+            ("http2: {initialStreamWindowSize: 1Ki}", "spec.http2.initialStreamWindowSize"),
+            ("http2: {initialConnectionWindowSize: 2Gi}", "spec.http2.initialConnectionWindowSize"),
             ("faultInjection: {}", "spec.faultInjection"),
             ("faultInjection: {abort: {httpStatus: 500, grpcStatus: 1}}", "spec.faultInjection.abort"),
             ("responseOverride: [{match: {}, response: {}}]", "spec.responseOverride[0].match"),

@@ -71,6 +71,9 @@ pub struct Dns {
 /// Which addresses of a name are used.
 pub type DnsLookupFamily = understudy_conf::LookupFamily;
 
+/// Sizes that a window of HTTP/2 may have: from what the protocol begins with to what it can count.
+const WINDOWS: std::ops::RangeInclusive<u64> = 65_535..=2_147_483_647;
+
 /// HTTP/2 to the endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -175,8 +178,18 @@ impl Dns {
 impl Http2 {
     pub(crate) fn validate(&self, check: &mut Checker<'_>) {
         check.range("maxConcurrentStreams", self.max_concurrent_streams, 1, i32::MAX.into());
-        check.quantity("initialStreamWindowSize", self.initial_stream_window_size.as_ref());
-        check.quantity("initialConnectionWindowSize", self.initial_connection_window_size.as_ref());
+        for (field, size) in [
+            ("initialStreamWindowSize", &self.initial_stream_window_size),
+            ("initialConnectionWindowSize", &self.initial_connection_window_size),
+        ] {
+            if check.quantity(field, size.as_ref()).is_some_and(|bytes| !WINDOWS.contains(&bytes)) {
+                check.problem(
+                    field,
+                    "a window of HTTP/2 has from 65535 to 2147483647 bytes",
+                    "Write such a size, as in \"64Ki\" or \"1Mi\".",
+                );
+            }
+        }
         if let Some(keepalive) = &self.connection_keepalive {
             let mut check = check.at("connectionKeepalive");
             let interval = check.duration("interval", keepalive.interval.as_ref());

@@ -1,6 +1,8 @@
 //! Limits of a pool (rules B1–B3): how many requests are under way, how many wait, and who is next.
 //!
 //! A [`Lane`] counts for one priority of a rule: the primary pool has its own room, and so has the fallback pool.
+//! A request in use stands for a connection in use; where connections carry several requests at once (HTTP/2), as
+//! many requests are let in as the allowed connections carry.
 //! Nothing here blocks: a request without room gets a [`Place`] in the queue, and waits for it with [`Room`].
 
 use std::collections::VecDeque;
@@ -18,6 +20,11 @@ use crate::choose::{self, Draws};
 use crate::exchange::NoEndpoint;
 use crate::pool::{MemberState, Pool};
 use crate::view::View;
+
+/// Requests that the connections of a priority can carry at once, where each connection carries so many.
+fn room_on(limits: &CircuitBreaker, carries: usize) -> usize {
+    (limits.max_connections as usize).saturating_mul(carries)
+}
 
 /// The count of one priority. It outlives rebuilds of its pool.
 #[derive(Debug, Default)]
@@ -53,9 +60,9 @@ enum Entry {
 }
 
 impl Lane {
-    fn enter(&self, limits: &CircuitBreaker, queued: bool) -> Entry {
-        let (connections, parallel) =
-            (limits.max_connections as usize, limits.max_parallel_requests as usize);
+    fn enter(&self, limits: &CircuitBreaker, carries: usize, queued: bool) -> Entry {
+        let connections = room_on(limits, carries);
+        let parallel = limits.max_parallel_requests as usize;
         if connections == 0 {
             return Entry::Full;
         }
@@ -136,9 +143,9 @@ impl Place {
     }
 
     /// It has served; with more room the next one is called too.
-    fn admitted(self, limits: &CircuitBreaker) {
+    fn admitted(self, limits: &CircuitBreaker, carries: usize) {
         self.try_again();
-        let more = self.lane.under_way.load(Ordering::SeqCst) < limits.max_connections as usize;
+        let more = self.lane.under_way.load(Ordering::SeqCst) < room_on(limits, carries);
         let lane = self.lane.clone();
         drop(self);
         if more {
@@ -220,11 +227,12 @@ pub(crate) fn admit(
     if let Some(own) = &own {
         own.try_again();
     }
-    match lane.enter(limits, own.is_some()) {
+    let carries = pool.carries()[index];
+    match lane.enter(limits, carries, own.is_some()) {
         Entry::In => {
             if let Some(member) = begin(pool, view, index, true, entrant, draws) {
                 if let Some(own) = own {
-                    own.admitted(limits);
+                    own.admitted(limits, carries);
                 }
                 return Ok(Admitted { member, lane: index });
             }
@@ -239,7 +247,7 @@ pub(crate) fn admit(
     }
     if limits.overflow == Overflow::Fallback {
         for (index, lane) in pool.lanes().iter().enumerate().skip(index + 1) {
-            if !matches!(lane.enter(limits, false), Entry::In) {
+            if !matches!(lane.enter(limits, pool.carries()[index], false), Entry::In) {
                 continue;
             }
             if let Some(member) = begin(pool, view, index, false, entrant, draws) {
@@ -260,10 +268,13 @@ fn begin(
     entrant: Entrant<'_>,
     draws: &mut Draws<'_>,
 ) -> Option<usize> {
-    let limit = pool.spec().circuit_breaker.max_connections_per_endpoint.map(|limit| limit as usize);
+    let connections = pool.spec().circuit_breaker.max_connections_per_endpoint.map(|limit| limit as usize);
+    let limit = |member: usize| {
+        connections.map(|connections| connections.saturating_mul(pool.members()[member].carries))
+    };
     let chosen = own.then_some(entrant.chosen);
     let state = |member: usize| &pool.members()[member].state;
-    if let Some(member) = chosen.filter(|member| state(*member).begin(limit)) {
+    if let Some(member) = chosen.filter(|member| state(*member).begin(limit(*member))) {
         return Some(member);
     }
     // Another thread may be faster, so the try may have to be repeated; each round leaves out the one that failed.
@@ -273,10 +284,10 @@ fn begin(
             !choose::was_tried(pool, entrant.tried, member)
                 && choose::protects(pool, member, entrant.floor)
                 && !full.contains(&member)
-                && state(member).has_room(limit)
+                && state(member).has_room(limit(member))
         };
         let member = choose::among(pool, view.groups.get(group)?, &has_room, draws)?;
-        if state(member).begin(limit) {
+        if state(member).begin(limit(member)) {
             return Some(member);
         }
         full.push(member);

@@ -4,6 +4,8 @@ use std::fmt;
 
 use understudy_conf::PassiveHealthCheck;
 
+use crate::GrpcStatus;
+
 /// Why a connection did not come about. No byte of a request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ConnectFailure {
@@ -28,6 +30,8 @@ pub enum ConnectFailure {
 pub enum Cause {
     /// No connection.
     Connect(ConnectFailure),
+    /// The endpoint refused the HTTP/2 stream.
+    Refused,
     /// The connection ended after the request was sent and before the answer's headers.
     Reset,
     /// The answer was no HTTP.
@@ -47,6 +51,8 @@ pub enum Cause {
         /// Of so many.
         total: u32,
     },
+    /// The status of gRPC in the answer's headers.
+    Grpc(GrpcStatus),
 }
 
 impl fmt::Display for Cause {
@@ -59,6 +65,7 @@ impl fmt::Display for Cause {
             Self::Connect(ConnectFailure::Tls) => "TLS handshake failed",
             Self::Connect(ConnectFailure::Certificate) => "certificate not accepted",
             Self::Connect(ConnectFailure::Other) => "connection failed",
+            Self::Refused => "stream refused",
             Self::Reset => "connection closed before the answer",
             Self::Protocol => "the answer was no HTTP",
             Self::Timeout => "timeout waiting for the answer",
@@ -66,6 +73,7 @@ impl fmt::Display for Cause {
             Self::Body => "the answer's body was cut",
             Self::Status(status) => return write!(f, "status {status}"),
             Self::Share { failed, total } => return write!(f, "{failed} of {total} requests failed"),
+            Self::Grpc(status) => return write!(f, "gRPC status {status}"),
         })
     }
 }
@@ -139,6 +147,8 @@ enum Class {
 fn classify(cause: Cause, split: bool) -> Class {
     match cause {
         Cause::Status(status) => Class::Status(status),
+        // O2
+        Cause::Grpc(status) => Class::Status(status.http()),
         _ if split => Class::Local,
         Cause::Timeout | Cause::TimeoutConnecting => Class::Status(504),
         _ => Class::Status(503),
@@ -237,11 +247,23 @@ mod tests {
     }
 
     #[test]
+    fn o2_a_grpc_status_counts_as_the_status_that_it_is_mapped_to() {
+        for (status, any, gateway) in
+            [(14, true, true), (4, true, true), (13, true, false), (12, true, false)]
+        {
+            let outcome = Outcome::Failure(Cause::Grpc(GrpcStatus(status)));
+            assert_eq!(fired_at(&detection(1, 0, 0, false), &[outcome]).is_some(), any, "{status}");
+            assert_eq!(fired_at(&detection(0, 1, 0, false), &[outcome]).is_some(), gateway, "{status}");
+        }
+    }
+
+    #[test]
     fn o3_without_split_local_failures_count_as_their_status() {
         let causes = [
             Cause::Connect(ConnectFailure::Refused),
             Cause::Connect(ConnectFailure::TimedOut),
             Cause::Connect(ConnectFailure::Certificate),
+            Cause::Refused,
             Cause::Reset,
             Cause::Protocol,
             Cause::Timeout,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use understudy_conf::{ConsistentHash, LoadBalancer, PoolName, PoolState, Priority};
+use understudy_conf::{ConsistentHash, LoadBalancer, PoolName, PoolState, Priority, UpstreamProtocol};
 
 use crate::admission::Lane;
 use crate::event::{Event, EventKind, Hub};
@@ -34,6 +34,8 @@ pub struct Member {
     pub priority: Priority,
     /// What hashes are compared with.
     pub(crate) key: u64,
+    /// Requests that one connection to it carries at once.
+    pub(crate) carries: usize,
     pub(crate) state: Arc<MemberState>,
 }
 
@@ -110,6 +112,7 @@ pub struct Pool {
     refs: Vec<Reference>,
     priorities: Vec<Priority>,
     lanes: Vec<Arc<Lane>>,
+    carries: Vec<usize>,
     shared: Arc<PoolShared>,
     view: ArcSwap<View>,
     view_until: AtomicU64,
@@ -185,6 +188,10 @@ impl Pool {
                     check,
                     reference: index,
                     priority: reference.priority,
+                    carries: match member.identity.protocol {
+                        UpstreamProtocol::Http1 => 1,
+                        UpstreamProtocol::H2c => spec.streams_per_connection.max(1) as usize,
+                    },
                     key: hash::hash(member.identity.address.to_string().as_bytes()),
                     state: state.clone(),
                 });
@@ -201,12 +208,19 @@ impl Pool {
             });
         }
         let lanes = shared.lanes_of(&priorities);
+        // Mixed protocols count as the one that needs more connections.
+        let carries = |priority: &Priority| {
+            let members = members.iter().filter(|member| member.priority == *priority);
+            members.map(|member| member.carries).min().unwrap_or(1)
+        };
+        let carries = priorities.iter().map(carries).collect();
         let pool = Arc::new(Self {
             spec,
             members,
             refs,
             priorities,
             lanes,
+            carries,
             shared,
             view: ArcSwap::from_pointee(View::default()),
             view_until: AtomicU64::new(0),
@@ -257,6 +271,11 @@ impl Pool {
     /// The counts of [`Self::priorities`], in the same order.
     pub(crate) fn lanes(&self) -> &[Arc<Lane>] {
         &self.lanes
+    }
+
+    /// Requests that one connection carries at once, for each of [`Self::priorities`].
+    pub(crate) fn carries(&self) -> &[usize] {
+        &self.carries
     }
 
     pub(crate) fn shared(&self) -> &PoolShared {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use understudy_conf::UpstreamProtocol;
 
 use crate::check::{CheckStanding, Verdict};
 use crate::endpoint::Endpoint;
@@ -200,6 +201,12 @@ impl CheckProbe {
     #[must_use]
     pub fn tls(&self) -> Option<&Arc<TlsIdentity>> {
         self.check.endpoint.identity().tls.as_ref()
+    }
+
+    /// What is spoken there.
+    #[must_use]
+    pub fn protocol(&self) -> UpstreamProtocol {
+        self.check.endpoint.identity().protocol
     }
 
     /// What to ask.

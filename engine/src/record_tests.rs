@@ -20,6 +20,7 @@ fn spec(panic_threshold: u8, passive: PassiveHealthCheck) -> PoolSpec {
         panic_threshold: understudy_conf::Percent::new(panic_threshold.into()).unwrap(),
         retry: None,
         circuit_breaker: understudy_conf::CircuitBreaker::default(),
+        streams_per_connection: 100,
         load_balancer: understudy_conf::LoadBalancer::LeastRequest,
         slow_start: None,
         refs: vec![RefSpec {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use understudy_conf::{BackOff, Retry, RetryTrigger};
 
+use crate::GrpcStatus;
 use crate::evidence::{Cause, ConnectFailure};
 
 /// Safe moves of one request at most.
@@ -26,6 +27,8 @@ pub enum Failure {
     Connect(ConnectFailure),
     /// A pooled connection was found dead before the first byte was written: nothing is known of the endpoint.
     StalePooled,
+    /// The endpoint refused the HTTP/2 stream and says that it did nothing with it.
+    Refused,
     /// The connection ended after bytes were sent and before the answer's headers.
     Reset,
     /// The answer was no HTTP.
@@ -41,6 +44,8 @@ pub enum Failure {
     Body,
     /// The answer has this status.
     Status(u16),
+    /// The answer's headers have this status of gRPC.
+    Grpc(GrpcStatus),
 }
 
 impl Failure {
@@ -50,6 +55,7 @@ impl Failure {
         Some(match self {
             Self::Connect(failure) => Cause::Connect(failure),
             Self::StalePooled => return None,
+            Self::Refused => Cause::Refused,
             Self::Reset => Cause::Reset,
             Self::Protocol => Cause::Protocol,
             Self::Timeout { connected: true, .. } => Cause::Timeout,
@@ -57,15 +63,18 @@ impl Failure {
             Self::Body => Cause::Body,
             Self::Status(status) if status >= 500 => Cause::Status(status),
             Self::Status(_) => return None,
+            Self::Grpc(status) if status.http() >= 500 => Cause::Grpc(status),
+            Self::Grpc(_) => return None,
         })
     }
 
-    /// Whether no byte of the request has reached the endpoint.
+    /// Whether the endpoint has done nothing with the request.
     pub(crate) fn nothing_sent(self) -> bool {
         matches!(
             self,
             Self::Connect(_)
                 | Self::StalePooled
+                | Self::Refused
                 | Self::Timeout { kind: TimeoutKind::PerTry, connected: false }
         )
     }
@@ -163,6 +172,14 @@ fn is_retriable(failure: Failure, retry: &Retry) -> bool {
         Failure::Connect(_) | Failure::StalePooled | Failure::Timeout { connected: false, .. } => {
             any(&[T::ConnectFailure, T::ResetBeforeRequest, T::Reset, T::GatewayError, T::Status5xx])
         }
+        Failure::Refused => any(&[
+            T::RefusedStream,
+            T::ConnectFailure,
+            T::ResetBeforeRequest,
+            T::Reset,
+            T::GatewayError,
+            T::Status5xx,
+        ]),
         Failure::Reset | Failure::Protocol | Failure::Timeout { connected: true, .. } => {
             any(&[T::Reset, T::GatewayError, T::Status5xx])
         }
@@ -171,6 +188,18 @@ fn is_retriable(failure: Failure, retry: &Retry) -> bool {
                 || (any(&[T::GatewayError]) && matches!(status, 502..=504))
                 || (any(&[T::Retriable4xx]) && status == 409)
                 || (any(&[T::RetriableStatusCodes]) && retry.status_codes.contains(&status))
+        }
+        // R4
+        Failure::Grpc(status) => {
+            let trigger = match status {
+                GrpcStatus::CANCELLED => T::Cancelled,
+                GrpcStatus::DEADLINE_EXCEEDED => T::DeadlineExceeded,
+                GrpcStatus::RESOURCE_EXHAUSTED => T::ResourceExhausted,
+                GrpcStatus::INTERNAL => T::Internal,
+                GrpcStatus::UNAVAILABLE => T::Unavailable,
+                _ => return false,
+            };
+            any(&[trigger])
         }
         Failure::Body => false,
     }

@@ -47,6 +47,37 @@ fn r3_the_matrix_of_triggers_and_failures_is_the_measured_one() {
 }
 
 #[test]
+fn r3_a_refused_stream_is_moved_and_retried_wherever_nothing_was_processed() {
+    use RetryTrigger as T;
+    let triggers = [T::RefusedStream, T::ConnectFailure, T::ResetBeforeRequest, T::Reset, T::GatewayError];
+    for trigger in triggers {
+        assert!(by_policy(Failure::Refused, &[trigger]), "{trigger:?}");
+    }
+    for trigger in [T::Retriable4xx, T::RetriableStatusCodes, T::Unavailable] {
+        assert!(!by_policy(Failure::Refused, &[trigger]), "{trigger:?}");
+    }
+    assert_eq!(grounds(Failure::Refused, SENT, false, None, Used::default()), Ok(vec![Ground::Safe]));
+}
+
+#[test]
+fn r4_each_trigger_of_grpc_retries_its_status_and_no_other() {
+    use RetryTrigger as T;
+    let statuses: Vec<Failure> = (1..=16).map(|status| Failure::Grpc(GrpcStatus(status))).collect();
+    for (triggers, expected) in [
+        (&[T::Cancelled][..], "y..............."),
+        (&[T::DeadlineExceeded], "...y............"),
+        (&[T::ResourceExhausted], ".......y........"),
+        (&[T::Internal], "............y..."),
+        (&[T::Unavailable], ".............y.."),
+        (&[T::Status5xx, T::GatewayError, T::Reset, T::Retriable4xx], "................"),
+    ] {
+        let row: String =
+            statuses.iter().map(|failure| if by_policy(*failure, triggers) { 'y' } else { '.' }).collect();
+        assert_eq!(row, expected, "{triggers:?}");
+    }
+}
+
+#[test]
 fn r1_without_a_policy_only_the_safe_retry_is_left() {
     let safe = grounds(Failure::Connect(ConnectFailure::Refused), SENT, false, None, Used::default());
     assert_eq!(safe, Ok(vec![Ground::Safe]));

@@ -103,6 +103,8 @@ pub struct PoolSpec {
     pub retry: Option<Retry>,
     /// Limits.
     pub circuit_breaker: CircuitBreaker,
+    /// Requests that one HTTP/2 connection carries at once; endpoints of HTTP/1.1 have one for each request.
+    pub streams_per_connection: u32,
     /// How an endpoint is chosen within a reference.
     pub load_balancer: LoadBalancer,
     /// Time over which the share of an endpoint that joins or returns grows (rule L6).

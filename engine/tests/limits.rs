@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use common::{GET, Mode, SENT, World, port_at, reference, spec, task};
 use proptest::prelude::*;
-use understudy_conf::{CircuitBreaker, Health, Overflow, RetryTrigger};
+use understudy_conf::{CircuitBreaker, Health, Overflow, PoolName, RetryTrigger, UpstreamProtocol};
 use understudy_engine::{Exchange, Failure, Next, NoEndpoint, Pool, PoolSpec};
 
 fn limited(breaker: CircuitBreaker) -> PoolSpec {
@@ -27,6 +27,61 @@ fn begin(world: &mut World, pool: &Arc<Pool>) -> (Exchange, Result<u16, NoEndpoi
 fn again(world: &mut World, exchange: &mut Exchange) -> Result<u16, NoEndpoint> {
     let choice = exchange.choose(GET, world.now, &mut world.rng)?;
     Ok(port_at(exchange.pool(), choice))
+}
+
+/// The same endpoints, but those of these priorities speak HTTP/2 with so many streams on a connection.
+fn over_h2(mut spec: PoolSpec, priorities: &[u32], streams: u32) -> PoolSpec {
+    spec.streams_per_connection = streams;
+    for reference in spec.refs.iter_mut().filter(|reference| priorities.contains(&reference.priority)) {
+        for member in &mut reference.members {
+            member.identity.protocol = UpstreamProtocol::H2c;
+        }
+    }
+    spec
+}
+
+/// How many requests are let in at once, and what the next one is told.
+fn let_in(world: &mut World, pool: &Arc<Pool>) -> (usize, NoEndpoint) {
+    let mut under_way = Vec::new();
+    loop {
+        match begin(world, pool) {
+            (exchange, Ok(_)) => under_way.push(exchange),
+            (_, Err(error)) => return (under_way.len(), error),
+        }
+    }
+}
+
+#[test]
+fn b3_connections_of_http_2_let_in_as_many_requests_as_they_carry() {
+    let breaker = CircuitBreaker {
+        max_connections: 2,
+        max_pending_requests: 1,
+        overflow: Overflow::Reject,
+        ..CircuitBreaker::default()
+    };
+    let mut world = World::new();
+    let pool = world.pool(over_h2(limited(breaker.clone()), &[0], 10));
+    assert_eq!(let_in(&mut world, &pool), (20, NoEndpoint::Wait));
+    // Requests are counted as ever.
+    let parallel = CircuitBreaker { max_parallel_requests: 5, ..breaker.clone() };
+    let pool = world.pool(over_h2(PoolSpec { name: name("b"), ..limited(parallel) }, &[0], 10));
+    assert_eq!(let_in(&mut world, &pool), (5, NoEndpoint::Overflow));
+    // Both endpoints of the primary pool together.
+    let each = CircuitBreaker { max_connections: 1024, max_connections_per_endpoint: Some(1), ..breaker };
+    let pool = world.pool(over_h2(PoolSpec { name: name("c"), ..limited(each.clone()) }, &[0], 10));
+    assert_eq!(let_in(&mut world, &pool), (20, NoEndpoint::Wait));
+    // Where some speak HTTP/1.1, a connection may be needed for each request.
+    let mut mixed =
+        limited(CircuitBreaker { max_connections: 2, max_connections_per_endpoint: None, ..each });
+    mixed.refs.push(reference(0, 1, &[3]));
+    let mut mixed = over_h2(PoolSpec { name: name("d"), ..mixed }, &[0], 10);
+    mixed.refs[0].members[0].identity.protocol = UpstreamProtocol::Http1;
+    let pool = world.pool(mixed);
+    assert_eq!(let_in(&mut world, &pool), (2, NoEndpoint::Wait));
+}
+
+fn name(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
 }
 
 #[derive(Default)]

@@ -7,6 +7,7 @@ mod check;
 mod driver;
 mod server;
 mod service;
+mod upstream_h2;
 mod upstream_tls;
 mod world;
 
@@ -20,4 +21,4 @@ pub mod source;
 pub mod workers;
 
 pub use access_log::LogFormat;
-pub use server::{AccessLogOptions, ProxyError, ProxyOptions, run};
+pub use server::{AccessLogOptions, H2_IDLE, ProxyError, ProxyOptions, run};

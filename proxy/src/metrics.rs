@@ -35,6 +35,8 @@ pub enum AttemptOutcome {
     ConnectFailed,
     /// A pooled connection was dead before a byte was sent.
     StalePooled,
+    /// The endpoint refused the HTTP/2 stream.
+    Refused,
     /// The connection ended, or the answer was no HTTP, before its headers were complete.
     Reset,
     /// A timeout fired.
@@ -50,11 +52,12 @@ pub enum AttemptOutcome {
 }
 
 impl AttemptOutcome {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Success, "success"),
         (Self::ServerError, "server_error"),
         (Self::ConnectFailed, "connect_failed"),
         (Self::StalePooled, "stale_pooled"),
+        (Self::Refused, "refused"),
         (Self::Reset, "reset"),
         (Self::Timeout, "timeout"),
         (Self::Body, "body"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerOptions;
+use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
@@ -41,8 +42,6 @@ const CHECKS_BOUND: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections to endpoints that are kept, per thread.
 const POOL_SIZE: usize = 1024;
-/// An HTTP/2 connection of a client without a stream is closed after this time, as one of HTTP/1.1 is.
-const H2_IDLE: Duration = Duration::from_secs(60);
 /// More attempts than any policy asks for: the engine says when it is enough.
 const MAX_ATTEMPTS: usize = 10_000;
 
@@ -63,7 +62,12 @@ pub struct ProxyOptions {
     pub access_log: AccessLogOptions,
     /// How long requests under way may take at the end.
     pub drain: Duration,
+    /// An HTTP/2 connection of a client without a stream is closed after this time; [`H2_IDLE`] is that of HTTP/1.1.
+    pub h2_idle: Duration,
 }
+
+/// How long connections of clients may be idle.
+pub const H2_IDLE: Duration = Duration::from_secs(60);
 
 /// Where and how requests are logged.
 #[derive(Debug, Clone)]
@@ -155,8 +159,9 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         uses: Default::default(),
         mirroring: Default::default(),
         security: security.clone(),
+        connector: Arc::new(TransportConnector::new(None)),
     };
-    let app = application(service, workers.count());
+    let app = application(service, workers.count(), options.h2_idle);
     let tls = Arc::<ArcSwap<TlsTable>>::default();
     let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, ListenerOptions::default());
     let upstream_tls = Arc::<ArcSwap<UpstreamTlsTable>>::default();
@@ -207,7 +212,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     Ok(())
 }
 
-fn application(service: Service, threads: usize) -> Arc<App> {
+fn application(service: Service, threads: usize, h2_idle: Duration) -> Arc<App> {
     let conf = ServerConf {
         threads,
         max_retries: MAX_ATTEMPTS,
@@ -218,7 +223,7 @@ fn application(service: Service, threads: usize) -> Arc<App> {
     // Above what Pingora bounds by itself: streams (100), decoded headers (64 KiB), resets (those of the h2 crate).
     app.h2_options = Some(default_h2_options());
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(H2_IDLE);
+    options.h2_idle_timeout = Some(h2_idle);
     app.server_options = Some(options);
     app.handle_init_modules();
     Arc::new(app)

@@ -138,6 +138,7 @@ async fn the_proxy_is_not_ready_until_the_first_complete_state() {
         threads: 1,
         access_log: understudy_proxy::AccessLogOptions::off(),
         drain: common::PATIENCE,
+        h2_idle: understudy_proxy::H2_IDLE,
     };
     let state_folder = options.state.clone();
     let task = tokio::spawn(understudy_proxy::run(options, async move {

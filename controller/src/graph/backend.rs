@@ -88,12 +88,6 @@ fn resolve_tls(
 
 fn report_not_acting(backend: &Object<Backend>, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &backend.value.spec;
-    for (index, protocol) in spec.app_protocols.iter().flatten().enumerate() {
-        if *protocol == AppProtocol::H2c {
-            let place = backend.at(&format!("spec.appProtocols[{index}]"));
-            diagnostics.push(reasons::not_acting(&place, "HTTP/2 is not spoken to backends yet"));
-        }
-    }
     for (index, endpoint) in spec.endpoints.iter().flatten().enumerate() {
         if endpoint.zone.is_some() {
             let place = backend.at(&format!("spec.endpoints[{index}].zone"));

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use understudy_conf::{
-    ActiveHealthCheck, ActiveProbe, BackOff, CircuitBreaker, Dns, GatewayDuration, GrpcProbe, HttpProbe,
-    PassiveHealthCheck, Payload, Percent, Policy, PolicyName, Retry, RetryBudget, TcpKeepalive, TcpProbe,
-    Timeouts,
+    ActiveHealthCheck, ActiveProbe, BackOff, CircuitBreaker, Dns, GatewayDuration, GrpcProbe, Http2,
+    Http2Keepalive, HttpProbe, PassiveHealthCheck, Payload, Percent, Policy, PolicyName, Retry, RetryBudget,
+    TcpKeepalive, TcpProbe, Timeouts,
 };
 use understudy_crds::{
     ActiveHealthCheck as ActiveSpec, ActiveHealthCheckType, BackendTrafficPolicySpec, DurationText,
-    HttpCheck, PassiveHealthCheck as PassiveSpec, Payload as PayloadSpec, Retry as RetrySpec,
+    HttpCheck, PassiveHealthCheck as PassiveSpec, Payload as PayloadSpec, Quantity, Retry as RetrySpec,
 };
 
 use crate::graph::policy_balancer::{build_load_balancer, build_slow_start};
@@ -39,7 +39,35 @@ pub(crate) fn build_policy(name: PolicyName, spec: &BackendTrafficPolicySpec) ->
             idle_time: DurationText::or(keepalive.idle_time.as_ref(), GatewayDuration::from_secs(7200)),
             interval: DurationText::or(keepalive.interval.as_ref(), GatewayDuration::from_secs(75)),
         }),
+        http2: build_http2(spec),
         ..unset
+    }
+}
+
+fn build_http2(spec: &BackendTrafficPolicySpec) -> Http2 {
+    let unset = Http2::default();
+    let Some(http2) = &spec.http2 else { return unset };
+    let window = |size: Option<&Quantity>, default: u32| {
+        size.and_then(|size| size.bytes().ok()).and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(default)
+    };
+    let keepalive = http2.connection_keepalive.as_ref().and_then(|keepalive| {
+        let duration = |text: &DurationText| text.parse().ok().filter(|text| !text.is_zero());
+        let interval: GatewayDuration = keepalive.interval.as_ref().and_then(duration)?;
+        let half = GatewayDuration::from_millis(interval.as_millis() / 2);
+        let timeout = keepalive.timeout.as_ref().and_then(duration).unwrap_or(half);
+        Some(Http2Keepalive { interval, timeout })
+    });
+    Http2 {
+        max_concurrent_streams: count(http2.max_concurrent_streams, unset.max_concurrent_streams).max(1),
+        initial_stream_window_size: window(
+            http2.initial_stream_window_size.as_ref(),
+            unset.initial_stream_window_size,
+        ),
+        initial_connection_window_size: window(
+            http2.initial_connection_window_size.as_ref(),
+            unset.initial_connection_window_size,
+        ),
+        keepalive,
     }
 }
 
@@ -338,6 +366,22 @@ mod tests {
             (empty.max_requests_per_connection, empty.max_connections_per_endpoint),
             (None, Some(1024))
         );
+    }
+
+    #[test]
+    fn http2_has_envoy_gateways_defaults_and_takes_what_is_given() {
+        assert_eq!(policy("http2: {}").http2, Http2::default());
+        let http2 = policy(
+            "http2: {maxConcurrentStreams: 7, initialStreamWindowSize: 128Ki, \
+             initialConnectionWindowSize: 2Mi, connectionKeepalive: {interval: 10s}}",
+        )
+        .http2;
+        assert_eq!((http2.max_concurrent_streams, http2.initial_stream_window_size), (7, 128 * 1024));
+        assert_eq!(http2.initial_connection_window_size, 2 * 1024 * 1024);
+        let keepalive = http2.keepalive.unwrap();
+        assert_eq!(keepalive.interval, GatewayDuration::from_secs(10));
+        assert_eq!(keepalive.timeout, GatewayDuration::from_secs(5));
+        assert_eq!(policy("http2: {connectionKeepalive: {timeout: 1s}}").http2.keepalive, None);
     }
 
     #[test]

@@ -60,7 +60,16 @@ fn fields_not_acting(spec: &BackendTrafficPolicySpec) -> Vec<String> {
         add("connection.socketBufferLimit", connection.socket_buffer_limit.is_some());
         add("connection.preconnect", connection.preconnect.is_some());
     }
-    add("http2", spec.http2.is_some());
+    if let Some(http2) = &spec.http2 {
+        add("http2.onInvalidMessage", http2.on_invalid_message.is_some());
+        if let Some(keepalive) = &http2.connection_keepalive {
+            // Without an interval nothing is asked.
+            let at = |field: &str| format!("http2.connectionKeepalive.{field}");
+            add(&at("timeout"), keepalive.timeout.is_some() && keepalive.interval.is_none());
+            add(&at("idleInterval"), keepalive.idle_interval.is_some());
+            add(&at("intervalJitter"), keepalive.interval_jitter.is_some());
+        }
+    }
     add("proxyProtocol", spec.proxy_protocol.is_some());
     add("useClientProtocol", spec.use_client_protocol == Some(true));
     add("requestBuffer", spec.request_buffer.is_some());

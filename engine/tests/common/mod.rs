@@ -69,6 +69,7 @@ pub fn spec(name: &str, passive: Option<PassiveHealthCheck>, refs: Vec<RefSpec>)
         panic_threshold: Percent::new(50).unwrap(),
         retry: None,
         circuit_breaker: CircuitBreaker::default(),
+        streams_per_connection: 100,
         load_balancer: LoadBalancer::LeastRequest,
         slow_start: None,
         refs,

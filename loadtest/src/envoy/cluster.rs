@@ -46,6 +46,8 @@ pub(crate) fn build(
         dns,
         buffer_limit,
         tcp_keepalive,
+        // Of HTTP/2 to a backend, which is refused below.
+        http2: _,
     } = policy;
     let unsupported = |what| RenderError::Unsupported(name.to_owned(), what);
     let backends: Vec<&Backend> = refs.iter().filter_map(|(_, backend)| *backend).collect();

@@ -17,18 +17,21 @@ where
     if head.on_request {
         return Err(CheckFailure::OnRequest);
     }
-    if !probe.expected_statuses.contains(&head.status) {
-        let retriable = probe.retriable_statuses.contains(&head.status);
-        return Err(if retriable {
-            CheckFailure::RetriableStatus(head.status)
-        } else {
-            CheckFailure::Status(head.status)
-        });
-    }
+    judge_status(probe, head.status)?;
     let body = read_body(&mut stream, bytes, head.framing).await?;
     match &probe.expected_response {
         Some(wanted) if !contains(&body, wanted.as_bytes()) => Err(CheckFailure::Response),
         _ => Ok(()),
+    }
+}
+
+pub(super) fn judge_status(probe: &HttpProbe, status: u16) -> Result<(), CheckFailure> {
+    match status {
+        expected if probe.expected_statuses.contains(&expected) => Ok(()),
+        retriable if probe.retriable_statuses.contains(&retriable) => {
+            Err(CheckFailure::RetriableStatus(retriable))
+        }
+        other => Err(CheckFailure::Status(other)),
     }
 }
 

@@ -7,6 +7,7 @@
 mod answer;
 mod grpc;
 mod http;
+mod http2;
 mod tcp;
 
 use std::io;
@@ -14,7 +15,7 @@ use std::io;
 use pingora_core::protocols::ALPN;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use understudy_conf::ActiveProbe;
+use understudy_conf::{ActiveProbe, UpstreamProtocol};
 use understudy_engine::{Address, CheckFailure, CheckProbe, CheckResult, CheckSpec, ConnectFailure};
 
 use crate::upstream_tls::TlsProber;
@@ -36,33 +37,41 @@ pub(crate) async fn run(probe: &CheckProbe, tls: &TlsProber) -> CheckResult {
 }
 
 async fn ask(probe: &CheckProbe, prober: &TlsProber) -> Result<(), CheckFailure> {
-    let (address, spec) = (&probe.address(), probe.spec());
+    let address = &probe.address();
     if let Some(tls) = probe.tls() {
-        let alpn = match &spec.settings.probe {
-            ActiveProbe::Grpc(_) => ALPN::H2,
-            ActiveProbe::Http(_) | ActiveProbe::Tcp(_) => ALPN::H1,
-        };
+        let alpn = if speaks_h2(probe) { ALPN::H2 } else { ALPN::H1 };
         let stream = prober.connect(address, tls, alpn).await.map_err(CheckFailure::Connect)?;
-        return converse(stream, spec, "https").await;
+        return converse(stream, probe, "https").await;
     }
     match address {
         Address::Socket(address) => {
             let stream = TcpStream::connect(address).await.map_err(connect_failure)?;
             // Without it the check merely takes longer.
             let _ = stream.set_nodelay(true);
-            converse(stream, spec, "http").await
+            converse(stream, probe, "http").await
         }
         Address::Unix(path) => {
-            converse(UnixStream::connect(path).await.map_err(connect_failure)?, spec, "http").await
+            converse(UnixStream::connect(path).await.map_err(connect_failure)?, probe, "http").await
         }
     }
 }
 
-async fn converse<S>(stream: S, spec: &CheckSpec, scheme: &str) -> Result<(), CheckFailure>
+/// Whether a check of an endpoint is one of HTTP/2: always where the question is one of gRPC.
+fn speaks_h2(probe: &CheckProbe) -> bool {
+    match &probe.spec().settings.probe {
+        ActiveProbe::Grpc(_) => true,
+        ActiveProbe::Http(_) => probe.protocol() == UpstreamProtocol::H2c,
+        ActiveProbe::Tcp(_) => false,
+    }
+}
+
+async fn converse<S>(stream: S, asked: &CheckProbe, scheme: &str) -> Result<(), CheckFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let spec: &CheckSpec = asked.spec();
     match &spec.settings.probe {
+        ActiveProbe::Http(probe) if speaks_h2(asked) => http2::ask(stream, probe, scheme, &spec.host).await,
         ActiveProbe::Http(probe) => http::ask(stream, probe, &spec.host).await,
         ActiveProbe::Tcp(probe) => tcp::ask(stream, probe).await,
         ActiveProbe::Grpc(probe) => grpc::ask(stream, probe, scheme, &spec.host).await,

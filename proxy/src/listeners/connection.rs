@@ -7,15 +7,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::{SocketDigest, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::handshake::Handshakes;
 use super::stream::Downstream;
+
+/// How long a client in clear text may take until its first byte, as with Pingora.
+const FIRST_BOUND: Duration = Duration::from_secs(60);
 
 /// A connection as the accept loop hands it over.
 pub(super) struct Accepted {
@@ -53,7 +58,18 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
     };
     let _counted = Counted { peer, bound, _permit: permit };
     match pipeline {
-        Pipeline::Plain(stream) => serve_http(Box::new(stream), app, shutdown).await,
+        Pipeline::Plain(mut stream) => {
+            let mut stopping = shutdown.clone();
+            tokio::select! {
+                biased;
+                read = timeout(FIRST_BOUND, stream.read_first()) => if read.is_err() {
+                    return;
+                },
+                // Then the application says what becomes of a connection that nothing came on.
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            serve_http(Box::new(stream), app, shutdown).await;
+        }
         // Boxed, so that connections in clear text do not carry its state.
         Pipeline::Terminate(socket, digest) => match Box::pin(handshakes.accept(socket, &bound)).await {
             Ok(secured) => serve_http(Box::new(Downstream::encrypted(secured, digest)), app, shutdown).await,

@@ -8,7 +8,9 @@
 //!
 //! The same holds above TLS, where each piece would also be a record of its own.
 //!
-//! It does not implement [`Peek`] beyond the default, so HTTP/2 without TLS must not be switched on above it.
+//! Which HTTP a client in clear text speaks shows in the first bytes that it sends. They are read here, once for each
+//! connection, and handed on, so that neither version costs a system call more; a client of HTTP/2 is announced as if
+//! TLS had agreed on it. Pingora's own way needs [`Peek`], which would read the first bytes twice.
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -32,6 +34,12 @@ use super::handshake::{self, Secured};
 
 /// Writes are kept back up to this many bytes.
 const KEPT_BYTES: usize = 2048;
+
+/// What a client of HTTP/2 sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// At most so much is read to find out which HTTP a client speaks: the heads of most requests, in one read.
+const FIRST_BYTES: usize = 4096;
 
 /// How many pieces go into one system call.
 const PIECES: usize = 8;
@@ -67,6 +75,8 @@ pub(super) struct Downstream<S: Transport> {
     /// What was read before, to be read first.
     ahead: Vec<u8>,
     tls: Option<Tls>,
+    /// The client speaks HTTP/2 in clear text.
+    h2c: bool,
 }
 
 /// What is known of a connection that is encrypted.
@@ -79,6 +89,31 @@ struct Tls {
 impl Downstream<TcpStream> {
     pub(super) fn plain(socket: TcpStream, digest: Arc<SocketDigest>) -> Self {
         Self::new(socket, digest, None)
+    }
+
+    /// Reads what the client sends first, and finds out from it which HTTP it speaks. An error shows at the next read.
+    pub(super) async fn read_first(&mut self) {
+        loop {
+            if self.socket.readable().await.is_err() {
+                return;
+            }
+            if self.ahead.capacity() == 0 {
+                self.ahead.reserve_exact(FIRST_BYTES);
+            }
+            match self.socket.try_read_buf(&mut self.ahead) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => return,
+            }
+            if self.ahead.starts_with(PREFACE) {
+                self.h2c = true;
+                return;
+            }
+            if !PREFACE.starts_with(&self.ahead) {
+                return;
+            }
+        }
     }
 }
 
@@ -95,7 +130,16 @@ impl Downstream<TlsStream<TcpStream>> {
 
 impl<S: Transport> Downstream<S> {
     fn new(socket: S, digest: Arc<SocketDigest>, tls: Option<Tls>) -> Self {
-        Self { socket, kept: Vec::new(), sent: 0, unflushed: false, digest, ahead: Vec::new(), tls }
+        Self {
+            socket,
+            kept: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            digest,
+            ahead: Vec::new(),
+            tls,
+            h2c: false,
+        }
     }
 
     /// Notes that `count` more of the kept bytes have left.
@@ -180,6 +224,9 @@ impl<S: Transport> AsyncRead for Downstream<S> {
             let count = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead[..count]);
             self.ahead.drain(..count);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let read = Pin::new(&mut self.socket).poll_read(cx, buf);
@@ -255,7 +302,10 @@ impl<S: Transport> Ssl for Downstream<S> {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.tls.as_ref()?.alpn.clone()
+        match &self.tls {
+            Some(tls) => tls.alpn.clone(),
+            None => self.h2c.then_some(ALPN::H2),
+        }
     }
 }
 
@@ -302,6 +352,46 @@ mod tests {
         let (socket, _) = listener.accept().await.unwrap();
         let digest = Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd()));
         (Downstream::plain(socket, digest), client)
+    }
+
+    async fn first(pieces: &[&[u8]]) -> (bool, Vec<u8>) {
+        let (mut server, mut client) = pair().await;
+        let expected = pieces.concat();
+        let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+        client.set_nodelay(true).unwrap();
+        let writer = tokio::spawn(async move {
+            for piece in pieces {
+                client.write_all(&piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client
+        });
+        timeout(BOUND, server.read_first()).await.unwrap();
+        let h2 = server.selected_alpn_proto() == Some(ALPN::H2);
+        let mut read = vec![0; expected.len()];
+        timeout(BOUND, server.read_exact(&mut read)).await.unwrap().unwrap();
+        assert_eq!(read, expected);
+        writer.await.unwrap();
+        (h2, read)
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_say_which_http_it_is_and_are_not_lost() {
+        assert!(first(&[PREFACE]).await.0);
+        assert!(first(&[b"PRI * ", b"HTTP/2.0\r\n", b"\r\nSM\r\n\r\n"]).await.0);
+        assert!(first(&[&[PREFACE, &[0; 9]].concat()]).await.0);
+        assert!(!first(&[b"P", b"OST / HTTP/1.1\r\n\r\n"]).await.0);
+        assert!(!first(&[b"PRI * HTTP/1.1\r\n\r\n"]).await.0);
+        assert!(!first(&[&[b'x'; 3 * FIRST_BYTES]]).await.0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_only_connects_and_goes_is_no_http_2() {
+        let (mut server, client) = pair().await;
+        drop(client);
+        timeout(BOUND, server.read_first()).await.unwrap();
+        assert_eq!(server.selected_alpn_proto(), None);
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
     }
 
     #[tokio::test]

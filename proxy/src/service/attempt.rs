@@ -1,6 +1,7 @@
 //! One attempt after another: choosing the endpoint, and what follows from its failure.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -9,13 +10,14 @@ use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
+use tokio::sync::Notify;
 use understudy_engine::{
     ConnectFailure, Exchange, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
 };
 
 use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
-use super::peer::{peer_of, set_options};
+use super::peer::{build_peer, speaks_h2};
 use super::reply::{self, Reply};
 use super::{Service, failure};
 use crate::upstream_tls::is_client_certificate_refused;
@@ -68,12 +70,10 @@ impl Service {
                 return refuse(ctx, reply.unwrap_or_else(|| Reply::from(error)));
             }
         };
-        let chosen = &table.pool.members()[member];
-        let Some(mut peer) = peer_of(&chosen.spec.identity, table, chosen.reference) else {
+        let Some(mut peer) = build_peer(&table.pool.members()[member], table, now) else {
             return refuse(ctx, Reply::INTERNAL);
         };
-        set_options(&mut peer, &chosen.spec.identity.address, table, now);
-        if after_stale {
+        if after_stale && !speaks_h2(&peer) {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
             peer.group_key = self.with_rng(|rng| rng.u64(OWN_GROUPS..));
             peer.options.idle_timeout = Some(Duration::ZERO);
@@ -96,6 +96,17 @@ impl Service {
         {
             self.security.certificate_refused(&member.spec.identity, &error, self.clock.now());
         }
+        error.set_retry(self.connection_failed(session, ctx, failed));
+        error
+    }
+
+    /// Whether there is another attempt after a failure to connect.
+    pub(super) fn connection_failed(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        failed: ConnectFailure,
+    ) -> bool {
         let timed_out = failed == ConnectFailure::TimedOut;
         let failed = match ctx.attempt.connect_bound {
             ConnectBound::PerTry if timed_out => {
@@ -106,8 +117,7 @@ impl Service {
             }
             _ => Failure::Connect(failed),
         };
-        error.set_retry(self.decide(session, ctx, failed));
-        error
+        self.decide(session, ctx, failed)
     }
 
     /// The connection stands, new or pooled.
@@ -145,9 +155,19 @@ impl Service {
         if let Some(limit) = table.pool.spec().circuit_breaker.max_requests_per_connection {
             ctx.attempt.last_on_connection = self.uses.count(socket, reused, limit);
         }
-        let deadline = ctx.headers_by.min(ctx.complete_by).min(ctx.attempt.try_by);
-        ctx.attempt.armed = Some(Armed::new(socket, deadline, table.limits.stream_idle, self.clock));
+        let idle = table.limits.stream_idle;
+        ctx.attempt.armed = Some(Armed::new(socket, deadline_of(ctx), idle, self.clock));
         Ok(())
+    }
+
+    /// A stream of a shared connection stands. `told` is notified when a limit of the attempt is reached.
+    pub(super) fn stream_begun(&self, ctx: &mut Context, reused: bool, told: Arc<Notify>) {
+        if !reused && let Some(exchange) = &ctx.exchange {
+            exchange.connected();
+        }
+        let pool = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref());
+        let idle = pool.map_or(Duration::ZERO, |pool| pool.limits.stream_idle);
+        ctx.attempt.armed = Some(Armed::stream(told, deadline_of(ctx), idle, self.clock));
     }
 
     /// A piece of the request's body goes to the endpoint.
@@ -215,7 +235,7 @@ impl Service {
         error
     }
 
-    fn limit_reached(
+    pub(super) fn limit_reached(
         &self,
         session: &mut Session,
         ctx: &mut Context,
@@ -231,7 +251,7 @@ impl Service {
         let over = limit == Expired::Idle || self.clock.now() >= ctx.headers_by.min(ctx.complete_by);
         let kind = if over { TimeoutKind::Request } else { TimeoutKind::PerTry };
         let failed = Failure::Timeout { kind, connected: true };
-        if has_answer(session) || !session.is_body_done() {
+        if has_answer(session) || !(ctx.body_ended || session.is_body_done()) {
             // O7, and the same for a client that is slow to send or to read: the endpoint is not to blame.
             (ctx.cause, ctx.reply) = match limit {
                 Expired::Deadline => {
@@ -253,14 +273,15 @@ impl Service {
         };
         let now = self.clock.now();
         let Some(exchange) = ctx.exchange.as_mut() else { return false };
-        if let Failure::Status(status) = failed
-            && !is_worth_deciding(status, exchange)
+        if let Failure::Status(_) | Failure::Grpc(_) = failed
+            && !is_worth_deciding(failed, exchange)
         {
             return false;
         }
         let next = self.with_rng(|rng| exchange.failed(failed, facts, now, rng));
         if let Some(table) = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref()) {
             table.metrics.count_attempt(failure::outcome(failed));
+            ctx.attempt.counted = true;
         }
         if matches!(next, Next::Retry { .. }) {
             self.metrics.retries.inc();
@@ -281,8 +302,13 @@ impl Service {
 }
 
 /// A status below 500 says nothing of the endpoint, and only a policy can ask for its retry.
-fn is_worth_deciding(status: u16, exchange: &understudy_engine::Exchange) -> bool {
-    status >= 500 || exchange.pool().spec().retry.is_some()
+fn is_worth_deciding(failed: Failure, exchange: &understudy_engine::Exchange) -> bool {
+    failed.cause().is_some() || exchange.pool().spec().retry.is_some()
+}
+
+/// When the attempt's headers must be there.
+fn deadline_of(ctx: &Context) -> Instant {
+    ctx.headers_by.min(ctx.complete_by).min(ctx.attempt.try_by)
 }
 
 /// Rule R12: the body is kept for a retry up to the limit; what was not read yet needs no keeping.

@@ -26,6 +26,9 @@ impl Service {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
+        if ctx.answered {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let reply = match (ctx.reply, error.esource()) {
             (Some(reply), _) => reply,
             (None, ErrorSource::Downstream) => of_client(error),
@@ -33,7 +36,12 @@ impl Service {
         };
         ctx.reply = Some(reply);
         ctx.cause.get_or_insert_with(|| error.etype().as_str().to_owned());
-        if !has_answer(session) && reply.status > 0 {
+        if has_answer(session) {
+            if session.is_http2() && *error.esource() != ErrorSource::Downstream {
+                // The answer is cut. Otherwise the client would read that the request was cancelled.
+                session.as_downstream_mut().shutdown_with_reason(h2::Reason::INTERNAL_ERROR);
+            }
+        } else if reply.status > 0 {
             // What is left of the request's body is not known, so the connection ends with the answer.
             session.set_keepalive(None);
             if let Err(error) = self.answer(session, ctx, reply).await {
@@ -52,7 +60,8 @@ impl Service {
         {
             exchange.finished(now);
         }
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let written = || session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = ctx.meant_status.unwrap_or_else(written);
         let duration = now.since(ctx.started);
         match &ctx.rule {
             Some(rule) => {
@@ -128,7 +137,7 @@ pub(super) async fn drain(session: &mut Session) {
 /// Attempts that failed before were counted where they failed.
 fn count_last_attempt(pool: &crate::world::PoolTable, error: Option<&Error>, ctx: &Context, status: u16) {
     match error {
-        None if status >= 500 => {}
+        None if status >= 500 || ctx.attempt.counted => {}
         None => pool.metrics.count_attempt(AttemptOutcome::Success),
         Some(error) if *error.esource() == ErrorSource::Downstream && ctx.attempt.flowing_since.is_none() => {
             pool.metrics.count_attempt(AttemptOutcome::Cancelled);

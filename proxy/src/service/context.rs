@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use pingora_core::upstreams::peer::HttpPeer;
 use understudy_engine::{ConnectFailure, Exchange, Failure, Instant};
 
 use super::deadline::Armed;
@@ -49,6 +50,14 @@ pub(crate) struct Context {
     pub(crate) hash: Option<u64>,
     /// The cookie that the client gets with the answer.
     pub(crate) set_cookie: Option<HeaderValue>,
+    /// The endpoint of the next attempt, where it was chosen already.
+    pub(crate) next_peer: Option<Box<HttpPeer>>,
+    /// The client has its whole answer, whatever Pingora is told.
+    pub(crate) answered: bool,
+    /// The request is a call of gRPC; looked at only where it may matter.
+    pub(crate) is_grpc: bool,
+    /// What the answer's status means, where it is not the one that the client sees.
+    pub(crate) meant_status: Option<u16>,
 }
 
 /// What holds for one attempt only.
@@ -74,6 +83,8 @@ pub(crate) struct AttemptState {
     pub(crate) answer_ended: bool,
     /// The connection carries something else than HTTP now.
     pub(crate) upgraded: bool,
+    /// Its outcome is counted already.
+    pub(crate) counted: bool,
 }
 
 impl Default for AttemptState {
@@ -90,6 +101,7 @@ impl Default for AttemptState {
             flowing_since: None,
             answer_ended: false,
             upgraded: false,
+            counted: false,
         }
     }
 }
@@ -129,7 +141,16 @@ impl Context {
             request_id: None,
             hash: None,
             set_cookie: None,
+            next_peer: None,
+            answered: false,
+            is_grpc: false,
+            meant_status: None,
         }
+    }
+
+    /// Whether some endpoint of the pool speaks HTTP/2.
+    pub(crate) fn speaks_h2(&self) -> bool {
+        self.rule.as_ref().and_then(|rule| rule.pool.as_ref()).is_some_and(|pool| pool.speaks_h2)
     }
 
     /// How long neither direction may move; `None`: for ever.

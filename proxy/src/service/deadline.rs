@@ -1,12 +1,12 @@
 //! Time limits of attempts that wait for an endpoint.
 //!
-//! Pingora knows a timeout per read only, so a request's limits are kept here: an attempt is armed with the
-//! socket that it waits on, and a sweeper on the same thread shuts that socket down when a limit is reached.
-//! The attempt then ends with an error, and its guard says why. Request and sweeper run on one thread (see
-//! [`crate::workers`]), so a socket is never shut down after its attempt has let go of it.
+//! Pingora knows a timeout per read only, so a request's limits are kept here: an attempt is armed with what it waits
+//! on, and a sweeper on the same thread ends that when a limit is reached. The attempt then ends with an error, and
+//! its guard says why. Request and sweeper run on one thread (see [`crate::workers`]), so nothing is ended after its
+//! attempt has let go of it.
 //!
-//! This holds for HTTP/1.1, where a connection carries one request at a time. It must not be used for a
-//! connection that several requests share.
+//! With HTTP/1.1 a connection carries one request at a time, and the sweeper shuts its socket down. A connection of
+//! HTTP/2 carries other requests too: there the sweeper only tells the one whose limit is reached.
 
 use std::cell::OnceCell;
 use std::os::fd::RawFd;
@@ -33,8 +33,26 @@ pub(crate) enum Expired {
     Idle,
 }
 
+/// What is ended when a limit is reached.
+enum Target {
+    /// A connection that carries this attempt only.
+    Socket(RawFd),
+    /// One stream of a connection: whoever waits on it is told.
+    Stream(Arc<Notify>),
+}
+
+impl Target {
+    fn end(&self) {
+        match self {
+            // If the endpoint has closed it meanwhile, the attempt ends anyway.
+            Self::Socket(socket) => drop(shutdown(*socket, Shutdown::Both)),
+            Self::Stream(told) => told.notify_one(),
+        }
+    }
+}
+
 struct Entry {
-    socket: RawFd,
+    target: Target,
     deadline: Instant,
     /// How long it may be silent; zero: for ever.
     idle: Duration,
@@ -94,7 +112,7 @@ impl Sweeper {
         }
     }
 
-    /// Shuts down what is over, and says when the next limit is.
+    /// Ends what is over, and says when the next limit is.
     fn sweep(&self, now: Instant) -> Instant {
         let mut next = Instant::NEVER;
         for (_, entry) in self.entries.lock().iter_mut().filter(|(_, entry)| entry.expired.is_none()) {
@@ -104,8 +122,7 @@ impl Sweeper {
                 continue;
             }
             entry.expired = Some(which);
-            // If the endpoint has closed it meanwhile, the attempt ends anyway.
-            let _ = shutdown(entry.socket, Shutdown::Both);
+            entry.target.end();
         }
         next
     }
@@ -126,11 +143,20 @@ pub(crate) struct Armed {
 }
 
 impl Armed {
-    /// Arms the socket of an attempt.
+    /// Arms the socket of an attempt. No other request may be on it.
     pub(crate) fn new(socket: RawFd, deadline: Instant, idle: Duration, clock: Clock) -> Self {
+        Self::with(Target::Socket(socket), deadline, idle, clock)
+    }
+
+    /// Arms a stream: `told` is notified when a limit is reached.
+    pub(crate) fn stream(told: Arc<Notify>, deadline: Instant, idle: Duration, clock: Clock) -> Self {
+        Self::with(Target::Stream(told), deadline, idle, clock)
+    }
+
+    fn with(target: Target, deadline: Instant, idle: Duration, clock: Clock) -> Self {
         let now = clock.now();
         let sweeper = Sweeper::of_this_thread(clock);
-        let entry = Entry { socket, deadline, idle, last_byte: now, expired: None };
+        let entry = Entry { target, deadline, idle, last_byte: now, expired: None };
         let limit = entry.next_limit().0;
         let key = sweeper.entries.lock().insert(entry);
         sweeper.expect_by(limit);

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io;
 
+use h2::Reason;
 use pingora_error::{Error, ErrorType};
 use understudy_engine::{ConnectFailure, Failure};
 
@@ -43,6 +44,35 @@ pub(crate) fn of_exchange(error: &Error, response_started: bool, stale: bool) ->
     }
 }
 
+/// A stream that could not begin: its connection takes no more, so nothing was sent.
+pub(crate) fn of_unsent(error: &h2::Error, reused: bool) -> Failure {
+    match error.reason() {
+        // The request itself cannot be said, or the endpoint speaks something else.
+        _ if reused => Failure::StalePooled,
+        Some(_) if error.is_library() => Failure::Protocol,
+        _ => Failure::Refused,
+    }
+}
+
+/// An error of a stream of HTTP/2. `reused`: its connection had carried another request before.
+pub(crate) fn of_stream(error: &h2::Error, response_started: bool, reused: bool) -> Failure {
+    if response_started {
+        return Failure::Body;
+    }
+    if error.is_remote() && error.is_go_away() {
+        // The endpoint is going, and this stream is beyond those that it will serve. On a new connection it is not
+        // willing to serve any.
+        return if reused { Failure::StalePooled } else { Failure::Refused };
+    }
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => Failure::Refused,
+        Some(Reason::HTTP_1_1_REQUIRED) => Failure::Protocol,
+        // We found that what it said is no HTTP/2.
+        Some(_) if error.is_library() => Failure::Protocol,
+        _ => Failure::Reset,
+    }
+}
+
 /// Under which name a failed attempt is counted.
 pub(crate) fn outcome(failure: Failure) -> AttemptOutcome {
     match failure {
@@ -50,10 +80,11 @@ pub(crate) fn outcome(failure: Failure) -> AttemptOutcome {
         Failure::Connect(ConnectFailure::Certificate) => AttemptOutcome::CertificateRefused,
         Failure::Connect(_) => AttemptOutcome::ConnectFailed,
         Failure::StalePooled => AttemptOutcome::StalePooled,
+        Failure::Refused => AttemptOutcome::Refused,
         Failure::Reset | Failure::Protocol => AttemptOutcome::Reset,
         Failure::Timeout { .. } => AttemptOutcome::Timeout,
         Failure::Body => AttemptOutcome::Body,
-        Failure::Status(_) => AttemptOutcome::ServerError,
+        Failure::Status(_) | Failure::Grpc(_) => AttemptOutcome::ServerError,
     }
 }
 
@@ -93,6 +124,14 @@ mod tests {
         ] {
             assert_eq!(of_connecting(&error), expected, "{error}");
         }
+    }
+
+    #[test]
+    fn r3_errors_of_streams_are_told_apart() {
+        let internal = h2::Error::from(Reason::INTERNAL_ERROR);
+        assert_eq!(of_stream(&internal, false, true), Failure::Reset);
+        assert_eq!(of_stream(&internal, true, true), Failure::Body);
+        assert_eq!(of_stream(&Reason::HTTP_1_1_REQUIRED.into(), false, true), Failure::Protocol);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod conclude;
 mod context;
 mod deadline;
 mod failure;
+mod grpc;
 mod hash;
 mod headers;
 mod mirror;
@@ -17,6 +18,9 @@ mod peer_tls;
 mod reply;
 mod request;
 mod response;
+mod stream;
+mod to_h2;
+mod upload;
 mod uses;
 
 use std::os::fd::RawFd;
@@ -26,11 +30,10 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fastrand::Rng;
-use http::header::SET_COOKIE;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::time::Duration;
@@ -41,11 +44,13 @@ use crate::metrics::{Metrics, RuleMetrics};
 use crate::upstream_tls::SecurityLog;
 use crate::world::World;
 use context::Context;
-pub(crate) use failure::of_connecting as connect_failure;
+pub(crate) use failure::of_connecting;
 pub(crate) use hash::RequestHash;
 pub(crate) use mirror::Mirroring;
 pub(crate) use peer_tls::secure_peer;
+use pingora_core::connectors::TransportConnector;
 use request::Found;
+use stream::Forwarded;
 pub(crate) use uses::Uses;
 
 /// The proxy application.
@@ -61,9 +66,33 @@ pub(crate) struct Service {
     pub(crate) uses: Uses,
     pub(crate) mirroring: Arc<Mirroring>,
     pub(crate) security: Arc<SecurityLog>,
+    /// Connects to endpoints that speak HTTP/2.
+    pub(crate) connector: Arc<TransportConnector>,
 }
 
 impl Service {
+    /// Makes the request what its endpoint gets, and begins its mirrors.
+    fn prepare_request(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        self.change_request(session, request, ctx)?;
+        if ctx.rule.as_ref().is_some_and(|rule| rule.mirrors.is_some()) {
+            self.start_mirrors(session, request, ctx);
+        }
+        Ok(())
+    }
+
+    /// A piece of the request's body goes to the endpoint, and to the mirrors.
+    async fn pass_body(&self, piece: Option<&Bytes>, ended: bool, ctx: &mut Context) {
+        if !ctx.mirrors.is_empty() {
+            mirror::feed(ctx, piece, ended).await;
+        }
+        self.body_sent(piece.map_or(0, Bytes::len), ended, ctx);
+    }
+
     fn with_rng<T>(&self, call: impl FnOnce(&mut Rng) -> T) -> T {
         thread_local! {
             static RNG: std::cell::RefCell<Rng> = std::cell::RefCell::new(Rng::new());
@@ -91,7 +120,17 @@ impl ProxyHttp for Service {
             Found::Forward => {
                 // A client that reads nothing holds its endpoint no longer than its stream may be silent.
                 session.set_write_timeout(ctx.stream_idle());
-                return Ok(false);
+                if !ctx.speaks_h2() {
+                    return Ok(false);
+                }
+                // Boxed, so that requests of HTTP/1.1 do not carry its state.
+                match Box::pin(self.forward(session, ctx)).await? {
+                    Forwarded::Answered => {}
+                    Forwarded::To(peer) => {
+                        ctx.next_peer = Some(peer);
+                        return Ok(false);
+                    }
+                }
             }
             Found::Reply(reply) => self.answer(session, ctx, reply).await?,
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
@@ -101,7 +140,21 @@ impl ProxyHttp for Service {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        self.choose(session, ctx).await
+        if let Some(peer) = ctx.next_peer.take() {
+            return Ok(peer);
+        }
+        if !ctx.speaks_h2() {
+            return self.choose(session, ctx).await;
+        }
+        // A further attempt, after one that Pingora made: it will not use the client's connection again.
+        session.set_keepalive(None);
+        match Box::pin(self.forward(session, ctx)).await? {
+            Forwarded::To(peer) => Ok(peer),
+            Forwarded::Answered => {
+                ctx.answered = true;
+                Err(Error::new_in(ErrorType::Custom("answered already")))
+            }
+        }
     }
 
     fn fail_to_connect(
@@ -132,11 +185,7 @@ impl ProxyHttp for Service {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        self.change_request(session, request, ctx)?;
-        if ctx.rule.as_ref().is_some_and(|rule| rule.mirrors.is_some()) {
-            self.start_mirrors(session, request, ctx);
-        }
-        Ok(())
+        self.prepare_request(session, request, ctx)
     }
 
     async fn request_body_filter(
@@ -146,10 +195,7 @@ impl ProxyHttp for Service {
         ended: bool,
         ctx: &mut Context,
     ) -> Result<()> {
-        if !ctx.mirrors.is_empty() {
-            mirror::feed(ctx, body.as_ref(), ended).await;
-        }
-        self.body_sent(body.as_ref().map_or(0, Bytes::len), ended, ctx);
+        self.pass_body(body.as_ref(), ended, ctx).await;
         Ok(())
     }
 
@@ -168,14 +214,7 @@ impl ProxyHttp for Service {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if !response.status.is_informational() {
-            response::speak_for_ourselves(session, response);
-            self.change_response(session.req_header(), response, ctx);
-            if let Some(cookie) = ctx.set_cookie.take() {
-                response.append_header(SET_COOKIE, cookie)?;
-            }
-        }
-        Ok(())
+        self.finish_response(session, response, ctx)
     }
 
     fn upstream_response_body_filter(
@@ -205,6 +244,7 @@ impl ProxyHttp for Service {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        let error = error.filter(|_| !ctx.answered);
         self.conclude(session, error, ctx);
         // The endpoint is free, whatever the client still does.
         ctx.exchange = None;

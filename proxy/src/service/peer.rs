@@ -1,39 +1,66 @@
-//! From an endpoint to Pingora's description of it.
+//! How Pingora is told to reach an endpoint.
+//!
+//! Purpose: one place where an endpoint's address, its protocol, its TLS policy and the policy's settings of connections
+//! become an [`HttpPeer`]. Inputs: a member of a pool, and the pool's settings. Outputs: the peer; what depends on the
+//! attempt (its time limits) is added by the caller.
 
 use std::time::Duration;
 
 use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
-use understudy_engine::{Address, Identity, Instant};
+use understudy_conf::UpstreamProtocol;
+use understudy_engine::{Address, Instant, Member};
 
 use super::age::Era;
 use super::peer_tls::secure_peer;
 use crate::upstream_tls::alpn_of;
 use crate::world::PoolTable;
 
-/// How to reach the endpoint of a member. `None` where Pingora cannot express it, and where TLS is asked for and
-/// cannot be had: never clear text in its place.
-pub(super) fn peer_of(identity: &Identity, table: &PoolTable, reference: usize) -> Option<Box<HttpPeer>> {
-    if let Some(tls) = &identity.tls {
-        let policy = table.tls.get(reference)?.as_deref()?;
-        return secure_peer(&identity.address, tls, policy, alpn_of(identity.protocol));
-    }
-    match &identity.address {
-        Address::Socket(address) => Some(Box::new(HttpPeer::new(*address, false, String::new()))),
-        Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok().map(Box::new),
-    }
-}
-
-/// Sets what a pool's policy says of its connections.
-pub(super) fn set_options(peer: &mut HttpPeer, address: &Address, table: &PoolTable, now: Instant) {
-    if !table.limits.connection_idle.is_zero() {
-        peer.options.idle_timeout = Some(table.limits.connection_idle);
-    }
-    if let Some(longest) = table.limits.max_connection {
-        let era = Era::of(address, longest, now);
+/// Builds the peer of a member. `None` where Pingora cannot express it, and where TLS is asked for and cannot be had:
+/// never clear text in its place.
+pub(super) fn build_peer(member: &Member, table: &PoolTable, now: Instant) -> Option<Box<HttpPeer>> {
+    let identity = &member.spec.identity;
+    let mut peer = match &identity.tls {
+        Some(tls) => {
+            let policy = table.tls.get(member.reference)?.as_deref()?;
+            secure_peer(&identity.address, tls, policy, alpn_of(identity.protocol))?
+        }
+        None => in_clear_text(&identity.address, identity.protocol)?,
+    };
+    set_connection(&mut peer, table);
+    // Connections of HTTP/2 know their age (see [`crate::upstream_h2`]).
+    if let Some(longest) = table.limits.max_connection.filter(|_| !speaks_h2(&peer)) {
+        let era = Era::of(&identity.address, longest, now);
         peer.group_key ^= era.group;
         let idle = peer.options.idle_timeout.unwrap_or(Duration::MAX);
         peer.options.idle_timeout = Some(idle.min(era.rest));
+    }
+    Some(peer)
+}
+
+/// HTTP/1.1 is what a peer has by itself. It is one or the other: connections of HTTP/2 are ours to make (see
+/// [`crate::upstream_h2`]), and what could be both would be Pingora's.
+fn in_clear_text(address: &Address, protocol: UpstreamProtocol) -> Option<Box<HttpPeer>> {
+    let mut peer = match address {
+        Address::Socket(address) => HttpPeer::new(*address, false, String::new()),
+        Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok()?,
+    };
+    match protocol {
+        UpstreamProtocol::Http1 => {}
+        UpstreamProtocol::H2c => peer.options.set_http_version(2, 2),
+    }
+    Some(Box::new(peer))
+}
+
+/// Whether an endpoint is spoken to in HTTP/2.
+pub(super) fn speaks_h2(peer: &HttpPeer) -> bool {
+    peer.options.alpn.get_min_http_version() == 2
+}
+
+/// What the policy says of connections.
+fn set_connection(peer: &mut HttpPeer, table: &PoolTable) {
+    if !table.limits.connection_idle.is_zero() {
+        peer.options.idle_timeout = Some(table.limits.connection_idle);
     }
     if let Some(keepalive) = table.tcp_keepalive {
         peer.options.tcp_keepalive = Some(TcpKeepalive {

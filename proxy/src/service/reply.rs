@@ -67,6 +67,7 @@ pub(crate) fn of_failure(failure: Failure, give_up: GiveUp) -> Reply {
         Failure::Connect(_) => {
             (503, of(give_up, Flag::UpstreamConnectFailure), "upstream connection failure")
         }
+        Failure::Refused => (503, of(give_up, Flag::UpstreamReset), "upstream stream refused"),
         Failure::StalePooled | Failure::Reset => {
             (503, of(give_up, Flag::UpstreamConnectionEnded), "upstream connection termination")
         }
@@ -74,6 +75,7 @@ pub(crate) fn of_failure(failure: Failure, give_up: GiveUp) -> Reply {
         Failure::Timeout { .. } => (504, of(give_up, Flag::UpstreamTimeout), "upstream request timeout"),
         Failure::Body => (502, &[Flag::UpstreamProtocolError], ""),
         Failure::Status(status) => (status, &[], ""),
+        Failure::Grpc(status) => (status.http(), &[], ""),
     };
     Reply::new(status, flags, text)
 }
@@ -92,7 +94,13 @@ fn of(give_up: GiveUp, flag: Flag) -> &'static [Flag] {
             }
         };
     }
-    with!(UpstreamConnectFailure, UpstreamConnectionEnded, UpstreamProtocolError, UpstreamTimeout)
+    with!(
+        UpstreamConnectFailure,
+        UpstreamConnectionEnded,
+        UpstreamProtocolError,
+        UpstreamReset,
+        UpstreamTimeout
+    )
 }
 
 /// What failed, for the log.
@@ -112,6 +120,7 @@ mod tests {
             (Failure::Connect(ConnectFailure::Refused), 503, Flag::UpstreamConnectFailure),
             (Failure::Connect(ConnectFailure::TimedOut), 503, Flag::UpstreamConnectFailure),
             (Failure::Reset, 503, Flag::UpstreamConnectionEnded),
+            (Failure::Refused, 503, Flag::UpstreamReset),
             (Failure::Protocol, 502, Flag::UpstreamProtocolError),
             (Failure::Timeout { kind: TimeoutKind::Request, connected: true }, 504, Flag::UpstreamTimeout),
             (Failure::Timeout { kind: TimeoutKind::PerTry, connected: false }, 504, Flag::UpstreamTimeout),

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
+use pingora_core::protocols::http::HttpTask;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use understudy_engine::{Exchange, Failure, Instant};
+use understudy_engine::{Exchange, Failure, GrpcStatus, Instant};
 
 use super::Service;
 use super::context::Context;
+use super::grpc;
 use super::headers::Headers;
 use super::reply::Reply;
 use crate::check::IMMEDIATE_FAIL;
@@ -51,7 +53,15 @@ impl Service {
             exchange.fails_check(now);
         }
         let status = response.status.as_u16();
-        if status >= 400 && ctx.exchange.is_some() && self.decide(session, ctx, Failure::Status(status)) {
+        let of_call = if ctx.is_grpc { grpc::status_of(response) } else { None };
+        let failure = match of_call {
+            Some(status) if status != GrpcStatus::OK => Some(Failure::Grpc(status)),
+            _ => (status >= 400).then_some(Failure::Status(status)),
+        };
+        if let Some(failure) = failure
+            && ctx.exchange.is_some()
+            && self.decide(session, ctx, failure)
+        {
             ctx.attempt.turned_down = true;
             return Err(Error::new_up(ErrorType::HTTPStatus(status)));
         }
@@ -117,6 +127,9 @@ impl Service {
     /// Answers with a status and a short text.
     pub(super) async fn answer(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
         ctx.reply = Some(reply);
+        if grpc::is_call(session.req_header()) {
+            return self.answer_call(session, ctx, reply).await;
+        }
         let mut header = ResponseHeader::build(reply.status, Some(4))?;
         header.insert_header(CONTENT_LENGTH, reply.text.len())?;
         if !reply.text.is_empty() {
@@ -141,6 +154,39 @@ impl Service {
         write(session, header, "").await
     }
 
+    /// Answers a call of gRPC as its clients expect it: 200, and what went wrong in the same headers.
+    async fn answer_call(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+        let mut header = grpc::trailers_only(reply)?;
+        if reply == Reply::OVERFLOW {
+            header.insert_header(X_ENVOY_OVERLOADED, "true")?;
+        }
+        self.change_response(session.req_header(), &mut header, ctx);
+        // Logged and counted by what happened.
+        ctx.meant_status = Some(reply.status);
+        if !session.is_http2() {
+            header.insert_header(CONTENT_LENGTH, 0)?;
+        }
+        write(session, header, "").await
+    }
+
+    /// Makes the endpoint's answer the gateway's.
+    pub(super) fn finish_response(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        speak_for_ourselves(session, response);
+        self.change_response(session.req_header(), response, ctx);
+        if let Some(cookie) = ctx.set_cookie.take() {
+            response.append_header(SET_COOKIE, cookie)?;
+        }
+        Ok(())
+    }
+
     /// Answers with a redirect.
     pub(super) async fn redirect(
         &self,
@@ -160,7 +206,7 @@ impl Service {
 
 /// The answer's version is the gateway's own (RFC 9110, section 2.5), and a client of HTTP/1.0 gets no chunks:
 /// its answer ends with the connection (RFC 9112, section 6.1).
-pub(super) fn speak_for_ourselves(session: &mut Session, response: &mut ResponseHeader) {
+fn speak_for_ourselves(session: &mut Session, response: &mut ResponseHeader) {
     if response.version < Version::HTTP_11 {
         response.set_version(Version::HTTP_11);
     }
@@ -172,6 +218,11 @@ pub(super) fn speak_for_ourselves(session: &mut Session, response: &mut Response
 
 async fn write(session: &mut Session, header: ResponseHeader, text: &'static str) -> Result<()> {
     let without_body = text.is_empty() || session.req_header().method == http::Method::HEAD;
+    if without_body && session.is_http2() {
+        // Nothing but this ends the stream with its headers, which is what makes them a call's whole answer.
+        session.write_response_tasks(vec![HttpTask::Header(Box::new(header), true)]).await?;
+        return Ok(());
+    }
     session.write_response_header(Box::new(header), without_body).await?;
     if !without_body {
         session.write_response_body(Some(Bytes::from_static(text.as_bytes())), true).await?;

@@ -4,13 +4,35 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_error::{Error, ErrorType, Result};
 use understudy_engine::{Address, ConnectFailure, Identity, TlsIdentity};
 
-use super::{SecurityLog, UpstreamTlsTable};
+use super::{SecurityLog, UpstreamTls, UpstreamTlsTable};
 use crate::clock::Clock;
-use crate::service::{connect_failure, secure_peer};
+use crate::service::{of_connecting, secure_peer};
+
+/// What a connection has to be that somebody else makes under a TLS policy.
+#[derive(Clone)]
+pub(crate) struct TlsGuard {
+    pub(crate) endpoint: Identity,
+    pub(crate) policy: Arc<UpstreamTls>,
+    pub(crate) security: Arc<SecurityLog>,
+    pub(crate) clock: Clock,
+}
+
+impl TlsGuard {
+    /// Why a connection that came about cannot be used, if it cannot.
+    pub(crate) fn refuses(&self, agreed: Option<&SslDigest>) -> Option<String> {
+        self.policy.refuses(agreed)
+    }
+
+    /// The endpoint's certificate was not accepted.
+    pub(crate) fn certificate_refused(&self, error: &Error) {
+        self.security.certificate_refused(&self.endpoint, error, self.clock.now());
+    }
+}
 
 /// Connects to endpoints under their TLS policies, without a request.
 pub(crate) struct TlsProber {
@@ -38,7 +60,7 @@ impl TlsProber {
         alpn: ALPN,
     ) -> Result<Stream, ConnectFailure> {
         self.connect_to(address, tls, alpn).await.map_err(|error| {
-            let failure = connect_failure(&error);
+            let failure = of_connecting(&error);
             if failure == ConnectFailure::Certificate {
                 let endpoint = Identity {
                     origin: None,

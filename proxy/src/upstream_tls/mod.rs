@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use understudy_conf::{BackendName, BackendTls, State};
 
-pub(crate) use connect::TlsProber;
+pub(crate) use connect::{TlsGuard, TlsProber};
 pub(crate) use failure::{is_client_certificate_refused, of_handshake};
 pub(crate) use policy::{UpstreamTls, alpn_of};
 pub(crate) use security::SecurityLog;

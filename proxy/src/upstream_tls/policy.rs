@@ -20,9 +20,11 @@ use understudy_engine::{Address, TlsIdentity, TlsStrength};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What is offered to an endpoint of this protocol.
-pub(crate) fn alpn_of(_protocol: UpstreamProtocol) -> ALPN {
-    // HTTP/1.1 is all that is spoken to endpoints.
-    ALPN::H1
+pub(crate) fn alpn_of(protocol: UpstreamProtocol) -> ALPN {
+    match protocol {
+        UpstreamProtocol::Http1 => ALPN::H1,
+        UpstreamProtocol::H2c => ALPN::H2,
+    }
 }
 
 /// Why a policy cannot be used.

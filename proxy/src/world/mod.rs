@@ -8,8 +8,8 @@ mod pool_spec;
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_conf::{Action, PoolName, State, TcpKeepalive, Timeouts};
-use understudy_engine::{Engine, Instant, Pool};
+use understudy_conf::{Action, Http2, PoolName, State, TcpKeepalive, Timeouts, UpstreamProtocol};
+use understudy_engine::{Engine, Instant, Pool, PoolSpec};
 use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
@@ -77,6 +77,9 @@ pub(crate) struct PoolTable {
     pub(crate) checked: bool,
     /// TLS policies by reference; empty where none has one.
     pub(crate) tls: Vec<Option<Arc<UpstreamTls>>>,
+    pub(crate) http2: Http2,
+    /// Some endpoint speaks HTTP/2.
+    pub(crate) speaks_h2: bool,
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
@@ -152,6 +155,8 @@ impl World {
                         limits: Limits::new(&effective.timeouts, effective.per_try),
                         tcp_keepalive: effective.tcp_keepalive,
                         checked: effective.checked,
+                        http2: effective.http2,
+                        speaks_h2: speaks_h2(&spec),
                         buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
                         hash: RequestHash::build(&spec.load_balancer),
                         tls: pool_spec::tls_of_refs(pool, outside.tls),
@@ -190,6 +195,7 @@ pub(crate) struct Effective {
     pub(crate) per_try: Option<Duration>,
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
     pub(crate) checked: bool,
+    pub(crate) http2: Http2,
     pub(crate) buffer_limit: u64,
 }
 
@@ -208,6 +214,11 @@ impl Limits {
             max_stream: timeouts.max_stream.map(Duration::from),
         }
     }
+}
+
+fn speaks_h2(spec: &PoolSpec) -> bool {
+    let mut members = spec.refs.iter().flat_map(|reference| &reference.members);
+    members.any(|member| member.identity.protocol == UpstreamProtocol::H2c)
 }
 
 fn same_routing(a: &State, b: &State) -> bool {

@@ -135,6 +135,7 @@ pub(crate) fn resolve_pool(
         panic_threshold: policy.panic_threshold,
         retry,
         circuit_breaker: policy.circuit_breaker.clone(),
+        streams_per_connection: policy.http2.max_concurrent_streams,
         load_balancer: policy.load_balancer.clone(),
         slow_start: policy.slow_start,
         refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &source)).collect(),
@@ -144,6 +145,7 @@ pub(crate) fn resolve_pool(
         per_try: per_try.map(Into::into),
         tcp_keepalive: policy.tcp_keepalive,
         checked: policy.active.is_some(),
+        http2: policy.http2,
         buffer_limit: policy.buffer_limit,
     };
     (effective, spec)

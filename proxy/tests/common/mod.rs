@@ -64,6 +64,10 @@ pub struct Setup {
     pub filters: Vec<HttpFilter>,
     pub refs: Vec<(u32, Vec<EndpointAddress>)>,
     pub ref_filters: Vec<HttpFilter>,
+    /// The prefix that the route matches.
+    pub path: String,
+    /// Priorities whose endpoints speak HTTP/2.
+    pub h2: Vec<u32>,
 }
 
 impl Setup {
@@ -77,7 +81,15 @@ impl Setup {
             filters: Vec::new(),
             refs: vec![(0, addresses(primary)), (1, addresses(fallback))],
             ref_filters: Vec::new(),
+            path: "/test".to_owned(),
+            h2: Vec::new(),
         }
+    }
+
+    /// All endpoints speak HTTP/2.
+    pub fn over_h2(mut self) -> Self {
+        self.h2 = vec![0, 1];
+        self
     }
 
     pub fn with_retry(mut self, retry: Retry) -> Self {
@@ -104,8 +116,9 @@ impl Setup {
         for (index, (priority, addresses)) in self.refs.iter().enumerate() {
             let name = BackendName::new(format!("backend/default/{index}")).unwrap();
             let endpoints = addresses.iter().cloned().map(Endpoint::at).collect();
-            let backend =
-                Backend { name: name.clone(), protocol: UpstreamProtocol::Http1, tls: None, endpoints };
+            let h2 = self.h2.contains(priority);
+            let protocol = if h2 { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 };
+            let backend = Backend { name: name.clone(), protocol, tls: None, endpoints };
             state.backends.insert(name.clone(), Arc::new(backend));
             refs.push(PoolRef {
                 target: RefTarget::Backend(name),
@@ -121,6 +134,7 @@ impl Setup {
         add_route(&mut state, "ha-example", "gateway/default/eg", refs, policy);
         let route = state.routes.values_mut().next().unwrap();
         let rule = &mut Arc::make_mut(route).rules[0];
+        rule.matches[0].path = PathMatch::Prefix(self.path.clone());
         rule.timeouts = self.timeouts;
         rule.filters.clone_from(&self.filters);
         state
@@ -224,6 +238,7 @@ impl Proxy {
             threads: 2,
             access_log: AccessLogOptions::off(),
             drain: Duration::from_secs(5),
+            h2_idle: understudy_proxy::H2_IDLE,
         };
         change(&mut options);
         let (stop, stopped) = oneshot::channel();

@@ -24,8 +24,8 @@ use tokio::time::{Instant as Moment, timeout_at};
 use understudy_engine::{Exchange, Facts, Failure, RequestTraits};
 
 use super::context::Context;
-use super::peer::{peer_of, set_options};
-use super::{Service, failure};
+use super::peer::{build_peer, speaks_h2};
+use super::{Service, failure, to_h2};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, MirrorOutcome};
 use crate::world::{MirrorTable, PoolTable};
@@ -85,10 +85,8 @@ impl Service {
         let choice = self.with_rng(|rng| exchange.choose(traits, now, rng));
         let member = choice.map_err(|_| MirrorOutcome::NoEndpoint)?.member;
         let chosen = &mirror.table.pool.members()[member];
-        let identity = &chosen.spec.identity;
-        let mut peer = peer_of(identity, &mirror.table, chosen.reference).ok_or(MirrorOutcome::NoEndpoint)?;
-        set_options(&mut peer, &identity.address, &mirror.table, now);
-        let header = copy_of(request, has_body).map_err(|_| MirrorOutcome::Failed)?;
+        let peer = build_peer(chosen, &mirror.table, now).ok_or(MirrorOutcome::NoEndpoint)?;
+        let header = copy_of(request, has_body, &peer).map_err(|_| MirrorOutcome::Failed)?;
         let body = has_body.then(|| {
             let (feed, receiver) = Feed::new(load);
             ctx.mirrors.push(feed);
@@ -113,7 +111,17 @@ impl Service {
 }
 
 /// The head that a mirror gets: what the endpoint gets, framed for a connection of its own.
-fn copy_of(request: &RequestHeader, has_body: bool) -> pingora_error::Result<Box<RequestHeader>> {
+fn copy_of(
+    request: &RequestHeader,
+    has_body: bool,
+    peer: &HttpPeer,
+) -> pingora_error::Result<Box<RequestHeader>> {
+    if speaks_h2(peer) {
+        let mut copy = request.clone();
+        copy.remove_header(&EXPECT);
+        let (parts, ()) = to_h2::request(&copy, peer)?.into_parts();
+        return Ok(Box::new(parts.into()));
+    }
     let mut copy = request.clone();
     copy.set_version(Version::HTTP_11);
     if !copy.headers.contains_key(HOST)
@@ -280,7 +288,7 @@ mod tests {
         ] {
             request.insert_header(name, value).unwrap();
         }
-        let copy = copy_of(&request, true).unwrap();
+        let copy = copy_of(&request, true, &HttpPeer::new("127.0.0.1:1", false, String::new())).unwrap();
         assert_eq!(
             (copy.uri.path_and_query().unwrap().as_str(), &copy.headers["host"]),
             ("/a?b=c", &request.headers["host"])
@@ -291,6 +299,12 @@ mod tests {
             (&"chunked".parse().unwrap(), &"1".parse().unwrap())
         );
         request.insert_header(CONTENT_LENGTH, 3).unwrap();
-        assert_eq!(copy_of(&request, true).unwrap().headers.get(TRANSFER_ENCODING), None);
+        assert_eq!(
+            copy_of(&request, true, &HttpPeer::new("127.0.0.1:1", false, String::new()))
+                .unwrap()
+                .headers
+                .get(TRANSFER_ENCODING),
+            None
+        );
     }
 }
