@@ -631,7 +631,7 @@ async fn a_connection_whose_endpoint_answers_no_ping_is_given_up() {
         .over_h2()
         .with_retry(retry(&[RetryTrigger::Reset]))
         .change_policy(|policy| {
-            let keepalive = Http2Keepalive { interval: millis(200), timeout: millis(200) };
+            let keepalive = Http2Keepalive { interval: millis(100), timeout: millis(2000) };
             policy.http2.keepalive = Some(keepalive);
         });
     let proxy = setup.start().await;
@@ -729,4 +729,49 @@ async fn h6_an_active_check_speaks_the_version_of_its_endpoint() {
     assert!(active.log().iter().any(|request| request.uri.path() == "/healthz"));
     active.set(H2Behaviour::Status(503));
     eventually("the fallback", || async { names(&client, 1).await == all("passive", 1) }).await;
+}
+
+#[tokio::test]
+async fn every_answer_belongs_to_its_request_through_many_deaths_of_the_primary() {
+    let (active, passive) = backends().await;
+    active.set(H2Behaviour::RequestBody);
+    passive.set(H2Behaviour::RequestBody);
+    let setup = setup(&active, &passive).with_retry(retry(&[RetryTrigger::Reset])).change_policy(|policy| {
+        let passive = policy.passive.as_mut().unwrap();
+        passive.base_ejection_time = millis(50);
+        passive.interval = millis(50);
+    });
+    let proxy = setup.start().await;
+    let client = std::sync::Arc::new(client(&proxy).await);
+    let (stop, stopped) = watch::channel(false);
+    let mut loops = JoinSet::new();
+    for number in 0..50_u32 {
+        let (client, stopped) = (client.clone(), stopped.clone());
+        loops.spawn(async move {
+            let mut count = 0_u32;
+            while !*stopped.borrow() {
+                let body = format!("{number}-{count}-").repeat(1 + (count as usize % 200));
+                match client.post("/test", body.clone()).await {
+                    Ok(response) => {
+                        assert_eq!(response.status, 200, "{}", response.text());
+                        assert!(response.text() == body, "request {number}-{count} got another answer");
+                    }
+                    // It died in the middle of this answer, of which the client has the head.
+                    Err(error) => assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "{error}"),
+                }
+                count += 1;
+            }
+            count
+        });
+    }
+    for _ in 0..10 {
+        let before = active.requests();
+        eventually("requests at the primary", || async { active.requests() > before + 50 }).await;
+        active.kill().await;
+        sleep(Duration::from_millis(20)).await;
+        active.restart().await.unwrap();
+    }
+    stop.send_replace(true);
+    let counts = loops.join_all().await;
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 }
