@@ -42,6 +42,10 @@ const CHECKS_BOUND: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections to endpoints that are kept, per thread.
 const POOL_SIZE: usize = 1024;
+/// What small pieces of requests' bodies that wait on one connection of a client may cost beside their bytes, as the
+/// h2 crate reckons it: 256 bytes each. By default some hundred of them end the connection, with every call of gRPC on
+/// it. This is more than the messages of gRPC that fit into the connection's window of 64 KiB.
+const SMALL_FRAMES: usize = 4 * 1024 * 1024;
 /// More attempts than any policy asks for: the engine says when it is enough.
 const MAX_ATTEMPTS: usize = 10_000;
 
@@ -220,8 +224,10 @@ fn application(service: Service, threads: usize, h2_idle: Duration) -> Arc<App> 
         ..ServerConf::default()
     };
     let mut app = HttpProxy::new(service, Arc::new(conf));
-    // Above what Pingora bounds by itself: streams (100), decoded headers (64 KiB), resets (those of the h2 crate).
-    app.h2_options = Some(default_h2_options());
+    // What Pingora bounds by itself: streams (100), decoded headers (64 KiB), resets (those of the h2 crate).
+    let mut h2 = default_h2_options();
+    h2.data_frame_budget(SMALL_FRAMES);
+    app.h2_options = Some(h2);
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(h2_idle);
     app.server_options = Some(options);

@@ -6,9 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{HOST, PATIENCE, Proxy, Setup, eventually, millis, retry};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use understudy_conf::{Policy, RetryTrigger};
-use understudy_testbed::{Backend, H2Backend, H2Behaviour, H2Client, Request, grpc_message};
+use understudy_testbed::{Backend, H2Backend, H2Behaviour, H2Call, H2Client, Request, grpc_message};
 
 const METHOD: &str = "/test.Shop/Buy";
 
@@ -231,4 +231,45 @@ async fn a_call_over_http_1_1_gets_an_answer_of_ours_as_http_can_say_it() {
     let response = proxy.send(&request).await.unwrap();
     assert_eq!((response.status, response.header("grpc-status")), (200, Some("14")));
     assert!(response.body.is_empty());
+}
+
+/// So many messages of a few bytes each, as fast as they are taken.
+async fn send_small(call: &mut H2Call, count: usize) {
+    for _ in 0..count {
+        call.send(grpc_message(b"tick"), false).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn many_small_messages_that_wait_for_a_slow_endpoint_end_no_connection() {
+    let (active, passive) = backends().await;
+    active.set_window(Some(100));
+    active.set(H2Behaviour::Hang);
+    let setup = setup(&active, &passive).change_policy(|policy| policy.timeouts.stream_idle = millis(60_000));
+    let proxy = setup.start().await;
+    let client = client(&proxy).await;
+    let mut slow = client.stream(METHOD).await.unwrap();
+    // As many as fit into the window that the proxy gives: each takes nine bytes.
+    timeout(PATIENCE, send_small(&mut slow, 7000)).await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    assert!(client.is_open());
+    let answer = timeout(Duration::from_millis(100), slow.head()).await;
+    assert!(answer.is_err(), "the stream ended: {answer:?}");
+}
+
+#[tokio::test]
+async fn many_small_messages_that_wait_for_a_slow_client_end_no_connection() {
+    let (active, passive) = backends().await;
+    active.set(H2Behaviour::GrpcTicks(Duration::ZERO));
+    let proxy = setup(&active, &passive).start().await;
+    let slow = client(&proxy).await;
+    let mut call = slow.stream(METHOD).await.unwrap();
+    call.send(Default::default(), true).await.unwrap();
+    call.head().await.unwrap();
+    // Nobody reads: what fits into the windows waits, in thousands of frames.
+    sleep(Duration::from_millis(1500)).await;
+    for _ in 0..5000 {
+        assert_eq!(call.piece().await.unwrap().unwrap().len() % 11, 0);
+    }
+    assert_eq!(active.connections(), 1);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{HOST, PATIENCE, Proxy, Setup, eventually, millis, no_retry, retry};
 use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -631,7 +632,7 @@ async fn a_connection_whose_endpoint_answers_no_ping_is_given_up() {
         .over_h2()
         .with_retry(retry(&[RetryTrigger::Reset]))
         .change_policy(|policy| {
-            let keepalive = Http2Keepalive { interval: millis(200), timeout: millis(200) };
+            let keepalive = Http2Keepalive { interval: millis(100), timeout: millis(2000) };
             policy.http2.keepalive = Some(keepalive);
         });
     let proxy = setup.start().await;
@@ -729,4 +730,124 @@ async fn h6_an_active_check_speaks_the_version_of_its_endpoint() {
     assert!(active.log().iter().any(|request| request.uri.path() == "/healthz"));
     active.set(H2Behaviour::Status(503));
     eventually("the fallback", || async { names(&client, 1).await == all("passive", 1) }).await;
+}
+
+#[tokio::test]
+async fn every_answer_belongs_to_its_request_through_many_deaths_of_the_primary() {
+    let (active, passive) = backends().await;
+    active.set(H2Behaviour::RequestBody);
+    passive.set(H2Behaviour::RequestBody);
+    let setup = setup(&active, &passive).with_retry(retry(&[RetryTrigger::Reset])).change_policy(|policy| {
+        let passive = policy.passive.as_mut().unwrap();
+        passive.base_ejection_time = millis(50);
+        passive.interval = millis(50);
+    });
+    let proxy = setup.start().await;
+    let client = std::sync::Arc::new(client(&proxy).await);
+    let (stop, stopped) = watch::channel(false);
+    let mut loops = JoinSet::new();
+    for number in 0..50_u32 {
+        let (client, stopped) = (client.clone(), stopped.clone());
+        loops.spawn(async move {
+            let mut count = 0_u32;
+            while !*stopped.borrow() {
+                let body = format!("{number}-{count}-").repeat(1 + (count as usize % 200));
+                match client.post("/test", body.clone()).await {
+                    Ok(response) => {
+                        assert_eq!(response.status, 200, "{}", response.text());
+                        assert!(response.text() == body, "request {number}-{count} got another answer");
+                    }
+                    // It died in the middle of this answer, of which the client has the head.
+                    Err(error) => assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "{error}"),
+                }
+                count += 1;
+            }
+            count
+        });
+    }
+    for _ in 0..10 {
+        let before = active.requests();
+        eventually("requests at the primary", || async { active.requests() > before + 50 }).await;
+        active.kill().await;
+        sleep(Duration::from_millis(20)).await;
+        active.restart().await.unwrap();
+    }
+    stop.send_replace(true);
+    let counts = loops.join_all().await;
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// An endpoint that answers so many streams of each connection with 200, and says with the next one that it served
+/// those and no more (GOAWAY), but keeps the connection open. Counts its connections.
+async fn leaves_after(answers: u32) -> (SocketAddr, std::sync::Arc<std::sync::atomic::AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = std::sync::Arc::<std::sync::atomic::AtomicU32>::default();
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+                let (mut head, mut answered, mut last) = ([0; 9], 0, 0);
+                while stream.read_exact(&mut head).await.is_ok() {
+                    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+                    stream.read_exact(&mut payload).await.unwrap();
+                    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                    let reply = match (head[3], head[4] & 1) {
+                        // The SETTINGS are acknowledged.
+                        (4, 0) => frame(4, 1, 0, &[]),
+                        (1, _) if answered == answers => {
+                            frame(7, 0, 0, &[&u32::to_be_bytes(last)[..], &[0; 4]].concat())
+                        }
+                        (1, _) => {
+                            answered += 1;
+                            last = id;
+                            // `:status: 200`, which ends the headers and the stream.
+                            frame(1, 5, id, &[0x88])
+                        }
+                        _ => continue,
+                    };
+                    stream.write_all(&reply).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn a_stream_beyond_a_goaway_goes_to_the_same_endpoint_again_and_charges_nobody() {
+    let (active, connections) = leaves_after(3).await;
+    let passive = H2Backend::start("passive").await.unwrap();
+    let proxy = Setup::new(&[active], &[passive.address()]).over_h2().start().await;
+    let client = client(&proxy).await;
+    for _ in 0..10 {
+        // Not idempotent, and it makes no difference: nothing was processed.
+        assert_eq!(client.post("/test", "x").await.unwrap().status, 200);
+    }
+    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 4);
+    assert_eq!(passive.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_serves_no_stream_at_all_is_left_for_the_fallback() {
+    let (active, connections) = leaves_after(0).await;
+    let passive = H2Backend::start("passive").await.unwrap();
+    let proxy = Setup::new(&[active], &[passive.address()]).over_h2().start().await;
+    let client = client(&proxy).await;
+    for _ in 0..5 {
+        assert_eq!(client.post("/test", "x").await.unwrap().text(), "passive");
+    }
+    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
 }

@@ -228,6 +228,8 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     let _ = stream.set_nodelay(true);
     let mut builder = Builder::new();
+    // It may leave as much unread as its windows allow.
+    builder.data_frame_budget(usize::MAX);
     {
         let told = shared.told.lock();
         if let Some(max) = told.max_streams {
@@ -310,7 +312,9 @@ async fn answer(
         B::GrpcTicks(pause) => {
             let mut stream = respond.send_response(grpc_head(&name), false)?;
             loop {
-                tokio::time::sleep(pause).await;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 send(&mut stream, grpc_message(name.as_bytes())).await?;
             }
         }

@@ -165,6 +165,7 @@ pub(super) async fn connect(
         .max_frame_size(MAX_FRAME)
         .initial_window_size(http2.initial_stream_window_size)
         .initial_connection_window_size(http2.initial_connection_window_size)
+        .data_frame_budget(small_frames(http2.initial_connection_window_size))
         .handshake(stream)
         .await
         .map_err(|_| ConnectFailure::Reset)?;
@@ -180,6 +181,13 @@ pub(super) async fn connect(
         idle_since: Mutex::new(Instant::now()),
     });
     Ok((connection, driver))
+}
+
+/// What small pieces of answers that wait may cost beside their bytes, as the h2 crate reckons it: 256 bytes each. It ends
+/// the connection beyond that, with everybody's streams. The smallest messages of gRPC have 5 bytes, and as many as fit
+/// into the window may wait for slow clients.
+fn small_frames(window: u32) -> usize {
+    (window as usize).saturating_mul(256 / 5)
 }
 
 /// Moves the bytes of a connection until it ends. `forget` is called when it takes no more streams; with its last
