@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use http::HeaderValue;
-use understudy_engine::{ConnectFailure, Exchange, Failure, Instant};
+use understudy_engine::{ConnectFailure, Exchange, Facts, Failure, Instant};
 
 use super::deadline::Armed;
 use super::reply::Reply;
@@ -48,6 +49,8 @@ pub(crate) struct AttemptState {
     /// When the attempt's own limit is reached.
     pub(crate) try_by: Instant,
     pub(crate) armed: Option<Armed>,
+    /// When connecting began, while it goes on.
+    pub(crate) connecting_since: Option<Instant>,
     /// Which limit bounds connecting.
     pub(crate) connect_bound: ConnectBound,
     /// The pooled connection was found dead before anything was sent on it.
@@ -71,6 +74,7 @@ impl Default for AttemptState {
         Self {
             try_by: Instant::NEVER,
             armed: None,
+            connecting_since: None,
             connect_bound: ConnectBound::default(),
             stale: false,
             refused: None,
@@ -79,6 +83,19 @@ impl Default for AttemptState {
             body_bytes: 0,
             flowing_since: None,
             answer_ended: false,
+        }
+    }
+}
+
+impl Drop for Context {
+    /// Pingora panics at an endpoint's certificate that it cannot read. The request is lost then, with its connection; the
+    /// endpoint is charged with it, so that the requests after it go elsewhere.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let (Some(now), Some(exchange)) = (self.attempt.connecting_since, &mut self.exchange)
+        {
+            let lost = Facts { response_started: true, can_resend: false };
+            exchange.failed(Failure::Connect(ConnectFailure::Tls), lost, now, &mut Rng::new());
         }
     }
 }
