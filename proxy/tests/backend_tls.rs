@@ -234,6 +234,27 @@ async fn what_is_not_verified_is_so_because_it_was_said() {
     assert_eq!(proxy.pods(3).await, all("active", 3));
 }
 
+#[tokio::test]
+async fn an_endpoint_whose_certificate_nobody_can_read_is_ejected_and_its_trials_end() {
+    let pair = Pair::new().await;
+    let setup = pair.setup.clone().change_policy(|policy| {
+        policy.passive.as_mut().unwrap().base_ejection_time = millis(200);
+    });
+    let pair = Pair { setup, ..pair };
+    pair.primary.set_tls(Some(pair.authority.sign(&[LOCAL]).unreadable().server()));
+    let proxy = start(&pair.state_with(|tls, _| tls.trust = Trust::Nothing)).await;
+    // Pingora panics at it. That costs the one request, and nothing else.
+    assert!(proxy.send(&Request::get(HOST, "/test")).await.is_err());
+    assert_eq!(proxy.pods(10).await, all("passive", 10));
+    assert_eq!(pair.primary.requests(), 0);
+    assert_eq!(primary_health(&proxy).await.1.as_deref(), Some("TLS handshake failed"));
+    // It comes back when it shows another one, so no trial hangs.
+    let tried = pair.primary.connections();
+    assert!(pair.primary.wait_until(PATIENCE, |seen| seen.connections > tried + 1).await);
+    pair.primary.set_tls(Some(pair.authority.sign(&[LOCAL]).server()));
+    eventually("the return", async || proxy.pods(1).await == ["active"]).await;
+}
+
 /// An endpoint's TLS that answers only who names it.
 fn for_name(authority: &Authority, name: &str) -> Arc<ServerConfig> {
     let mut state = State::default();

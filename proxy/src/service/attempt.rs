@@ -80,6 +80,7 @@ impl Service {
         }
         ctx.attempt.try_by = table.limits.per_try.map_or(Instant::NEVER, |limit| now.after(limit));
         ctx.attempt.connect_bound = bound_connecting(&mut peer, table, ctx, now);
+        ctx.attempt.connecting_since = Some(now);
         Ok(peer)
     }
 
@@ -90,6 +91,7 @@ impl Service {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        ctx.attempt.connecting_since = None;
         let failed = failure::of_connecting(&error);
         if failed == ConnectFailure::Certificate
             && let Some((member, _)) = ctx.exchange.as_ref().and_then(Exchange::current)
@@ -128,6 +130,7 @@ impl Service {
         socket: RawFd,
         digest: Option<&Digest>,
     ) -> Result<()> {
+        ctx.attempt.connecting_since = None;
         let Some(exchange) = &ctx.exchange else { return Ok(()) };
         if reused && self.workers_share_connections && is_dead(socket) {
             ctx.attempt.stale = true;

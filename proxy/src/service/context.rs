@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use http::HeaderValue;
 use pingora_core::upstreams::peer::HttpPeer;
-use understudy_engine::{ConnectFailure, Exchange, Failure, Instant};
+use understudy_engine::{ConnectFailure, Exchange, Facts, Failure, Instant};
 
 use super::deadline::Armed;
 use super::mirror::Feed;
@@ -65,6 +66,8 @@ pub(crate) struct AttemptState {
     /// When the attempt's own limit is reached.
     pub(crate) try_by: Instant,
     pub(crate) armed: Option<Armed>,
+    /// When connecting began, while it goes on.
+    pub(crate) connecting_since: Option<Instant>,
     /// Which limit bounds connecting.
     pub(crate) connect_bound: ConnectBound,
     /// The pooled connection was found dead before anything was sent on it.
@@ -92,6 +95,7 @@ impl Default for AttemptState {
         Self {
             try_by: Instant::NEVER,
             armed: None,
+            connecting_since: None,
             connect_bound: ConnectBound::default(),
             stale: false,
             refused: None,
@@ -102,6 +106,19 @@ impl Default for AttemptState {
             answer_ended: false,
             upgraded: false,
             counted: false,
+        }
+    }
+}
+
+impl Drop for Context {
+    /// Pingora panics at an endpoint's certificate that it cannot read. The request is lost then, with its connection; the
+    /// endpoint is charged with it, so that the requests after it go elsewhere.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let (Some(now), Some(exchange)) = (self.attempt.connecting_since, &mut self.exchange)
+        {
+            let lost = Facts { response_started: true, can_resend: false };
+            exchange.failed(Failure::Connect(ConnectFailure::Tls), lost, now, &mut Rng::new());
         }
     }
 }

@@ -78,6 +78,8 @@ fn join(key: &Key, wanted: &Wanted) -> Option<watch::Receiver<Outcome>> {
     let most = wanted.settings.http2.max_concurrent_streams.min(wanted.max_requests.unwrap_or(u32::MAX));
     POOL.with_borrow_mut(|pool| {
         let connecting = &mut pool.get_mut(key)?.connecting;
+        // One that ended without an outcome (Pingora panics at a certificate that it cannot read) is none.
+        connecting.retain(|connecting| connecting.outcome.has_changed().is_ok());
         let found = connecting.iter_mut().find(|connecting| connecting.waiting < most as usize)?;
         found.waiting += 1;
         Some(found.outcome.clone())

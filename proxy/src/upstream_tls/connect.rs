@@ -7,6 +7,8 @@ use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_error::{Error, ErrorType, Result};
+use tokio::task::JoinSet;
+use understudy_conf::UpstreamProtocol;
 use understudy_engine::{Address, ConnectFailure, Identity, TlsIdentity};
 
 use super::{SecurityLog, UpstreamTls, UpstreamTlsTable};
@@ -35,7 +37,9 @@ impl TlsGuard {
 }
 
 /// Connects to endpoints under their TLS policies, without a request.
-pub(crate) struct TlsProber {
+pub(crate) struct TlsProber(Arc<Inner>);
+
+struct Inner {
     table: Arc<ArcSwap<UpstreamTlsTable>>,
     security: Arc<SecurityLog>,
     clock: Clock,
@@ -49,7 +53,7 @@ impl TlsProber {
         security: Arc<SecurityLog>,
         clock: Clock,
     ) -> Self {
-        Self { table, security, clock, connector: OnceLock::new() }
+        Self(Arc::new(Inner { table, security, clock, connector: OnceLock::new() }))
     }
 
     /// Connects and agrees on TLS. The caller bounds the time.
@@ -59,19 +63,33 @@ impl TlsProber {
         tls: &Arc<TlsIdentity>,
         alpn: ALPN,
     ) -> Result<Stream, ConnectFailure> {
-        self.connect_to(address, tls, alpn).await.map_err(|error| {
-            let failure = of_connecting(&error);
-            if failure == ConnectFailure::Certificate {
-                let endpoint = Identity {
-                    origin: None,
-                    address: address.clone(),
-                    protocol: Default::default(),
-                    tls: Some(tls.clone()),
-                };
-                self.security.certificate_refused(&endpoint, &error, self.clock.now());
-            }
-            failure
-        })
+        let (inner, address, tls) = (self.0.clone(), address.clone(), tls.clone());
+        // In a task of its own, which ends with this one: Pingora panics at a certificate that it cannot read, and a
+        // probe without an end would keep the endpoint out for ever.
+        let mut handshake = JoinSet::new();
+        handshake.spawn(async move { inner.connect(address, tls, alpn).await });
+        handshake.join_next().await.and_then(Result::ok).unwrap_or(Err(ConnectFailure::Tls))
+    }
+}
+
+impl Inner {
+    async fn connect(
+        &self,
+        address: Address,
+        tls: Arc<TlsIdentity>,
+        alpn: ALPN,
+    ) -> Result<Stream, ConnectFailure> {
+        let error = match self.connect_to(&address, &tls, alpn).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let failure = of_connecting(&error);
+        if failure == ConnectFailure::Certificate {
+            let protocol = UpstreamProtocol::default();
+            let endpoint = Identity { origin: None, address, protocol, tls: Some(tls) };
+            self.security.certificate_refused(&endpoint, &error, self.clock.now());
+        }
+        Err(failure)
     }
 
     async fn connect_to(&self, address: &Address, tls: &TlsIdentity, alpn: ALPN) -> Result<Stream> {

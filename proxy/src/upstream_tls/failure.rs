@@ -1,6 +1,5 @@
 //! What a failed handshake says.
 
-use std::error::Error as StdError;
 use std::io;
 
 use pingora_error::Error;
@@ -27,6 +26,8 @@ pub(super) fn reason(error: &Error) -> String {
     let text = error.to_string();
     let start = text.find(REFUSED).map(|at| at + REFUSED.len()).or_else(|| text.find(NONE_SHOWN));
     let reason = start.map_or(&*text, |start| &text[start..]);
+    // What Pingora adds is said otherwise.
+    let reason = reason.rfind(", SNI: ").map_or(reason, |end| &reason[..end]);
     reason.trim_start_matches([':', ' ']).to_owned()
 }
 
@@ -34,23 +35,56 @@ pub(super) fn reason(error: &Error) -> String {
 /// way already; it reads none of it before.
 pub(crate) fn is_client_certificate_refused(error: &Error) -> bool {
     use AlertDescription as Alert;
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(inner) = cause {
-        let tls = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(TlsError::AlertReceived(alert)) = tls.and_then(|tls| tls.downcast_ref()) {
-            return matches!(
-                alert,
-                Alert::CertificateRequired
-                    | Alert::BadCertificate
-                    | Alert::UnsupportedCertificate
-                    | Alert::CertificateRevoked
-                    | Alert::CertificateExpired
-                    | Alert::CertificateUnknown
-                    | Alert::UnknownCA
-                    | Alert::AccessDenied
-            );
-        }
-        cause = inner.source();
+    let io = error.root_cause().downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    matches!(
+        io.and_then(|inner| inner.downcast_ref()),
+        Some(TlsError::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora_error::{ErrorType, OrErr};
+
+    use super::*;
+
+    fn handshake(text: &str) -> Box<Error> {
+        Error::explain(ErrorType::TLSHandshakeFailure, text.to_owned())
     }
-    false
+
+    #[test]
+    fn a_refused_certificate_is_told_from_other_failures_and_its_reason_from_what_stands_around_it() {
+        let refused = "TLS connect() failed:  TLSHandshakeFailure context: tls connect error cause: \
+                       invalid peer certificate: UnknownIssuer, SNI: a.example";
+        let error = handshake(refused);
+        assert_eq!((of_handshake(&error), &*reason(&error)), (ConnectFailure::Certificate, "UnknownIssuer"));
+        let none = handshake("peer sent no certificates");
+        assert_eq!(of_handshake(&none), ConnectFailure::Certificate);
+        let alert = handshake("received fatal alert: HandshakeFailure");
+        assert_eq!(of_handshake(&alert), ConnectFailure::Tls);
+    }
+
+    #[test]
+    fn only_alerts_about_the_client_certificate_say_that_it_was_refused() {
+        for (alert, expected) in [
+            (AlertDescription::CertificateRequired, true),
+            (AlertDescription::UnknownCA, true),
+            (AlertDescription::HandshakeFailure, false),
+            (AlertDescription::InternalError, false),
+        ] {
+            let io = io::Error::new(io::ErrorKind::InvalidData, TlsError::AlertReceived(alert));
+            let error = Err::<(), _>(io).or_err(ErrorType::ReadError, "reading").unwrap_err();
+            assert_eq!(is_client_certificate_refused(&error), expected, "{alert:?}");
+        }
+        assert!(!is_client_certificate_refused(&handshake("CertificateRequired")));
+    }
 }

@@ -67,6 +67,15 @@ pub struct Leaf {
 }
 
 impl Leaf {
+    /// With a date in its certificate that is none, which its own signature does not cover.
+    pub fn unreadable(self) -> Self {
+        let mut der = CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap().to_vec();
+        // The first UTCTime (tag 0x17, 13 bytes): the month is made the 99th.
+        let at = der.windows(2).position(|two| two == [0x17, 13]).unwrap();
+        der[at + 4..at + 6].copy_from_slice(b"99");
+        Self { chain: to_pem(&der), ..self }
+    }
+
     /// What an endpoint with this certificate speaks.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server_with(rustls::DEFAULT_VERSIONS, None)
@@ -127,4 +136,21 @@ pub fn certified(certificate: &Certificate) -> CertifiedKey {
     let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(certificate.key.expose_pem().as_bytes()).unwrap();
     CertifiedKey::from_der(chain, key, &default_provider()).unwrap()
+}
+
+/// A certificate in PEM.
+fn to_pem(der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in der.chunks(3) {
+        let bits =
+            three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize] as char;
+            text.push(if place <= three.len() { digit } else { '=' });
+        }
+    }
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
