@@ -70,6 +70,7 @@ pub struct Answer {
     pub(crate) chunked: bool,
     pub(crate) close: bool,
     pub(crate) early: bool,
+    pub(crate) upgrade: bool,
     pub(crate) ending: Ending,
 }
 
@@ -86,6 +87,7 @@ impl Answer {
             chunked: false,
             close: false,
             early: false,
+            upgrade: false,
             ending: Ending::Whole,
         }
     }
@@ -137,6 +139,13 @@ impl Answer {
     #[must_use]
     pub fn early(mut self) -> Self {
         self.early = true;
+        self
+    }
+
+    /// Answers a request that asks for an upgrade with 101 instead, and sends back every byte that comes after it.
+    #[must_use]
+    pub fn upgrade(mut self) -> Self {
+        self.upgrade = true;
         self
     }
 

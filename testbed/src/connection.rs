@@ -167,6 +167,12 @@ impl Connection {
         shared: &Shared,
         stop: &StopSignal,
     ) -> io::Result<Next> {
+        if answer.upgrade
+            && let Some((_, protocol)) =
+                head.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("upgrade"))
+        {
+            return self.echo(protocol, shared).await;
+        }
         let request_body = if answer.early { Vec::new() } else { self.read_body(head).await? };
         for (status, headers) in &answer.interim {
             self.wire.write(status_and_headers(*status, headers).as_bytes()).await?;
@@ -232,6 +238,22 @@ impl Connection {
         self.wire.write(&chunk).await
     }
 
+    /// Sends back every byte until the other side ends the connection.
+    async fn echo(&mut self, protocol: &str, shared: &Shared) -> io::Result<Next> {
+        let name = shared.name().to_owned();
+        let headers = [
+            ("connection".to_owned(), "upgrade".to_owned()),
+            ("upgrade".to_owned(), protocol.to_owned()),
+            ("x-backend".to_owned(), name),
+        ];
+        self.wire.write(status_and_headers(101, &headers).as_bytes()).await?;
+        while self.wire.has_buffered() || self.wire.fill().await? > 0 {
+            let bytes = self.wire.take_buffered();
+            self.wire.write(&bytes).await?;
+        }
+        Ok(Next::Close)
+    }
+
     async fn drain(&mut self) {
         if self.wire.stream.shutdown().await.is_err() {
             return;
@@ -284,6 +306,7 @@ fn refusal(error: &io::Error) -> String {
 fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
+        101 => "Switching Protocols",
         103 => "Early Hints",
         200 => "OK",
         204 => "No Content",

@@ -122,4 +122,6 @@ pub(crate) enum LoadKind {
     Rate(u32),
     /// So many connections with keep-alive, each with one request after the other.
     Connections(usize),
+    /// So many upgraded connections, as of WebSockets, each with one message after the other.
+    Sessions(usize),
 }

@@ -8,6 +8,7 @@
 
 mod case;
 mod cases;
+mod clients;
 mod gateway;
 mod html;
 mod known;

@@ -1,35 +1,25 @@
 //! Runs one plan against one proxy, on real sockets.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use understudy_testbed::{
-    Answer, Backend, Blackhole, Client, ClientError, Content, DnsAnswer, DnsServer, Request, Response,
-};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use understudy_testbed::{Answer, Backend, Blackhole, Content, DnsAnswer, DnsServer};
 
 use super::case::{Action, Load, LoadKind, Plan, Step, Who};
+use super::clients::{BETWEEN, Clients, FALLBACK};
 use super::gateway::{Binaries, Gateway, Proxy};
-use super::record::{Mark, Record, Reply, Sample, Side, Turn};
+use super::record::{Record, Turn};
 use crate::manifests::{FALLBACK_NAME, PrimaryKind, render};
-use crate::wrk::HOST;
 
-/// Between requests that are made one after the other, as a shell takes it to start the next curl.
-const BETWEEN: Duration = Duration::from_millis(10);
 /// Between requests while a switch is waited for.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a client waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How long connections have for the answer that says that they close.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long an answer of the drill's DNS server may be kept, in seconds.
 const TTL: u32 = 30;
-const PATH: &str = "/test";
-const FALLBACK: &str = "passive";
 
 /// Runs a plan and gives what the clients saw.
 ///
@@ -135,6 +125,7 @@ impl Stage {
             match kind {
                 LoadKind::Rate(rate) => clients.rate(rate, end).await,
                 LoadKind::Connections(count) => clients.connections(count, end).await,
+                LoadKind::Sessions(count) => clients.sessions(count, end).await,
             }
         });
         for (after, action) in &load.actions {
@@ -173,7 +164,7 @@ impl Stage {
     }
 
     fn good_answer(&self) -> Answer {
-        Answer::status(200).delay(self.delay).content(Content::RequestBody)
+        Answer::status(200).delay(self.delay).content(Content::RequestBody).upgrade()
     }
 
     async fn act(&mut self, action: &Action) -> Result<()> {
@@ -231,139 +222,4 @@ impl Stage {
         };
         self.clients.mark(turn, format!("{name} {word}"));
     }
-}
-
-/// The clients, who write down what they see.
-#[derive(Clone)]
-struct Clients {
-    gateway: SocketAddr,
-    start: Instant,
-    record: Arc<Mutex<Record>>,
-}
-
-impl Default for Clients {
-    fn default() -> Self {
-        Self::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-    }
-}
-
-impl Clients {
-    fn new(gateway: SocketAddr) -> Self {
-        Self { gateway, start: Instant::now(), record: Arc::default() }
-    }
-
-    fn mark(&self, turn: Turn, label: String) {
-        self.record.lock().marks.push(Mark { at: self.start.elapsed(), turn, label });
-    }
-
-    fn count_shares(&self) {
-        self.record.lock().shares_from = self.start.elapsed();
-    }
-
-    /// Everything that was written down, in the order of sending.
-    fn finish(&self) -> Record {
-        let mut record = std::mem::take(&mut *self.record.lock());
-        record.samples.sort_by_key(|sample| sample.at);
-        record.length = self.start.elapsed();
-        record
-    }
-
-    /// One GET on a connection of its own; gives the pool that served it.
-    async fn get(&self) -> Option<Side> {
-        let request = Request::get(HOST, PATH).header("Connection", "close");
-        self.alone(&request, &[]).await
-    }
-
-    async fn post(&self, size: usize) {
-        let body: Vec<u8> = (0..size).map(|index| b'a' + (index % 23) as u8).collect();
-        let request = Request::new("POST", HOST, PATH).header("Connection", "close").body(body.clone());
-        self.alone(&request, &body).await;
-    }
-
-    async fn alone(&self, request: &Request, expected: &[u8]) -> Option<Side> {
-        let sent = Instant::now();
-        let answer = match Client::connect_within(self.gateway, PATIENCE).await {
-            Ok(mut client) => client.send_request(request).await,
-            Err(error) => Err(error),
-        };
-        let sample = self.note(sent, &answer, expected);
-        sample.side().filter(|_| !sample.is_lost())
-    }
-
-    fn note(&self, sent: Instant, answer: &Result<Response, ClientError>, expected: &[u8]) -> Sample {
-        let sample = Sample { at: sent - self.start, took: sent.elapsed(), reply: reply(answer, expected) };
-        self.record.lock().samples.push(sample.clone());
-        sample
-    }
-
-    async fn rate(&self, rate: u32, end: Instant) {
-        let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        // At most as many as are sent while a client waits.
-        let mut requests = JoinSet::new();
-        loop {
-            ticks.tick().await;
-            if Instant::now() >= end {
-                break;
-            }
-            let clients = self.clone();
-            requests.spawn(async move { clients.get().await });
-            while requests.try_join_next().is_some() {}
-        }
-        while requests.join_next().await.is_some() {}
-    }
-
-    async fn connections(&self, count: usize, end: Instant) {
-        let mut connections = JoinSet::new();
-        for _ in 0..count {
-            let clients = self.clone();
-            connections.spawn(async move { clients.keep_alive(end).await });
-        }
-        while connections.join_next().await.is_some() {}
-    }
-
-    async fn keep_alive(&self, end: Instant) {
-        let mut open: Option<Client> = None;
-        while Instant::now() < end {
-            let sent = Instant::now();
-            let answer = match open.take() {
-                Some(client) => Ok(client),
-                None => Client::connect_within(self.gateway, PATIENCE).await,
-            };
-            let answer = match answer {
-                Ok(mut client) => {
-                    let answer = client.get(HOST, PATH).await;
-                    if answer.as_ref().is_ok_and(Response::keeps_alive) {
-                        open = Some(client);
-                    }
-                    answer
-                }
-                Err(error) => Err(error),
-            };
-            if self.note(sent, &answer, &[]).is_lost() {
-                // A proxy that is gone, or has no room, is not asked in a busy loop.
-                sleep(BETWEEN).await;
-            }
-        }
-    }
-}
-
-/// What an answer means.
-fn reply(answer: &Result<Response, ClientError>, expected: &[u8]) -> Reply {
-    match answer {
-        Ok(response) => {
-            let side = side(response);
-            if response.status == 200 && side.is_some() && response.body != expected {
-                return Reply::Wrong { side };
-            }
-            Reply::Whole { status: response.status, side }
-        }
-        Err(ClientError::BodyCut { response, .. }) => Reply::Cut { side: side(response) },
-        Err(error) => Reply::Nothing(error.to_string()),
-    }
-}
-
-fn side(response: &Response) -> Option<Side> {
-    let name = response.header("x-backend")?;
-    Some(if name == FALLBACK { Side::Fallback } else { Side::Primary })
 }

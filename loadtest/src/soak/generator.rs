@@ -125,9 +125,9 @@ impl Shared {
 }
 
 async fn connection(shared: Rc<Shared>) {
-    let mut exchange = Exchange::default();
     // Before its first request is due; if it fails, the request tries again.
-    exchange.stream = connect(shared.gateway).await.ok();
+    let stream = connect(shared.gateway).await.ok();
+    let mut exchange = Exchange { stream, ..Exchange::default() };
     while let Some(ticket) = shared.next().await {
         let outcome = match timeout(PATIENCE, exchange.request(shared.gateway, ticket.id)).await {
             Ok(outcome) => outcome,

@@ -7,6 +7,7 @@ mod failover;
 mod limits;
 mod outage;
 mod pools;
+mod sessions;
 mod splits;
 
 use std::time::Duration;
@@ -75,6 +76,7 @@ pub(crate) fn all(length: Length) -> Vec<Case> {
         splits::mixed_kinds(),
         checks::active_check(),
         limits::overflow(),
+        sessions::websockets(),
     ]
 }
 
