@@ -86,6 +86,11 @@ impl Engine {
         let mut pools = self.pools.lock();
         pools.insert(name, Arc::downgrade(&pool));
         pools.retain(|_, known| known.strong_count() > 0);
+        drop(pools);
+        if pool.sweeps() {
+            // Not before it is on the list: whoever is woken must find it.
+            self.hub.wake();
+        }
         pool
     }
 

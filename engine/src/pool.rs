@@ -235,7 +235,6 @@ impl Pool {
                 previous.filter(|previous| previous.share_detector().map(|(known, _)| known) == Some(grid));
             let window = before.map(|previous| previous.window.load(Ordering::Relaxed));
             pool.window.store(window.unwrap_or_else(|| grid.index(now)), Ordering::Relaxed);
-            pool.hub.wake();
         }
         pool.refresh(now);
         pool
@@ -319,6 +318,11 @@ impl Pool {
         // Last, so that nobody takes the old view for the new one.
         self.view_until.store(until, Ordering::Relaxed);
         self.view_changes.store(changes, Ordering::Release);
+    }
+
+    /// Whether it is to be looked at when an interval ends.
+    pub(crate) fn sweeps(&self) -> bool {
+        self.share_detector().is_some()
     }
 
     /// The windows of rule O17 and the percentage that ejects, where that detector is on.

@@ -167,3 +167,20 @@ fn o17_a_pool_that_is_rebuilt_between_an_interval_and_its_judgement_judges_it() 
     world.tick();
     assert_eq!(world.phase(&pool, 3).state, Health::Ejected);
 }
+
+#[test]
+fn o17_who_is_woken_for_a_new_pool_finds_it() {
+    use std::sync::{OnceLock, Weak};
+    use understudy_engine::{Engine, Instant};
+    static ENGINE: OnceLock<Weak<Engine>> = OnceLock::new();
+    static NEXT: std::sync::Mutex<Instant> = std::sync::Mutex::new(Instant::NEVER);
+    let now = Instant::from_micros(1_000_000);
+    // Looks at once, as a driver on another thread may.
+    let engine = Engine::new(move || {
+        let engine = ENGINE.get().and_then(Weak::upgrade);
+        *NEXT.lock().unwrap() = engine.map_or(Instant::NEVER, |engine| engine.tick(now).next);
+    });
+    ENGINE.set(Arc::downgrade(&engine)).unwrap();
+    let _pool = engine.build_pool(pool_of("a", &PORTS, share_only()), now);
+    assert_eq!(*NEXT.lock().unwrap(), Instant::from_micros(2_000_000));
+}
