@@ -39,6 +39,15 @@ pub(crate) fn machine() -> String {
     format!("{count} × {}, load average {load} before", model.map_or("unknown processor", |(_, name)| name))
 }
 
+/// How many programs wanted to run at once over the last minute, beyond one for each processor; `None` if that many
+/// processors are enough.
+pub(crate) fn overload() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = text.split_whitespace().next()?.parse().ok()?;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    (load > processors).then_some(load)
+}
+
 /// utime and stime: the 14th and 15th field. The second one, in parentheses, may contain anything.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);

@@ -361,3 +361,43 @@ async fn nonsense_is_refused_with_a_reason() {
     assert_eq!(response.status, 400);
     assert!(response.text().contains("request head"));
 }
+
+#[tokio::test]
+async fn a_backend_that_is_killed_counts_the_requests_that_it_had() {
+    let backend = Backend::start("a").await.unwrap();
+    let mut idle = Client::connect(backend.address()).await.unwrap();
+    assert_eq!(idle.get(HOST, "/").await.unwrap().status, 200);
+    backend.set(Behaviour::Hang);
+    let mut waiting = Client::connect(backend.address()).await.unwrap();
+    waiting.send(&Request::get(HOST, "/").to_bytes()).await.unwrap();
+    let mut partial = Client::connect(backend.address()).await.unwrap();
+    partial.send(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    let all = |seen: &understudy_testbed::Observed| seen.requests == 2 && seen.open == 3;
+    assert!(backend.wait_until(SOON, all).await);
+    // One request hangs, one has arrived in part, and the third connection is idle.
+    backend.kill().await;
+    assert_eq!(backend.observed().cut, 2);
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_echoes_every_byte() {
+    let backend = Backend::start("a").await.unwrap();
+    backend.set(Answer::status(200).upgrade());
+    let mut client = Client::connect(backend.address()).await.unwrap();
+    assert_eq!(client.get(HOST, "/").await.unwrap().status, 200, "it did not ask for an upgrade");
+    let request = Request::get(HOST, "/").header("connection", "upgrade").header("upgrade", "websocket");
+    client.send(&request.to_bytes()).await.unwrap();
+    let head = client.read_head().await.unwrap();
+    assert_eq!((head.status, head.header("upgrade")), (101, Some("websocket")));
+    for message in [&b"one"[..], b"two\r\n\r\n"] {
+        client.send(message).await.unwrap();
+        let mut echo = Vec::new();
+        while echo.len() < message.len() {
+            echo.extend(client.read_some().await.unwrap());
+        }
+        assert_eq!(echo, message);
+    }
+    backend.kill().await;
+    assert_eq!(client.read_to_end().await.1, End::Reset);
+    assert_eq!(backend.observed().cut, 1, "a session is under way as long as it stands");
+}

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     for reason in &left_out {
         println!("left out: {reason}");
     }
-    let machine = procfs::machine();
+    let (machine, overload) = (procfs::machine(), procfs::overload());
     let mut rounds = Vec::new();
     for number in 0..args.rounds {
         let samples = round(&subjects, number as usize, &args, processors).await?;
@@ -96,6 +96,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let setting = Setting {
         command: command(&args),
         machine,
+        overload,
         connections: args.connections,
         seconds: args.seconds,
         pinned: processors.proxy.is_some(),

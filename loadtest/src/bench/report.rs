@@ -19,6 +19,8 @@ pub(crate) struct Setting {
     pub(crate) command: String,
     /// The machine in a few words.
     pub(crate) machine: String,
+    /// The load average before, when it was more than there are processors.
+    pub(crate) overload: Option<f64>,
     /// Connections of the load.
     pub(crate) connections: u32,
     /// Seconds of each measurement.
@@ -64,6 +66,14 @@ impl Report {
     pub(crate) fn markdown(&self) -> String {
         let setting = &self.setting;
         let mut text = format!("# CPU time per request\n\n`{}`\n\n", setting.command);
+        if let Some(load) = setting.overload {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "**The machine was busy with other things (load average {load:.1}): ratios are rough, and all other \
+                 figures say little.**\n"
+            );
+        }
         text.push_str(&self.verdicts());
         text.push_str(
             "| median of the rounds | CPU µs/request | × bare Pingora (min–max) | × Envoy (min–max) | requests/s | p50 µs | p99 µs | RSS MB |\n\
@@ -75,7 +85,6 @@ impl Report {
                 Some(spread) => spread.ratio(),
                 None => "–".to_owned(),
             };
-            // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
                 "| {} | {:.2} | {} | {} | {:.0} | {:.0} | {:.0} | {:.1} |",
@@ -187,6 +196,7 @@ pub(crate) mod tests {
         Setting {
             command: "cargo xtask bench".to_owned(),
             machine: "m".to_owned(),
+            overload: Some(17.5),
             connections: 32,
             seconds: 5,
             pinned: true,
@@ -218,6 +228,7 @@ pub(crate) mod tests {
             "| Understudy | 12.00 | 1.20 (1.10–1.30) | 0.50 (0.50–0.65) |",
             "| bare Pingora | 10.00 | 1 | 0.45 (0.42–0.50) |",
             "1 rounds with bad answers",
+            "busy with other things (load average 17.5)",
             "Left out: Nginx: not installed.",
             "- **Envoy**: a & b. After its last turn: 9 lines in its access log, 99 requests",
         ] {

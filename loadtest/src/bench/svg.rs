@@ -83,7 +83,10 @@ pub(crate) fn picture(report: &Report) -> String {
         setting.connections,
         report.valid_rounds,
         setting.seconds,
-        setting.machine.split(',').next().unwrap_or_default()
+        match setting.overload {
+            Some(_) => "MEASURED ON A BUSY MACHINE",
+            None => setting.machine.split(',').next().unwrap_or_default(),
+        }
     );
     // Writing to a String cannot fail.
     let _ = writeln!(

@@ -174,6 +174,22 @@ mod tests {
     }
 
     #[test]
+    fn losing_what_was_on_no_connection_that_was_reset_is_a_complaint() {
+        let wired = |lost, on_the_wire| crate::drill::record::Record { on_the_wire, ..record(lost, 1) };
+        let mut row = row("10", "x", Some(Ok(wired(5, 5))), None);
+        row.wire = true;
+        assert!(complaints(std::slice::from_ref(&row)).is_empty());
+        assert!(
+            table(std::slice::from_ref(&row), &BOTH[..1], None).contains("| **5 of 6**, 5 on the wire |")
+        );
+        row.understudy = Some(Ok(wired(6, 5)));
+        assert_eq!(
+            complaints(&[row]),
+            ["case 10 (x): Understudy lost 1 requests that were on no connection that was reset"]
+        );
+    }
+
+    #[test]
     fn times_are_written_for_people() {
         assert_eq!(span(Duration::from_millis(999)), "999 ms");
         assert_eq!(span(Duration::from_millis(11_630)), "11.63 s");
