@@ -23,7 +23,7 @@ use understudy_conf::{
     ActiveHealthCheck, ActiveProbe, BackendTls, EndpointAddress, GrpcProbe, Health, HttpProbe, Reports,
     State, TcpProbe, TlsVersion, Trust,
 };
-use understudy_testbed::{Backend as Upstream, Client, Request};
+use understudy_testbed::{Backend as Upstream, Client, H2Backend, Request};
 
 const LOCAL: &str = "127.0.0.1";
 
@@ -111,6 +111,35 @@ async fn an_endpoint_with_a_certificate_for_its_address_is_served_over_connectio
     assert_eq!(kept(&proxy, 20).await, all("active", 20));
     assert_eq!(pair.primary.connections(), 1);
     assert_eq!((pair.primary.observed().failed_handshakes, pair.fallback.connections()), (0, 0));
+}
+
+#[tokio::test]
+async fn t8_an_endpoint_of_http_2_is_spoken_to_in_http_2_over_tls_and_fails_over_when_its_certificate_goes_wrong()
+ {
+    let authority = Authority::new("good");
+    let primary = H2Backend::start("active").await.unwrap();
+    primary.set_tls(Some(authority.sign(&[LOCAL]).server()));
+    let fallback = fallback().await;
+    fallback.set_tls(Some(authority.sign(&[LOCAL]).server()));
+    let mut setup = Setup::new(&[primary.address()], &[fallback.address()]);
+    setup.h2 = vec![0];
+    let mut state = setup.state();
+    let good = BackendTls::new(trust(&mut state, "good", &[&authority]));
+    secure(&mut state, 0, good.clone());
+    secure(&mut state, 1, good);
+    let proxy = start(&state).await;
+    assert_eq!(kept(&proxy, 20).await, all("active", 20));
+    assert_eq!((primary.connections(), primary.requests()), (1, 20));
+    assert_eq!(primary.log()[0].uri.scheme_str(), Some("https"));
+
+    // What stands goes on; the next connection is refused, and nobody fails.
+    primary.set_tls(Some(Authority::new("bad").sign(&[LOCAL]).server()));
+    primary.restart().await.unwrap();
+    assert_eq!(kept(&proxy, 10).await, all("passive", 10));
+    assert!(metric(&proxy, "certificate_refused").await);
+    primary.set_tls(Some(authority.sign(&[LOCAL]).server()));
+    primary.restart().await.unwrap();
+    eventually("the primary's return", || async { kept(&proxy, 1).await == all("active", 1) }).await;
 }
 
 #[tokio::test]

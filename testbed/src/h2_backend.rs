@@ -1,4 +1,4 @@
-//! A scriptable backend that speaks HTTP/2 in clear text.
+//! A scriptable backend that speaks HTTP/2, in clear text or over TLS.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +12,13 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use socket2::{SockRef, Socket};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use crate::backend::bind;
 use crate::h2_behaviour::H2Behaviour;
@@ -62,6 +65,7 @@ struct Told {
     script: VecDeque<H2Behaviour>,
     max_streams: Option<u32>,
     window: Option<u32>,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl H2Backend {
@@ -111,6 +115,15 @@ impl H2Backend {
     /// Sets how many bytes of a request's body a new connection takes before they are read.
     pub fn set_window(&self, bytes: Option<u32>) {
         self.shared.told.lock().window = bytes;
+    }
+
+    /// Speaks TLS on new connections, offering HTTP/2 alone; `None`: clear text.
+    pub fn set_tls(&self, config: Option<Arc<ServerConfig>>) {
+        self.shared.told.lock().tls = config.map(|config| {
+            let mut config = Arc::unwrap_or_clone(config);
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Arc::new(config)
+        });
     }
 
     /// Requests whose headers arrived so far.
@@ -227,6 +240,21 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Whoever drops the connection resets it.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     let _ = stream.set_nodelay(true);
+    let tls = shared.told.lock().tls.clone();
+    match tls {
+        None => serve_streams(stream, shared).await,
+        Some(config) => {
+            // Who does not agree on TLS gets nothing.
+            let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+            serve_streams(stream, shared).await;
+        }
+    }
+}
+
+async fn serve_streams<S>(stream: S, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = Builder::new();
     // It may leave as much unread as its windows allow.
     builder.data_frame_budget(usize::MAX);

@@ -3,7 +3,7 @@
 //! Purpose: let requests, trial connections and active checks reach an endpoint under one and the same policy.
 //! Inputs: the state's backends with their authorities and client certificates. Outputs: an [`UpstreamTlsTable`];
 //! Pingora's peers, secured; and what a failed handshake says. Pingora's own connector does the handshakes
-//! (`docs/decisions/0011-tls-to-backends.md`).
+//! (`docs/decisions/0012-tls-to-backends.md`).
 
 mod connect;
 mod failure;
