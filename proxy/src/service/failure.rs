@@ -46,11 +46,14 @@ pub(crate) fn of_exchange(error: &Error, response_started: bool, stale: bool) ->
 
 /// A stream that could not begin: its connection takes no more, so nothing was sent.
 pub(crate) fn of_unsent(error: &h2::Error, reused: bool) -> Failure {
+    if reused {
+        return Failure::StalePooled;
+    }
     match error.reason() {
-        // The request itself cannot be said, or the endpoint speaks something else.
-        _ if reused => Failure::StalePooled,
+        // It has said something already that is no HTTP/2.
         Some(_) if error.is_library() => Failure::Protocol,
-        _ => Failure::Refused,
+        Some(_) => Failure::Refused,
+        None => Failure::Connect(ConnectFailure::Reset),
     }
 }
 
@@ -132,6 +135,8 @@ mod tests {
         assert_eq!(of_stream(&internal, false, true), Failure::Reset);
         assert_eq!(of_stream(&internal, true, true), Failure::Body);
         assert_eq!(of_stream(&Reason::HTTP_1_1_REQUIRED.into(), false, true), Failure::Protocol);
+        assert_eq!(of_unsent(&internal, true), Failure::StalePooled);
+        assert_eq!(of_unsent(&internal, false), Failure::Refused);
     }
 
     #[test]

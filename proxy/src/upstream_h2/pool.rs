@@ -61,15 +61,20 @@ pub(crate) async fn open_stream(
 fn find(key: &Key, wanted: &Wanted) -> Option<Stream> {
     POOL.with_borrow_mut(|pool| {
         let ready = &mut pool.get_mut(key)?.ready;
-        // Found dead before anything was sent on it: as if it had not been there.
-        ready
-            .retain(|connection| !(connection.has_room() && connection.is_dead() || connection.is_retired()));
-        let index = ready.iter().position(|connection| connection.has_room())?;
-        let (stream, last) = ready[index].take(wanted.max_requests);
-        if last {
-            ready.remove(index);
+        ready.retain(|connection| !connection.is_retired());
+        loop {
+            let index = ready.iter().position(|connection| connection.has_room())?;
+            if ready[index].is_dead() {
+                // Before anything was sent on it: as if it had not been there.
+                ready.remove(index);
+                continue;
+            }
+            let (stream, last) = ready[index].take(wanted.max_requests);
+            if last {
+                ready.remove(index);
+            }
+            return Some(stream);
         }
-        Some(stream)
     })
 }
 
