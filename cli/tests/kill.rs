@@ -108,11 +108,19 @@ async fn two_hundred_kills_of_controller_or_proxy_mix_no_generations_and_leave_n
         }
         assert!(!client.is_finished(), "the client has found a mixed answer");
     }
-    eventually("the last generation", || async {
-        let response = understudy_testbed::get(address, HOST, "/test").await;
-        response.is_ok_and(|response| assert_unmixed(&response) == Some(KILLS))
-    })
-    .await;
+    // One more after the last kill: when it is served, both processes are past their start, and stop when told.
+    for last in [KILLS, KILLS + 1] {
+        if last > KILLS {
+            let (active, text) = generation(last, address.port()).await;
+            backends.push(active);
+            write(&manifests, &text);
+        }
+        eventually("the last generation", || async {
+            let response = understudy_testbed::get(address, HOST, "/test").await;
+            response.is_ok_and(|response| assert_unmixed(&response) == Some(last))
+        })
+        .await;
+    }
     running.store(false, Ordering::Relaxed);
     let served = client.await.unwrap();
     assert!(served > KILLS, "{served} answers");

@@ -103,6 +103,10 @@ impl Verdict {
     /// Counts a result. Returns true if the endpoint may take traffic now and could not before, or the other way, or
     /// if not even panic may make use of it any longer.
     pub(crate) fn record(&mut self, result: CheckResult, settings: &ActiveHealthCheck) -> bool {
+        if result == CheckResult::Failed(CheckFailure::Connect(ConnectFailure::Local)) {
+            // Nobody was asked.
+            return false;
+        }
         let (before, against) = (self.standing, self.run + 1);
         (self.standing, self.run) = match (before, result) {
             // H1: the first result decides, whatever the thresholds.
@@ -143,6 +147,7 @@ mod tests {
 
     const PASS: CheckResult = CheckResult::Passed;
     const REFUSED: CheckResult = CheckResult::Failed(CheckFailure::Connect(ConnectFailure::Refused));
+    const LOCAL: CheckResult = CheckResult::Failed(CheckFailure::Connect(ConnectFailure::Local));
     const TIMEOUT: CheckResult = CheckResult::Failed(CheckFailure::Timeout);
     const STATUS: CheckResult = CheckResult::Failed(CheckFailure::Status(503));
     const RETRIABLE: CheckResult = CheckResult::Failed(CheckFailure::RetriableStatus(503));
@@ -172,6 +177,17 @@ mod tests {
         assert_eq!(serves(&settings(3, 5), &[PASS]), [true]);
         assert_eq!(serves(&settings(3, 1), &[TIMEOUT]), [false]);
         assert_eq!(serves(&settings(3, 1), &[RETRIABLE]), [false]);
+    }
+
+    #[test]
+    fn a_check_that_the_gateway_had_no_means_for_says_nothing() {
+        assert_eq!(
+            serves(&settings(1, 1), &[PASS, LOCAL, LOCAL, TIMEOUT, LOCAL, PASS]),
+            [true, true, true, false, false, true]
+        );
+        let mut verdict = Verdict::new();
+        assert!(!verdict.record(LOCAL, &settings(1, 1)));
+        assert_eq!(verdict.standing, CheckStanding::Pending);
     }
 
     #[test]

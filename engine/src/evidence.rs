@@ -21,6 +21,8 @@ pub enum ConnectFailure {
     Tls,
     /// The certificate was not accepted.
     Certificate,
+    /// The gateway itself had no file, port or memory left for it. That says nothing of the endpoint.
+    Local,
     /// Something else.
     Other,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Cause {
             Self::Connect(ConnectFailure::Unreachable) => "network unreachable",
             Self::Connect(ConnectFailure::Tls) => "TLS handshake failed",
             Self::Connect(ConnectFailure::Certificate) => "certificate not accepted",
+            Self::Connect(ConnectFailure::Local) => "the gateway is out of files, ports or memory",
             Self::Connect(ConnectFailure::Other) => "connection failed",
             Self::Refused => "stream refused",
             Self::Reset => "connection closed before the answer",

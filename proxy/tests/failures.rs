@@ -274,6 +274,27 @@ async fn both_dead_is_503_and_the_primary_serves_as_soon_as_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_returning_primary_that_hangs_costs_its_trial_some_time_and_no_answer() {
+    let (active, passive) = (primary().await, fallback().await);
+    let setup = Setup::new(&[active.address()], &[passive.address()])
+        .with_request_timeout(millis(1_000))
+        .change_policy(|policy| {
+            let base_ejection_time = millis(100);
+            policy.passive = Some(PassiveHealthCheck { base_ejection_time, ..common::passive() });
+        });
+    let proxy = setup.start().await;
+    active.next(1, Behaviour::Status(500));
+    assert_eq!(proxy.get().await.status, 500);
+    active.set(Behaviour::Hang);
+    let before = active.requests();
+    eventually("two trials", || async {
+        assert_eq!(proxy.get().await.pod().as_deref(), Some("passive"));
+        active.requests() >= before + 2
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_unix_socket_is_an_endpoint_like_any_other() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("active.sock");

@@ -16,8 +16,9 @@ use pingora_core::protocols::ALPN;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use understudy_conf::{ActiveProbe, UpstreamProtocol};
-use understudy_engine::{Address, CheckFailure, CheckProbe, CheckResult, CheckSpec, ConnectFailure};
+use understudy_engine::{Address, CheckFailure, CheckProbe, CheckResult, CheckSpec};
 
+use crate::service::of_io;
 use crate::upstream_tls::TlsProber;
 
 /// Bytes of an answer that are read at most.
@@ -79,14 +80,7 @@ where
 }
 
 fn connect_failure(error: io::Error) -> CheckFailure {
-    use io::ErrorKind as Kind;
-    CheckFailure::Connect(match error.kind() {
-        Kind::ConnectionRefused | Kind::NotFound => ConnectFailure::Refused,
-        Kind::ConnectionReset | Kind::ConnectionAborted => ConnectFailure::Reset,
-        Kind::TimedOut => ConnectFailure::TimedOut,
-        Kind::NetworkUnreachable | Kind::HostUnreachable => ConnectFailure::Unreachable,
-        _ => ConnectFailure::Other,
-    })
+    CheckFailure::Connect(of_io(&error))
 }
 
 /// Reads more. False at the end; an error of the connection is one.

@@ -12,7 +12,8 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 use tokio::sync::Notify;
 use understudy_engine::{
-    ConnectFailure, Exchange, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits, TimeoutKind,
+    Choice, ConnectFailure, Exchange, Facts, Failure, GiveUp, Instant, Next, NoEndpoint, RequestTraits,
+    TimeoutKind,
 };
 
 use super::context::{AttemptState, ConnectBound, Context};
@@ -61,8 +62,8 @@ impl Service {
             }
             now = self.clock.now();
         };
-        let member = match choice {
-            Ok(choice) => choice.member,
+        let Choice { member, trial } = match choice {
+            Ok(choice) => choice,
             Err(error) => {
                 ctx.cause.get_or_insert_with(|| error.to_string());
                 // R9: what could be retried when it failed, and cannot now, is answered as it failed.
@@ -79,6 +80,11 @@ impl Service {
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
         ctx.attempt.try_by = table.limits.per_try.map_or(Instant::NEVER, |limit| now.after(limit));
+        if trial && replayable {
+            // A trial that hangs leaves the others time to answer.
+            let rest = ctx.headers_by.min(ctx.complete_by).since(now);
+            ctx.attempt.try_by = ctx.attempt.try_by.min(now.after(rest / 2));
+        }
         ctx.attempt.connect_bound = bound_connecting(&mut peer, table, ctx, now);
         ctx.attempt.connecting_since = Some(now);
         Ok(peer)
@@ -335,7 +341,7 @@ fn refuse<T>(ctx: &mut Context, reply: Reply) -> Result<T> {
 /// A per-try timeout and the request's own cover connecting.
 fn bound_connecting(peer: &mut HttpPeer, table: &PoolTable, ctx: &Context, now: Instant) -> ConnectBound {
     let request = ctx.headers_by.min(ctx.complete_by).since(now);
-    let per_try = table.limits.per_try.unwrap_or(Duration::MAX);
+    let per_try = ctx.attempt.try_by.since(now);
     let (limit, bound) = [
         (table.limits.connect, ConnectBound::Connect),
         (per_try, ConnectBound::PerTry),

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io;
 
 use h2::Reason;
+use nix::errno::Errno;
 use pingora_error::{Error, ErrorType};
 use understudy_engine::{ConnectFailure, Failure};
 
@@ -18,12 +19,21 @@ pub(crate) fn of_connecting(error: &Error) -> ConnectFailure {
         ErrorType::ConnectNoRoute => ConnectFailure::Unreachable,
         ErrorType::TLSHandshakeFailure => of_handshake(error),
         ErrorType::InvalidCert => ConnectFailure::Certificate,
-        _ => match io_kind(error) {
-            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => ConnectFailure::Refused,
-            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => ConnectFailure::Reset,
-            Some(io::ErrorKind::TimedOut) => ConnectFailure::TimedOut,
-            Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-                ConnectFailure::Unreachable
+        _ => io_error(error).map_or(ConnectFailure::Other, of_io),
+    }
+}
+
+/// The same, from the system's own error.
+pub(crate) fn of_io(error: &io::Error) -> ConnectFailure {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionRefused | Kind::NotFound => ConnectFailure::Refused,
+        Kind::ConnectionReset | Kind::ConnectionAborted => ConnectFailure::Reset,
+        Kind::TimedOut => ConnectFailure::TimedOut,
+        Kind::NetworkUnreachable | Kind::HostUnreachable => ConnectFailure::Unreachable,
+        _ => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL) => {
+                ConnectFailure::Local
             }
             _ => ConnectFailure::Other,
         },
@@ -92,15 +102,15 @@ pub(crate) fn outcome(failure: Failure) -> AttemptOutcome {
 }
 
 /// The system's own error at the bottom, if there is one.
-fn io_kind(error: &Error) -> Option<io::ErrorKind> {
+fn io_error(error: &Error) -> Option<&io::Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<io::Error>() {
-            return Some(io.kind());
+            return Some(io);
         }
         cause = inner.source();
     }
-    error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind)
+    error.root_cause().downcast_ref::<io::Error>()
 }
 
 #[cfg(test)]
@@ -111,6 +121,11 @@ mod tests {
 
     fn io(kind: io::ErrorKind) -> Box<Error> {
         Err::<(), _>(io::Error::from(kind)).or_err(ErrorType::ConnectError, "connecting").unwrap_err()
+    }
+
+    fn of_system(errno: Errno) -> Box<Error> {
+        let error = io::Error::from_raw_os_error(errno as i32);
+        Err::<(), _>(error).or_err(ErrorType::ConnectError, "connecting").unwrap_err()
     }
 
     #[test]
@@ -124,6 +139,9 @@ mod tests {
             (io(io::ErrorKind::NotFound), ConnectFailure::Refused),
             (io(io::ErrorKind::HostUnreachable), ConnectFailure::Unreachable),
             (Error::new(ErrorType::SocketError), ConnectFailure::Other),
+            (of_system(Errno::EMFILE), ConnectFailure::Local),
+            (of_system(Errno::EADDRNOTAVAIL), ConnectFailure::Local),
+            (of_system(Errno::EACCES), ConnectFailure::Other),
         ] {
             assert_eq!(of_connecting(&error), expected, "{error}");
         }

@@ -44,7 +44,7 @@ use crate::metrics::{Metrics, RuleMetrics};
 use crate::upstream_tls::SecurityLog;
 use crate::world::World;
 use context::Context;
-pub(crate) use failure::of_connecting;
+pub(crate) use failure::{of_connecting, of_io};
 pub(crate) use hash::RequestHash;
 pub(crate) use mirror::Mirroring;
 pub(crate) use peer_tls::secure_peer;
