@@ -84,7 +84,9 @@ async fn kept(proxy: &Proxy, count: usize) -> Vec<String> {
     let mut pods = Vec::new();
     for _ in 0..count {
         let response = client.send_request(&Request::get(HOST, "/test")).await.unwrap();
-        pods.push(response.pod().unwrap_or_else(|| response.status.to_string()));
+        // A backend of HTTP/2 says its name in a header.
+        let name = || response.header("x-backend").map(str::to_owned);
+        pods.push(response.pod().or_else(name).unwrap_or_else(|| response.status.to_string()));
     }
     pods
 }
