@@ -123,7 +123,9 @@ async fn t8_an_endpoint_of_http_2_is_spoken_to_in_http_2_over_tls_and_fails_over
     primary.set_tls(Some(authority.sign(&[LOCAL]).server()));
     let fallback = fallback().await;
     fallback.set_tls(Some(authority.sign(&[LOCAL]).server()));
-    let mut setup = Setup::new(&[primary.address()], &[fallback.address()]);
+    let mut setup = Setup::new(&[primary.address()], &[fallback.address()]).change_policy(|policy| {
+        policy.passive.as_mut().unwrap().base_ejection_time = millis(200);
+    });
     setup.h2 = vec![0];
     let mut state = setup.state();
     let good = BackendTls::new(trust(&mut state, "good", &[&authority]));
