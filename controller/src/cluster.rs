@@ -17,7 +17,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
-use crate::watch::{KnownObject, Node, ObjectId};
+use crate::watch::{KnownObject, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,8 +131,8 @@ fn texts(node: &Node) -> BTreeMap<String, String> {
 pub(crate) struct Refused {
     /// `FILE:LINE`.
     pub(crate) location: String,
-    /// Whether it says of itself that it is a fallback. It must not become a primary by a mistake elsewhere.
-    pub(crate) fallback: bool,
+    /// A fallback must not become a primary by a mistake elsewhere, nor what TLS was asked for be served in clear text.
+    pub(crate) remains: Remains,
 }
 
 /// Every object that counts.

@@ -194,7 +194,9 @@ impl Remembered {
                 Some(object) => cluster.add(object.clone(), diagnostics),
                 None => {
                     let location = format!("{file}:{}", found.line);
-                    cluster.refused.insert(found.id.clone(), Refused { location, fallback: found.fallback });
+                    cluster
+                        .refused
+                        .insert(found.id.clone(), Refused { location, remains: found.remains.clone() });
                 }
             }
         }

@@ -11,8 +11,8 @@ use crate::schema;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = schema::rules(&[
-    ("!(has(self.caCertificateRefs) && has(self.wellKnownCACertificates))", "caCertificateRefs and wellKnownCACertificates exclude each other"),
-    ("!(has(self.insecureSkipVerify) && self.insecureSkipVerify && (has(self.caCertificateRefs) || has(self.wellKnownCACertificates)))", "insecureSkipVerify excludes caCertificateRefs and wellKnownCACertificates"),
+    ("!(has(self.caCertificateRefs) && size(self.caCertificateRefs) > 0 && has(self.wellKnownCACertificates))", "caCertificateRefs and wellKnownCACertificates exclude each other"),
+    ("!(has(self.insecureSkipVerify) && self.insecureSkipVerify && ((has(self.caCertificateRefs) && size(self.caCertificateRefs) > 0) || has(self.wellKnownCACertificates)))", "insecureSkipVerify excludes caCertificateRefs and wellKnownCACertificates"),
     ("!(has(self.sni) && has(self.autoSNIFromEndpointHostname) && self.autoSNIFromEndpointHostname)", "sni and autoSNIFromEndpointHostname exclude each other"),
     ("!(has(self.ciphers) && has(self.minVersion) && self.minVersion == '1.3')", "TLS 1.3 has no choice of ciphers; remove them, or lower minVersion"),
     ("!has(self.minVersion) || !has(self.maxVersion) || self.minVersion == 'Auto' || self.maxVersion == 'Auto' || self.minVersion <= self.maxVersion", "minVersion is above maxVersion"),
@@ -21,7 +21,7 @@ pub struct BackendTls {
     /// Where the authorities that sign the endpoints' certificates are; at most 8. Without them, without
     /// `wellKnownCACertificates` and `insecureSkipVerify`, a BackendTLSPolicy has to say whom to trust.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 8))]
+    #[schemars(length(max = 8))]
     pub ca_certificate_refs: Option<Vec<ObjectReference>>,
     /// `System`: the machine's own authorities.
     #[serde(rename = "wellKnownCACertificates", skip_serializing_if = "Option::is_none")]
@@ -105,21 +105,23 @@ pub struct SecretReference {
 impl BackendTls {
     pub(crate) fn validate(&self, check: &mut Checker<'_>, dynamic: bool, endpoints: &[BackendEndpoint]) {
         let insecure = self.insecure_skip_verify == Some(true);
-        if self.ca_certificate_refs.is_some() && self.well_known_ca_certificates.is_some() {
+        // An empty list is none.
+        let refs = self.ca_certificate_refs.as_ref().filter(|refs| !refs.is_empty());
+        if refs.is_some() && self.well_known_ca_certificates.is_some() {
             check.problem(
                 "wellKnownCACertificates",
                 "it stands beside caCertificateRefs",
                 "Keep one of the two.",
             );
         }
-        if insecure && (self.ca_certificate_refs.is_some() || self.well_known_ca_certificates.is_some()) {
+        if insecure && (refs.is_some() || self.well_known_ca_certificates.is_some()) {
             check.problem(
                 "insecureSkipVerify",
                 "it excludes caCertificateRefs and wellKnownCACertificates",
                 "Remove insecureSkipVerify to have certificates verified.",
             );
         }
-        if let Some(refs) = &self.ca_certificate_refs {
+        if let Some(refs) = refs {
             check.items("caCertificateRefs", refs.len(), 1, 8);
             for (index, reference) in refs.iter().enumerate() {
                 if !["ConfigMap", "Secret", "ClusterTrustBundle"].contains(&reference.kind.as_str()) {

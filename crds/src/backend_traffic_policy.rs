@@ -48,11 +48,11 @@ pub struct BackendTrafficPolicySpec {
     pub target_ref: Option<PolicyTarget>,
     /// The targets.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 256))]
     pub target_refs: Option<Vec<PolicyTarget>>,
     /// The targets by label.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 256))]
     pub target_selectors: Option<Vec<PolicyTargetSelector>>,
     /// `StrategicMerge` or `JSONMerge`: merge with the parent's policy.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -42,7 +42,7 @@ pub struct PolicyTargetSelector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub match_labels: Option<BTreeMap<String, String>>,
     /// Conditions on the target's labels.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub match_expressions: Option<Vec<LabelRequirement>>,
     /// Where targets are looked for; default: the policy's own namespace.
@@ -58,7 +58,7 @@ pub struct TargetLabels {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub match_labels: Option<BTreeMap<String, String>>,
     /// Conditions on labels.
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub match_expressions: Option<Vec<LabelRequirement>>,
 }
@@ -75,7 +75,7 @@ pub struct LabelRequirement {
     #[schemars(extend("enum" = ["In", "NotIn", "Exists", "DoesNotExist"]))]
     pub operator: String,
     /// Values for `In` and `NotIn`.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<String>>,
 }

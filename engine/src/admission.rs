@@ -90,7 +90,7 @@ impl Lane {
         }
     }
 
-    fn join(self: &Arc<Self>, limits: &CircuitBreaker) -> Option<Place> {
+    fn join(self: &Arc<Self>, limits: &CircuitBreaker, carries: usize) -> Option<Place> {
         let mut queue = self.queue.lock();
         if queue.tickets.len() >= limits.max_pending_requests as usize {
             return None;
@@ -99,6 +99,10 @@ impl Lane {
         queue.next += 1;
         queue.tickets.push_back(Ticket { number, called: false, waker: None });
         self.waiting.store(queue.tickets.len(), Ordering::SeqCst);
+        // Who left meanwhile saw nobody waiting.
+        if self.under_way.load(Ordering::SeqCst) < room_on(limits, carries) {
+            queue.call_next();
+        }
         Some(Place { lane: self.clone(), number })
     }
 }
@@ -237,9 +241,9 @@ pub(crate) fn admit(
                 return Ok(Admitted { member, lane: index });
             }
             lane.turn_back();
-            *place = own.or_else(|| lane.join(limits));
+            *place = own.or_else(|| lane.join(limits, carries));
         }
-        Entry::Busy => *place = own.or_else(|| lane.join(limits)),
+        Entry::Busy => *place = own.or_else(|| lane.join(limits, carries)),
         Entry::Full => {}
     }
     if place.is_some() {

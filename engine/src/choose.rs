@@ -230,6 +230,8 @@ pub(crate) fn further(
         let member = &pool.members()[index];
         pool.spec().refs[member.reference].weight > 0
             && protects(pool, index, further.floor)
+            // H7: who asked for no traffic gets none, not even in panic.
+            && !view.members[index].is_excluded()
             && !(untried && was_tried(pool, further.tried, index))
             && !(exhausted && further.exhausted.contains(&member.priority))
     };

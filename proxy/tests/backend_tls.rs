@@ -359,6 +359,26 @@ async fn without_the_client_certificate_that_an_endpoint_asks_for_it_gets_no_req
 }
 
 #[tokio::test]
+async fn a_client_certificate_that_is_refused_over_http_2_moves_the_request_too() {
+    let (authority, clients) = (Authority::new("good"), Authority::new("clients"));
+    for versions in [[&version::TLS12], [&version::TLS13]] {
+        let primary = H2Backend::start("active").await.unwrap();
+        primary.set_tls(Some(authority.sign(&[LOCAL]).server_with(&versions, Some(&clients))));
+        let fallback = fallback().await;
+        let mut setup = Setup::new(&[primary.address()], &[fallback.address()]);
+        setup.h2 = vec![0];
+        let mut state = setup.state();
+        let mut good = BackendTls::new(trust(&mut state, "good", &[&authority]));
+        let stranger = Authority::new("stranger").sign(&["gateway"]);
+        good.client_certificate = Some(stranger.put(&mut state, "client"));
+        secure(&mut state, 0, good);
+        let proxy = start(&state).await;
+        assert_eq!(kept(&proxy, 5).await, all("passive", 5), "{versions:?}: no request fails");
+        assert_eq!(primary.requests(), 0);
+    }
+}
+
+#[tokio::test]
 async fn versions_that_are_not_allowed_are_not_spoken() {
     let old: &[&'static SupportedProtocolVersion] = &[&version::TLS12];
     let new: &[&'static SupportedProtocolVersion] = &[&version::TLS13];

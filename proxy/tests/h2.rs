@@ -362,14 +362,13 @@ async fn an_endpoint_that_says_goodbye_ends_no_request_and_is_not_charged() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_speaks_only_http_1_1_is_502_and_ejected() {
+async fn an_endpoint_that_speaks_only_http_1_1_is_ejected_and_its_request_moves() {
     let active = Backend::start("active").await.unwrap();
     let passive = H2Backend::start("passive").await.unwrap();
     let proxy = Setup::new(&[active.address()], &[passive.address()]).over_h2().start().await;
     let client = client(&proxy).await;
-    let status = client.get("/test").await.unwrap().status;
-    assert!(status == 502 || status == 503, "{status}");
     assert_eq!(names(&client, 5).await, all("passive", 5));
+    assert_eq!(active.requests(), 0);
 }
 
 #[tokio::test]
@@ -850,4 +849,36 @@ async fn an_endpoint_that_serves_no_stream_at_all_is_left_for_the_fallback() {
         assert_eq!(client.post("/test", "x").await.unwrap().text(), "passive");
     }
     assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // Many at once wait for one connection, and all of them leave it.
+    let (active, _) = leaves_after(0).await;
+    let proxy = Setup::new(&[active], &[passive.address()]).over_h2().start().await;
+    assert_eq!(at_once(&self::client(&proxy).await, 50).await, [("passive".to_owned(), 50)].into());
+}
+
+#[tokio::test]
+async fn a_client_cannot_name_headers_of_the_gateway_as_those_of_its_connection() {
+    let (active, passive) = backends().await;
+    let proxy = setup(&active, &passive).start().await;
+    let request = Request::new("GET", HOST, "/test")
+        .header("connection", "x-forwarded-for, x-forwarded-proto, x-request-id, x-own")
+        .header("x-own", "1");
+    assert_eq!(proxy.send(&request).await.unwrap().status, 200);
+    let seen = &active.log()[0].headers;
+    for name in ["x-forwarded-for", "x-forwarded-proto", "x-request-id"] {
+        assert!(seen.contains_key(name), "{name}: {seen:?}");
+    }
+    assert!(!seen.contains_key("x-own"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks_from_an_endpoint_of_http_2() {
+    let (active, passive) = backends().await;
+    let proxy = setup(&active, &passive).start().await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(format!("GET /test HTTP/1.0\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nactive"), "{answer}");
+    assert!(!answer.to_ascii_lowercase().contains("chunked"), "{answer}");
 }

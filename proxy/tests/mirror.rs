@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+mod pki;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use understudy_conf::{
-    Backend, BackendName, Endpoint, HeaderValue, Health, HttpFilter, PathRewrite, Pool, PoolName, PoolRef,
-    RefTarget, Reports, RequestMirror, RetryTrigger, State, UpstreamProtocol, UrlRewrite,
+    Backend, BackendName, BackendTls, Endpoint, HeaderValue, Health, HttpFilter, PathRewrite, Pool, PoolName,
+    PoolRef, RefTarget, Reports, RequestMirror, RetryTrigger, State, TlsVersion, UpstreamProtocol,
+    UrlRewrite,
 };
-use understudy_testbed::{Backend as Upstream, Behaviour, Blackhole, Request};
+use understudy_testbed::{Backend as Upstream, Behaviour, Blackhole, H2Backend, Request};
 
 /// Where a mirror stands in the rule.
 #[derive(Clone, Copy)]
@@ -317,4 +319,39 @@ async fn a_client_that_goes_away_in_its_body_leaves_no_copy_behind() {
     outcome(&proxy, "incomplete", 1).await;
     assert!(shadow.wait_until(PATIENCE, |observed| observed.open == 0).await);
     assert_eq!(proxy.pods(3).await, all("active", 3));
+}
+
+#[tokio::test]
+async fn a_mirror_of_http_2_gets_its_copies_in_http_2() {
+    let (active, copy) = (primary().await, H2Backend::start("mirror").await.unwrap());
+    let mut state = mirrored(&Setup::new(&[active.address()], &[]), At::Rule, &[(copy.address(), 100, 100)]);
+    let backend = state.backends.get_mut("backend/default/mirror-0").unwrap();
+    Arc::make_mut(backend).protocol = UpstreamProtocol::H2c;
+    let proxy = Proxy::start(&state, Vec::new(), None).await;
+    let request = Request::new("POST", HOST, "/test").body(vec![b'x'; 100_000]);
+    let response = proxy.send(&request).await.unwrap();
+    assert_eq!(response.status, 200);
+    eventually("the copy", || async { copy.requests() == 1 && copy.open_streams() == 0 }).await;
+    let seen = &copy.log()[0];
+    assert_eq!((seen.method.as_str(), seen.uri.host(), seen.uri.path()), ("POST", Some(HOST), "/test"));
+}
+
+#[tokio::test]
+async fn a_mirror_whose_tls_is_older_than_allowed_gets_nothing() {
+    let (active, copy) = (primary().await, mirror().await);
+    let authority = pki::Authority::new("good");
+    copy.set_tls(Some(authority.sign(&["127.0.0.1"]).server_with(&[&rustls::version::TLS12], None)));
+    let mut state = mirrored(&Setup::new(&[active.address()], &[]), At::Rule, &[(copy.address(), 100, 100)]);
+    let mut tls = BackendTls::new(pki::trust(&mut state, "good", &[&authority]));
+    tls.min_version = TlsVersion::Tls13;
+    let backend = state.backends.get_mut("backend/default/mirror-0").unwrap();
+    Arc::make_mut(backend).tls = Some(tls);
+    let proxy = Proxy::start(&state, Vec::new(), None).await;
+    assert_eq!(proxy.pods(3).await, all("active", 3));
+    eventually("the copies' end", || async {
+        let text = String::from_utf8(proxy.admin("/metrics").await.body).unwrap();
+        text.contains("understudy_mirrors_total{outcome=\"failed\"} 3\n")
+    })
+    .await;
+    assert_eq!(copy.requests(), 0);
 }

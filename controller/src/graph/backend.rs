@@ -10,7 +10,7 @@ use crate::Options;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Reason, reasons};
 use crate::graph::backend_tls::{TlsNode, TlsSource};
-use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy};
+use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy, find_unreadable};
 use crate::graph::service;
 use crate::watch::ENVOY;
 
@@ -81,7 +81,12 @@ fn resolve_tls(
             Some(resolved.ok_or_else(|| broken("its spec.tls"))?)
         }
     };
-    let Some(policy) = policy else { return Ok(own) };
+    let Some(policy) = policy else {
+        return match find_unreadable(source.cluster, &target) {
+            Some(policy) => Err(broken(&policy.to_string())),
+            None => Ok(own),
+        };
+    };
     let resolved = source.resolve_policy(policy, own, diagnostics);
     resolved.map(Some).ok_or_else(|| broken(&policy.label))
 }

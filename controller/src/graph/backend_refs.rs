@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
-use understudy_conf::{BackendName, Priority, UpstreamProtocol, Weight};
+use understudy_conf::{BackendName, Priority, Weight};
 
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
-use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy};
+use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy, find_unreadable};
 use crate::graph::filters::{BuiltFilters, MirrorSource};
 use crate::graph::http_route::{MirrorNode, RefNode, RefTargetNode, Resolver};
 use crate::graph::reference_grant::{Referrer, is_permitted};
@@ -74,7 +74,7 @@ impl Resolver<'_> {
             Some(node) => node.fallback,
             None => {
                 let id = ObjectId { kind: Kind::Backend, key };
-                self.cluster.refused.get(&id).is_some_and(|refused| refused.fallback)
+                self.cluster.refused.get(&id).is_some_and(|refused| refused.remains.fallback)
             }
         };
         Priority::from(fallback)
@@ -121,7 +121,12 @@ impl Resolver<'_> {
         let section = service_port.name.as_deref().or(Some(""));
         let target = TlsTarget { group: "", kind: "Service", key: &key, section };
         let tls = match find_tls_policy(self.cluster, target) {
-            None => None,
+            None => match find_unreadable(self.cluster, &target) {
+                None => None,
+                Some(policy) => {
+                    return Err(reasons::service_needs_tls(&at("name"), &key, &policy.to_string()).into());
+                }
+            },
             Some(policy) => match self.tls.resolve_policy(policy, None, diagnostics) {
                 Some(tls) => Some(tls),
                 None => return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into()),
@@ -138,12 +143,6 @@ impl Resolver<'_> {
                 diagnostics.push(reasons::service_without_slices(&at("name"), &key));
             } else if !service::has_port(&slices, service_port) {
                 diagnostics.push(reasons::service_port_without_slices(&at("port"), &key, port));
-            }
-            if protocol == UpstreamProtocol::H2c {
-                diagnostics.push(reasons::not_acting(
-                    &service.at("spec.ports"),
-                    "HTTP/2 is not spoken to backends yet",
-                ));
             }
             let endpoints = service::resolve_endpoints(&slices, service_port);
             entry.insert(ServiceBackend { protocol, endpoints, tls });

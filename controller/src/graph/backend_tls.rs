@@ -44,7 +44,7 @@ impl TlsSource<'_> {
         let mut bundles = Vec::new();
         let trust = if tls.insecure_skip_verify == Some(true) {
             Trust::Nothing
-        } else if let Some(refs) = &tls.ca_certificate_refs {
+        } else if let Some(refs) = tls.ca_certificate_refs.as_ref().filter(|refs| !refs.is_empty()) {
             for (index, reference) in refs.iter().enumerate() {
                 let field = format!("caCertificateRefs[{index}]");
                 let found = self

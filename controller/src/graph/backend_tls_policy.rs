@@ -31,7 +31,7 @@ pub(crate) fn find_tls_policy<'a>(
     target: TlsTarget<'_>,
 ) -> Option<&'a Object<BackendTlsPolicy>> {
     let covers = |reference: &BackendTlsPolicyTargetRefs| {
-        let same = reference.group == target.group
+        let same = canonical_group(&reference.group) == target.group
             && reference.kind == target.kind
             && *reference.name == *target.key.name;
         match reference.section_name.as_deref().filter(|name| !name.is_empty()) {
@@ -48,14 +48,31 @@ pub(crate) fn find_tls_policy<'a>(
         .map(|(_, policy)| policy)
 }
 
+/// A policy that may have been meant for a target and cannot be read. What it asks for is not known, so the target is
+/// not served.
+pub(crate) fn find_unreadable<'a>(cluster: &'a Cluster, target: &TlsTarget<'_>) -> Option<&'a ObjectId> {
+    let mut refused = cluster.refused.iter();
+    refused.find_map(|(id, refused)| {
+        let meant = id.kind == Kind::BackendTlsPolicy
+            && id.key.namespace == target.key.namespace
+            && refused.remains.may_target(target.kind, &target.key.name);
+        meant.then_some(id)
+    })
+}
+
+/// The core group has two names.
+fn canonical_group(group: &str) -> &str {
+    if group == "core" { "" } else { group }
+}
+
 /// Says which targets a policy cannot cover: they do not exist, or an older policy has them.
 pub(super) fn report_targets(cluster: &Cluster, diagnostics: &mut Vec<Diagnostic>) {
     for policy in cluster.backend_tls_policies.values() {
         for (index, target) in policy.value.spec.target_refs.iter().enumerate() {
             let at = |name: &str| policy.at(&format!("spec.targetRefs[{index}].{name}"));
             let key = Key::new(&policy.key.namespace, &target.name);
-            let kind = match (&*target.group, &*target.kind) {
-                ("" | "core", "Service") => Kind::Service,
+            let kind = match (canonical_group(&target.group), &*target.kind) {
+                ("", "Service") => Kind::Service,
                 (ENVOY, "Backend") => Kind::Backend,
                 (group, kind) => {
                     diagnostics.push(reasons::invalid_tls_target(&at("kind"), group, kind));
@@ -79,7 +96,11 @@ pub(super) fn report_targets(cluster: &Cluster, diagnostics: &mut Vec<Diagnostic
             let older = cluster.backend_tls_policies.values().find(|other| {
                 other.key.namespace == policy.key.namespace
                     && other.seniority() < policy.seniority()
-                    && other.value.spec.target_refs.contains(target)
+                    && other.value.spec.target_refs.iter().any(|other| {
+                        canonical_group(&other.group) == canonical_group(&target.group)
+                            && (&other.kind, &other.name, &other.section_name)
+                                == (&target.kind, &target.name, &target.section_name)
+                    })
             });
             if let Some(older) = older {
                 diagnostics.push(reasons::tls_policy_conflicted(
@@ -144,7 +165,8 @@ impl TlsSource<'_> {
             }
         };
         let hostname = canonical(&spec.validation.hostname);
-        if rustls::pki_types::DnsName::try_from(&*hostname).is_err() {
+        // With an underscore it would be sent and verified as another name.
+        if rustls::pki_types::DnsName::try_from(&*hostname).is_err() || hostname.contains('_') {
             wrong.push(reasons::invalid(
                 &at("hostname"),
                 format!("{:?} is no DNS name", spec.validation.hostname),

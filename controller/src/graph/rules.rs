@@ -152,7 +152,16 @@ fn build_rule(rule: &HttpRouteRules, found: &mut Findings<'_>) -> BuiltRule {
                 );
                 (built.filters, Outcome::Refused)
             }
-            Some(redirect) => (built.filters, Outcome::Redirect(redirect)),
+            Some(redirect) => {
+                if !built.mirrors.is_empty() {
+                    found.ignored(
+                        "filters",
+                        "nothing is mirrored: the rule redirects",
+                        "Remove RequestMirror.",
+                    );
+                }
+                (built.filters, Outcome::Redirect(redirect))
+            }
             None => {
                 mirrors = std::mem::take(&mut built.mirrors);
                 (built.filters, Outcome::Forward(refs))

@@ -11,6 +11,7 @@ use understudy_crds::Problem;
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::ca_bundle::{read_config_map, read_secret, validate_ca};
+use crate::graph::certificate::TLS_TYPE;
 use crate::graph::certificate::validate_secret;
 use crate::graph::listeners::validate_gateway;
 use crate::graph::rules::build_rules;
@@ -27,7 +28,10 @@ pub(crate) fn validate_object(object: &KnownObject) -> Vec<Diagnostic> {
         KnownObject::EndpointSlice(slice) => validate_endpoint_slice(slice),
         KnownObject::Secret(secret) => {
             let mut found = validate_secret(secret);
-            found.extend(validate_ca(secret, read_secret(&secret.value)));
+            // Beside a key pair the authorities are often somebody else's, and what refers to them looks itself.
+            if secret.value.type_.as_deref() != Some(TLS_TYPE) {
+                found.extend(validate_ca(secret, read_secret(&secret.value)));
+            }
             found
         }
         KnownObject::ConfigMap(map) => validate_ca(map, read_config_map(&map.value)),

@@ -37,10 +37,40 @@ impl std::fmt::Display for ObjectId {
 pub(crate) struct Found {
     pub(crate) id: ObjectId,
     pub(crate) line: u32,
-    /// Whether `spec.fallback` is true, which counts even where nothing else can be read.
-    pub(crate) fallback: bool,
+    /// What counts even where nothing else can be read.
+    pub(crate) remains: Remains,
     /// `None` if it has not its kind's form.
     pub(crate) object: Option<KnownObject>,
+}
+
+/// What is known of an object that may not be readable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Remains {
+    /// Whether `spec.fallback` is true.
+    pub(crate) fallback: bool,
+    /// The kinds and names in `spec.targetRefs`; `None` where even they cannot be read.
+    pub(crate) targets: Option<Vec<(String, String)>>,
+}
+
+impl Remains {
+    fn of(node: &Node) -> Self {
+        let Some(spec) = node.child("spec") else { return Self::default() };
+        let fallback = spec.child("fallback").is_some_and(|node| node.value == Value::Bool(true));
+        let targets = match spec.child("targetRefs").map(|refs| &refs.value) {
+            Some(Value::List(refs)) => refs
+                .iter()
+                .map(|target| Some((target.text("kind")?.to_owned(), target.text("name")?.to_owned())))
+                .collect(),
+            _ => None,
+        };
+        Self { fallback, targets }
+    }
+
+    /// Whether it may have been meant for this object.
+    pub(crate) fn may_target(&self, kind: &str, name: &str) -> bool {
+        let named = |targets: &Vec<(String, String)>| targets.iter().any(|(k, n)| k == kind && n == name);
+        self.targets.as_ref().is_none_or(named)
+    }
 }
 
 /// What one manifest holds.
@@ -286,9 +316,7 @@ impl Reader<'_> {
                 None
             }
         };
-        let fallback = node.child("spec").and_then(|spec| spec.child("fallback"));
-        let fallback = fallback.is_some_and(|node| node.value == Value::Bool(true));
-        self.batch.found.push(Found { id, line: node.line, fallback, object });
+        self.batch.found.push(Found { id, line: node.line, remains: Remains::of(node), object });
     }
 }
 

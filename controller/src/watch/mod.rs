@@ -18,7 +18,7 @@ pub(crate) use de::shortened;
 pub use files::Source;
 pub(crate) use files::{FileText, FileTexts, StdinText, read_stdin, read_texts};
 pub(crate) use kinds::{ENVOY, GATEWAY_API, Kind};
-pub(crate) use manifest::{Batch, KnownObject, ObjectId, read_manifest};
+pub(crate) use manifest::{Batch, KnownObject, ObjectId, Remains, read_manifest};
 pub(crate) use nearest::nearest;
 pub(crate) use node::{Node, Value as NodeValue};
 pub(crate) use notify::{ChangeWatcher, WatchError};

@@ -15,12 +15,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (client, connection) = h2::client::handshake(stream).await.map_err(failure)?;
+    let mut call = std::pin::pin!(call(client, probe, scheme, host));
     tokio::select! {
         biased;
-        result = call(client, probe, scheme, host) => result,
+        result = &mut call => return result,
         // It ends only when the endpoint ends it; until then it has to be driven.
-        _ = connection => Err(CheckFailure::Closed),
+        _ = connection => {}
     }
+    // What came before the end counts.
+    call.await
 }
 
 async fn call(

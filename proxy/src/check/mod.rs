@@ -19,7 +19,7 @@ use understudy_conf::{ActiveProbe, UpstreamProtocol};
 use understudy_engine::{Address, CheckFailure, CheckProbe, CheckResult, CheckSpec};
 
 use crate::service::of_io;
-use crate::upstream_tls::TlsProber;
+use crate::upstream_tls::{TlsProber, alpn_of};
 
 /// Bytes of an answer that are read at most.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -40,7 +40,10 @@ pub(crate) async fn run(probe: &CheckProbe, tls: &TlsProber) -> CheckResult {
 async fn ask(probe: &CheckProbe, prober: &TlsProber) -> Result<(), CheckFailure> {
     let address = &probe.address();
     if let Some(tls) = probe.tls() {
-        let alpn = if speaks_h2(probe) { ALPN::H2 } else { ALPN::H1 };
+        let alpn = match &probe.spec().settings.probe {
+            ActiveProbe::Grpc(_) => ALPN::H2,
+            ActiveProbe::Http(_) | ActiveProbe::Tcp(_) => alpn_of(probe.protocol()),
+        };
         let stream = prober.connect(address, tls, alpn).await.map_err(CheckFailure::Connect)?;
         return converse(stream, probe, "https").await;
     }

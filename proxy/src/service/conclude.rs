@@ -151,7 +151,9 @@ fn of_client(error: &Error) -> Reply {
         ErrorType::ConnectionClosed
         | ErrorType::ReadError
         | ErrorType::WriteError
-        | ErrorType::WriteTimedout => Reply { status: 0, flags: &[Flag::DownstreamEnded], text: "" },
+        | ErrorType::WriteTimedout
+        // Its stream, in HTTP/2.
+        | ErrorType::H2Error => Reply { status: 0, flags: &[Flag::DownstreamEnded], text: "" },
         ErrorType::ReadTimedout => Reply { status: 408, flags: &[], text: "request timeout" },
         _ => Reply::BAD_REQUEST,
     }

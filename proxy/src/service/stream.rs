@@ -24,7 +24,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::sync::Notify;
-use understudy_engine::{ConnectFailure, Failure};
+use understudy_engine::{ConnectFailure, Exchange, Failure, Member};
 
 use super::attempt::has_answer;
 use super::context::Context;
@@ -33,7 +33,7 @@ use super::peer::speaks_h2;
 use super::upload::{Upload, Wants};
 use super::{Service, failure, to_h2};
 use crate::upstream_h2::{Settings, Stream, Wanted, open_stream};
-use crate::upstream_tls::TlsGuard;
+use crate::upstream_tls::{TlsGuard, is_client_certificate_refused_in_h2};
 use crate::world::PoolTable;
 
 /// Where a request went.
@@ -82,6 +82,7 @@ impl Service {
                 return Err(error);
             }
         };
+        ctx.attempt.connecting_since = None;
         let told = Arc::new(Notify::new());
         self.stream_begun(ctx, stream.reused, told.clone());
         let broken = match self.run(session, ctx, peer, stream, &told).await {
@@ -102,7 +103,11 @@ impl Service {
         };
         let wanted = Wanted {
             settings,
-            guard: self.guard_of(ctx, table),
+            guard: ctx
+                .exchange
+                .as_ref()
+                .and_then(Exchange::current)
+                .and_then(|(member, _)| self.guard_of(member, table)),
             connect: table.limits.connect,
             max_requests: table.pool.spec().circuit_breaker.max_requests_per_connection,
         };
@@ -112,9 +117,8 @@ impl Service {
             .unwrap_or(Err(ConnectFailure::TimedOut))
     }
 
-    /// What the connection to the chosen endpoint has to be, where it is one over TLS.
-    fn guard_of(&self, ctx: &Context, table: &PoolTable) -> Option<TlsGuard> {
-        let (member, _) = ctx.exchange.as_ref()?.current()?;
+    /// What the connection to an endpoint has to be, where it is one over TLS.
+    pub(super) fn guard_of(&self, member: &Member, table: &PoolTable) -> Option<TlsGuard> {
         member.spec.identity.tls.as_ref()?;
         Some(TlsGuard {
             endpoint: member.spec.identity.clone(),
@@ -145,7 +149,12 @@ impl Service {
                 error.set_retry(false);
                 return self.limit_reached(session, ctx, error, limit);
             }
-            (Broken::Limit, None) => Failure::Reset,
+            (Broken::Limit, None) => {
+                // The endpoint was done already: it is the client that does not read.
+                let mut error = Error::new_down(ErrorType::WriteTimedout);
+                error.set_retry(false);
+                return error;
+            }
             (Broken::Endpoint(failed), _) => failed,
         };
         let mut error = Error::new_up(ErrorType::H2Error);
@@ -163,6 +172,7 @@ impl Service {
         told: &Notify,
     ) -> Result<(), Broken> {
         let mut request = session.req_header().clone();
+        to_h2::remove_nominated(&mut request);
         self.prepare_request(session, &mut request, ctx).map_err(Broken::Own)?;
         let request = to_h2::request(&request, peer).map_err(Broken::Own)?;
         let without_body = session.as_mut().is_body_empty();
@@ -219,6 +229,10 @@ impl Way<'_> {
             });
             match self.while_sending(read).await? {
                 Ok(Head::Interim(interim)) => {
+                    if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // There is no such thing in HTTP/2 (RFC 9113, section 8.6).
+                        return Err(Broken::Endpoint(Failure::Protocol));
+                    }
                     let header = Box::new(to_h2::interim(interim));
                     self.write(vec![HttpTask::Header(header, false)]).await?;
                 }
@@ -248,7 +262,12 @@ impl Way<'_> {
         self.service.finish_response(self.session, &mut header, self.ctx).map_err(Broken::Own)?;
         header.set_version(Version::HTTP_11);
         if !bodiless && !header.headers.contains_key(CONTENT_LENGTH) {
-            header.insert_header(TRANSFER_ENCODING, "chunked").map_err(Broken::Own)?;
+            if self.session.req_header().version < Version::HTTP_11 {
+                // It knows no chunks: its answer ends with the connection.
+                self.session.set_keepalive(None);
+            } else {
+                header.insert_header(TRANSFER_ENCODING, "chunked").map_err(Broken::Own)?;
+            }
         }
         if ended {
             self.service.flow(true, self.ctx);
@@ -301,7 +320,12 @@ impl Way<'_> {
             // The connection is going, or gone.
             self.stream.retire();
         }
-        Broken::Endpoint(failure::of_stream(error, has_answer(self.session), self.stream.reused))
+        let has_answer = has_answer(self.session);
+        if !self.stream.reused && !has_answer && is_client_certificate_refused_in_h2(error) {
+            // It read nothing of the request.
+            return Broken::Endpoint(Failure::Connect(ConnectFailure::Tls));
+        }
+        Broken::Endpoint(failure::of_stream(error, has_answer, self.stream.reused))
     }
 
     /// Waits for something of the endpoint's while the request's body goes out, the client is watched, and the
@@ -337,7 +361,12 @@ impl Way<'_> {
             written = self.session.write_response_tasks(tasks) => {
                 written.map(drop).map_err(|error| Broken::Own(error.into_down()))
             }
-            () = self.told.notified() => Err(Broken::Limit),
+            () = self.told.notified() => Err(if has_answer(self.session) {
+                Broken::Limit
+            } else {
+                // Some of the head may have left, so that nothing can follow. It was the client that did not read.
+                Broken::Own(Error::new_down(ErrorType::WriteTimedout))
+            }),
         }
     }
 }

@@ -15,6 +15,10 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// The request as an endpoint of HTTP/2 gets it (RFC 9113, section 8).
 pub(super) fn request(header: &RequestHeader, peer: &HttpPeer) -> Result<Request<()>> {
+    if !header.raw_path_is_utf8() {
+        let error = Error::explain(ErrorType::InvalidHTTPHeader, "the target cannot be said in HTTP/2");
+        return Err(error.into_down());
+    }
     let mut parts = header.as_owned_parts();
     let scheme = if peer.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
     parts.uri = uri(scheme, authority(&parts.headers, &parts.uri, peer)?, &parts.uri)?;
@@ -40,7 +44,7 @@ fn authority(headers: &HeaderMap, target: &Uri, peer: &HttpPeer) -> Result<Autho
     let invalid = |error: http::uri::InvalidUri| {
         Error::because(ErrorType::InvalidHTTPHeader, "the host cannot be said in HTTP/2", error).into_down()
     };
-    if let Some(host) = headers.get(HOST) {
+    if let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()) {
         return Authority::try_from(host.as_bytes()).map_err(invalid);
     }
     match target.authority() {
@@ -52,9 +56,11 @@ fn authority(headers: &HeaderMap, target: &Uri, peer: &HttpPeer) -> Result<Autho
     }
 }
 
-/// What belongs to a connection of HTTP/1.1 has no place in HTTP/2 (RFC 9113, section 8.2.2).
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// Removes what the client says belongs to its connection (RFC 9110, section 7.6.1). Before the gateway adds anything: a
+/// client must not name what is ours.
+pub(super) fn remove_nominated(request: &mut RequestHeader) {
+    let named: Vec<HeaderName> = request
+        .headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -63,9 +69,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     for name in named {
         if name != TE {
-            headers.remove(name);
+            request.remove_header(&name);
         }
     }
+    request.remove_header(&CONNECTION);
+}
+
+/// What belongs to a connection of HTTP/1.1 has no place in HTTP/2 (RFC 9113, section 8.2.2).
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
         headers.remove(name);
     }

@@ -1,8 +1,11 @@
 //! One connection: how it begins, how it is kept alive, and how it ends.
 
+use std::future::poll_fn;
 use std::os::fd::RawFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,14 +23,14 @@ use understudy_engine::ConnectFailure;
 
 use super::Settings;
 use crate::service::of_connecting;
-use crate::upstream_tls::TlsGuard;
+use crate::upstream_tls::{TlsGuard, is_client_certificate_refused_in_h2};
 
 /// The longest headers of an answer, decoded.
 const MAX_HEADERS: u32 = 64 * 1024;
 /// What an endpoint may put into one frame.
 const MAX_FRAME: u32 = 64 * 1024;
-/// Until an endpoint has said how many streams it takes, one goes out and the others wait for that.
-const STREAMS_BEFORE_SETTINGS: usize = 1;
+/// Until an endpoint has said how many streams it takes, none goes out.
+const STREAMS_BEFORE_SETTINGS: usize = 0;
 
 type Transport = pingora_core::protocols::Stream;
 type Driver = h2::client::Connection<Transport, Bytes>;
@@ -42,8 +45,8 @@ pub(super) struct Connection {
     open: AtomicUsize,
     /// Streams that it has carried.
     carried: AtomicU32,
-    /// The endpoint has said how many streams it takes.
-    settled: AtomicBool,
+    /// The endpoint has answered a request on it.
+    answered: AtomicBool,
     /// It takes no more streams.
     retired: AtomicBool,
     /// Takes no more streams from then on.
@@ -58,7 +61,7 @@ pub(crate) struct Stream {
     connection: Arc<Connection>,
     /// Where the request is sent.
     pub(crate) send: SendRequest<Bytes>,
-    /// The connection has carried another request before.
+    /// The endpoint has answered another request on the connection before.
     pub(crate) reused: bool,
 }
 
@@ -68,10 +71,10 @@ impl Stream {
         self.connection.retire();
     }
 
-    /// The endpoint has answered, so it has said how many streams it takes.
+    /// The endpoint has answered.
     pub(crate) fn answered(&self) {
-        if !self.connection.settled.load(Ordering::Relaxed) {
-            self.connection.settled.store(true, Ordering::Relaxed);
+        if !self.connection.answered.load(Ordering::Relaxed) {
+            self.connection.answered.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -94,11 +97,7 @@ impl Connection {
     }
 
     fn streams_allowed(&self) -> usize {
-        let allowed = self.send.current_max_send_streams();
-        if allowed == STREAMS_BEFORE_SETTINGS && !self.settled.load(Ordering::Relaxed) {
-            return self.max_streams;
-        }
-        allowed.min(self.max_streams)
+        self.send.current_max_send_streams().min(self.max_streams)
     }
 
     /// Takes a place on it. True if it is the last one that it has.
@@ -109,7 +108,8 @@ impl Connection {
         if last {
             self.retire();
         }
-        (Stream { connection: self.clone(), send: self.send.clone(), reused: before > 0 }, last)
+        let reused = self.answered.load(Ordering::Relaxed);
+        (Stream { connection: self.clone(), send: self.send.clone(), reused }, last)
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -124,6 +124,12 @@ impl Connection {
     pub(super) fn is_dead(&self) -> bool {
         let peeked = recv(self.socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         !matches!(peeked, Ok(1..) | Err(Errno::EAGAIN))
+    }
+
+    /// Whether the endpoint has said that it takes no more streams.
+    pub(super) fn is_left(&self) -> bool {
+        let ready = self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Err(_)))
     }
 
     /// How long it has had no stream; `None` while it has one.
@@ -158,7 +164,7 @@ pub(super) async fn connect(
     }
     let socket = stream.id();
     let http2 = &settings.http2;
-    let (send, driver) = Builder::new()
+    let (send, mut driver) = Builder::new()
         .enable_push(false)
         .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
         .max_header_list_size(MAX_HEADERS)
@@ -169,13 +175,28 @@ pub(super) async fn connect(
         .handshake(stream)
         .await
         .map_err(|_| ConnectFailure::Reset)?;
+    // Only what says what it takes speaks HTTP/2, and has accepted the connection.
+    poll_fn(|cx| {
+        let ended = Pin::new(&mut driver).poll(cx);
+        if send.current_max_send_streams() != STREAMS_BEFORE_SETTINGS {
+            return Poll::Ready(Ok(()));
+        }
+        ended.map(|ended| {
+            Err(match ended {
+                Err(error) if is_client_certificate_refused_in_h2(&error) => ConnectFailure::Tls,
+                Err(error) if error.is_library() => ConnectFailure::Other,
+                _ => ConnectFailure::Reset,
+            })
+        })
+    })
+    .await?;
     let connection = Arc::new(Connection {
         send,
         socket,
         max_streams: http2.max_concurrent_streams.max(1) as usize,
         open: AtomicUsize::new(0),
         carried: AtomicU32::new(0),
-        settled: AtomicBool::new(false),
+        answered: AtomicBool::new(false),
         retired: AtomicBool::new(false),
         too_old: settings.max_age.map(|age| Instant::now() + age),
         idle_since: Mutex::new(Instant::now()),
@@ -201,27 +222,24 @@ pub(super) async fn drive(
     let pings = settings.http2.keepalive.and_then(|keepalive| Some((driver.ping_pong()?, keepalive)));
     let weak = Arc::downgrade(&connection);
     drop(connection);
-    let idle = async {
+    let over = async {
         while let Some(connection) = weak.upgrade() {
-            let Some(since) = connection.idle_since() else {
-                drop(connection);
-                sleep(settings.idle).await;
-                continue;
-            };
-            let over = since + settings.idle;
-            if Instant::now() >= over {
+            let (now, idle) = (Instant::now(), connection.idle_since());
+            let ends = (!settings.idle.is_zero()).then(|| idle.unwrap_or(now) + settings.idle);
+            let next = ends.into_iter().chain(connection.too_old).min();
+            if next.is_some_and(|next| now >= next) {
                 connection.retire();
                 return;
             }
             drop(connection);
-            sleep_until(over).await;
+            match next {
+                Some(next) => sleep_until(next).await,
+                None => std::future::pending().await,
+            }
         }
     };
-    let idle = async {
-        if settings.idle.is_zero() {
-            std::future::pending::<()>().await;
-        }
-        idle.await;
+    let over = async {
+        over.await;
         forget();
         // What is open is served to its end.
         std::future::pending::<()>().await;
@@ -231,7 +249,7 @@ pub(super) async fn drive(
             log::debug!("a connection of HTTP/2 to an endpoint ended: {error}");
         },
         () = keep_alive(pings) => log::debug!("an endpoint answers no PING; its connection is given up"),
-        () = idle => {}
+        () = over => {}
     }
     if let Some(connection) = weak.upgrade() {
         connection.retire();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use understudy_engine::ConnectFailure;
 
 use super::connection::{Connection, Stream, connect, drive};
@@ -64,7 +65,7 @@ fn find(key: &Key, wanted: &Wanted) -> Option<Stream> {
         ready.retain(|connection| !connection.is_retired());
         loop {
             let index = ready.iter().position(|connection| connection.has_room())?;
-            if ready[index].is_dead() {
+            if ready[index].is_dead() || ready[index].is_left() {
                 // Before anything was sent on it: as if it had not been there.
                 ready.remove(index);
                 continue;
@@ -110,10 +111,11 @@ fn begin(
     // Of all who wait, only the connect timeout is the same; each has its own limits beside it.
     peer.options.connection_timeout = Some(wanted.connect);
     peer.options.total_connection_timeout = Some(wanted.connect);
-    let (key, guard) = (*key, wanted.guard.clone());
+    let (key, guard, limit) = (*key, wanted.guard.clone(), wanted.connect);
     // On this worker, whose connections these are.
     tokio::spawn(async move {
-        let made = connect(&connector, &peer, &key.1, guard.as_ref()).await;
+        let made = timeout(limit, connect(&connector, &peer, &key.1, guard.as_ref())).await;
+        let made = made.unwrap_or(Err(ConnectFailure::TimedOut));
         let made = POOL.with_borrow_mut(|pool| {
             let connections = pool.entry(key).or_default();
             connections.connecting.retain(|connecting| connecting.number != number);

@@ -31,24 +31,32 @@ pub(super) fn reason(error: &Error) -> String {
     reason.trim_start_matches([':', ' ']).to_owned()
 }
 
+/// What an endpoint says that does not accept the certificate which it was shown.
+const REFUSALS: [AlertDescription; 8] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+];
+
 /// Whether the endpoint turned down the certificate that it was shown. In TLS 1.3 it says so when the request is on its
 /// way already; it reads none of it before.
 pub(crate) fn is_client_certificate_refused(error: &Error) -> bool {
-    use AlertDescription as Alert;
     let io = error.root_cause().downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    matches!(
-        io.and_then(|inner| inner.downcast_ref()),
-        Some(TlsError::AlertReceived(
-            Alert::CertificateRequired
-                | Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-        ))
-    )
+    match io.and_then(|inner| inner.downcast_ref()) {
+        Some(TlsError::AlertReceived(alert)) => REFUSALS.contains(alert),
+        _ => false,
+    }
+}
+
+/// The same from an error of HTTP/2, which keeps only the text of what it was told.
+pub(crate) fn is_client_certificate_refused_in_h2(error: &h2::Error) -> bool {
+    let text = error.get_io().map(ToString::to_string).unwrap_or_default();
+    REFUSALS.iter().any(|alert| text.contains(&TlsError::AlertReceived(*alert).to_string()))
 }
 
 #[cfg(test)]

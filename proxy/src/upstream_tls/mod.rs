@@ -16,7 +16,7 @@ use std::sync::Arc;
 use understudy_conf::{BackendName, BackendTls, State};
 
 pub(crate) use connect::{TlsGuard, TlsProber};
-pub(crate) use failure::{is_client_certificate_refused, of_handshake};
+pub(crate) use failure::{is_client_certificate_refused, is_client_certificate_refused_in_h2, of_handshake};
 pub(crate) use policy::{UpstreamTls, alpn_of};
 pub(crate) use security::SecurityLog;
 

@@ -135,7 +135,10 @@ pub(crate) fn resolve_pool(
         panic_threshold: policy.panic_threshold,
         retry,
         circuit_breaker: policy.circuit_breaker.clone(),
-        streams_per_connection: policy.http2.max_concurrent_streams,
+        streams_per_connection: policy
+            .http2
+            .max_concurrent_streams
+            .min(policy.circuit_breaker.max_requests_per_connection.unwrap_or(u32::MAX)),
         load_balancer: policy.load_balancer.clone(),
         slow_start: policy.slow_start,
         refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &source)).collect(),

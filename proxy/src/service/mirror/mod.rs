@@ -21,13 +21,14 @@ use pingora_error::Error;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use tokio::time::{Instant as Moment, timeout_at};
-use understudy_engine::{Exchange, Facts, Failure, RequestTraits};
+use understudy_engine::{ConnectFailure, Exchange, Facts, Failure, RequestTraits};
 
 use super::context::Context;
 use super::peer::{build_peer, speaks_h2};
 use super::{Service, failure, to_h2};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, MirrorOutcome};
+use crate::upstream_tls::TlsGuard;
 use crate::world::{MirrorTable, PoolTable};
 pub(super) use feed::{Feed, feed};
 use feed::{Load, Place, Receiver};
@@ -100,6 +101,7 @@ impl Service {
             mirror: mirror.clone(),
             clock: self.clock,
             exchange,
+            guard: self.guard_of(chosen, &mirror.table),
             peer,
             whole,
             _place: place,
@@ -147,6 +149,8 @@ struct Copy {
     clock: Clock,
     exchange: Exchange,
     peer: Box<HttpPeer>,
+    /// What its TLS has to be, where the mirror is spoken to over TLS.
+    guard: Option<TlsGuard>,
     /// When the whole of it is over, if the requests of the rule have such a limit.
     whole: Option<Moment>,
     _place: Place,
@@ -188,21 +192,39 @@ impl Copy {
         let connected = Box::pin(mirroring.connector.get_http_session(&*self.peer));
         match within(self.whole.unwrap_or_else(|| Moment::now() + limit + STEP), connected).await {
             Ok((session, reused)) => {
+                if speaks_h2(&self.peer) && !matches!(session, HttpSession::H2(_)) {
+                    return Err(MirrorOutcome::Failed);
+                }
                 if !reused {
+                    let agreed = session.digest().and_then(|digest| digest.ssl_digest.as_deref());
+                    if let Some(why) = self.guard.as_ref().and_then(|guard| guard.refuses(agreed)) {
+                        log::debug!("a mirror is not used: {why}");
+                        self.not_connected(ConnectFailure::Tls);
+                        return Err(MirrorOutcome::Failed);
+                    }
                     self.exchange.connected();
                 }
                 Ok(session)
             }
             Err(Stopped::Time) => Err(MirrorOutcome::Timeout),
             Err(Stopped::Error(error)) => {
-                let failed = Failure::Connect(failure::of_connecting(&error));
-                let facts = Facts { response_started: false, can_resend: false };
-                let now = self.clock.now();
-                // There is no second attempt, whatever the engine would allow.
-                let _ = self.exchange.failed(failed, facts, now, &mut fastrand::Rng::new());
+                let failure = failure::of_connecting(&error);
+                if failure == ConnectFailure::Certificate
+                    && let Some(guard) = &self.guard
+                {
+                    guard.certificate_refused(&error);
+                }
+                self.not_connected(failure);
                 Err(MirrorOutcome::Failed)
             }
         }
+    }
+
+    fn not_connected(&mut self, failure: ConnectFailure) {
+        let facts = Facts { response_started: false, can_resend: false };
+        let now = self.clock.now();
+        // There is no second attempt, whatever the engine would allow.
+        let _ = self.exchange.failed(Failure::Connect(failure), facts, now, &mut fastrand::Rng::new());
     }
 
     async fn converse(
