@@ -119,6 +119,7 @@ mod tests {
         for (name, value) in headers {
             header.append_header(*name, *value).unwrap();
         }
+        remove_nominated(&mut header);
         super::request(&header, &HttpPeer::new("127.0.0.1:8080", false, String::new()))
     }
 
@@ -149,7 +150,8 @@ mod tests {
             ("x-public", "2"),
         ];
         let request = translated("/", &headers).unwrap();
-        let left: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        let mut left: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
         assert_eq!(left, ["te", "x-public"]);
         assert_eq!(request.headers()["te"], "trailers");
         assert!(translated("/", &[("te", "gzip")]).unwrap().headers().is_empty());
