@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use understudy_conf::GrpcProbe;
 use understudy_engine::CheckFailure;
 
+use super::while_driven;
+
 const PATH: &str = "/grpc.health.v1.Health/Check";
 /// Flag and length before a message.
 const PREFIX: usize = 5;
@@ -21,15 +23,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (client, connection) = h2::client::handshake(stream).await.map_err(closed)?;
-    let mut call = std::pin::pin!(call(client, probe, scheme, host));
-    tokio::select! {
-        biased;
-        result = &mut call => return result,
-        // It ends only when the endpoint ends it; until then it has to be driven.
-        _ = connection => {}
-    }
-    // What came before the end counts.
-    call.await
+    while_driven(call(client, probe, scheme, host), connection).await
 }
 
 async fn call(

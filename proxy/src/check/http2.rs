@@ -8,22 +8,14 @@ use understudy_conf::{HttpProbe, Payload};
 use understudy_engine::CheckFailure;
 
 use super::http::judge_status;
-use super::{ANSWER_LIMIT, IMMEDIATE_FAIL, contains};
+use super::{ANSWER_LIMIT, IMMEDIATE_FAIL, contains, while_driven};
 
 pub(super) async fn ask<S>(stream: S, probe: &HttpProbe, scheme: &str, host: &str) -> Result<(), CheckFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (client, connection) = h2::client::handshake(stream).await.map_err(failure)?;
-    let mut call = std::pin::pin!(call(client, probe, scheme, host));
-    tokio::select! {
-        biased;
-        result = &mut call => return result,
-        // It ends only when the endpoint ends it; until then it has to be driven.
-        _ = connection => {}
-    }
-    // What came before the end counts.
-    call.await
+    while_driven(call(client, probe, scheme, host), connection).await
 }
 
 async fn call(

@@ -60,26 +60,34 @@ async fn ask(probe: &CheckProbe, prober: &TlsProber) -> Result<(), CheckFailure>
     }
 }
 
-/// Whether a check of an endpoint is one of HTTP/2: always where the question is one of gRPC.
-fn speaks_h2(probe: &CheckProbe) -> bool {
-    match &probe.spec().settings.probe {
-        ActiveProbe::Grpc(_) => true,
-        ActiveProbe::Http(_) => probe.protocol() == UpstreamProtocol::H2c,
-        ActiveProbe::Tcp(_) => false,
-    }
-}
-
 async fn converse<S>(stream: S, asked: &CheckProbe, scheme: &str) -> Result<(), CheckFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let spec: &CheckSpec = asked.spec();
     match &spec.settings.probe {
-        ActiveProbe::Http(probe) if speaks_h2(asked) => http2::ask(stream, probe, scheme, &spec.host).await,
+        ActiveProbe::Http(probe) if asked.protocol() == UpstreamProtocol::H2c => {
+            http2::ask(stream, probe, scheme, &spec.host).await
+        }
         ActiveProbe::Http(probe) => http::ask(stream, probe, &spec.host).await,
         ActiveProbe::Tcp(probe) => tcp::ask(stream, probe).await,
         ActiveProbe::Grpc(probe) => grpc::ask(stream, probe, scheme, &spec.host).await,
     }
+}
+
+/// Waits for an answer over HTTP/2 while its connection is driven, which ends only when the endpoint ends it. What came
+/// before the end counts.
+async fn while_driven(
+    call: impl Future<Output = Result<(), CheckFailure>>,
+    connection: impl Future,
+) -> Result<(), CheckFailure> {
+    let mut call = std::pin::pin!(call);
+    tokio::select! {
+        biased;
+        result = &mut call => return result,
+        _ = connection => {}
+    }
+    call.await
 }
 
 fn connect_failure(error: io::Error) -> CheckFailure {
