@@ -16,6 +16,8 @@ mod diagnostics;
 mod follow;
 mod graph;
 mod load;
+#[expect(dead_code, reason = "filled by the Kubernetes source")]
+mod pass;
 mod publish;
 mod translate;
 mod watch;
@@ -65,6 +67,17 @@ impl Default for Options {
             cluster_domain: "cluster.local".to_owned(),
         }
     }
+}
+
+/// Who a controller is in its cluster: a sidecar of one pod of the DaemonSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The namespace of the installation, where Leases and the ConfigMap `understudy-config` are.
+    pub namespace: String,
+    /// The name of the pod.
+    pub pod: String,
+    /// The name of the node.
+    pub node: String,
 }
 
 /// What manifests come to.
