@@ -205,7 +205,9 @@ mod tests {
 
     #[test]
     fn a_controller_has_either_manifests_or_a_cluster() {
-        let parse = |args: &[&str]| Cli::try_parse_from(["understudy", "controller", "--state", "s"].iter().chain(args));
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from(["understudy", "controller", "--state", "s"].iter().chain(args))
+        };
         assert!(parse(&["--manifests", "a.yaml"]).is_ok());
         assert!(parse(&["--kubernetes", "--health", "127.0.0.1:0"]).is_ok());
         assert!(parse(&[]).unwrap_err().to_string().contains("--manifests"));

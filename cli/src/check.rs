@@ -64,7 +64,12 @@ impl Teller {
         let state = &report.state;
         if self.said.len() != found.len() || !found.iter().all(|diagnostic| self.said.contains(diagnostic)) {
             self.said = found.iter().cloned().collect();
-            log::info!("{} gateways, {} routes, {} findings", state.gateways.len(), state.routes.len(), found.len());
+            log::info!(
+                "{} gateways, {} routes, {} findings",
+                state.gateways.len(),
+                state.routes.len(),
+                found.len()
+            );
         }
     }
 }

@@ -53,21 +53,23 @@ fn kubernetes(args: ControllerArgs) -> Result<()> {
     let ClusterArgs { namespace, pod, node, cluster_domain, health: address } = args.cluster;
     let listen = manifests::listen_options(&args.listen, Ipv4Addr::UNSPECIFIED);
     let health = Arc::new(Health::default());
+    let options = Options { listen, cluster_domain, ..Options::default() };
     let options = ClusterOptions {
-        options: Options { listen, cluster_domain, ..Options::default() },
-        sidecar: Sidecar { namespace, pod, node },
         health: health.clone(),
+        ..ClusterOptions::new(options, Sidecar { namespace, pod, node })
     };
     runtime(1)?.block_on(async {
         let client = understudy_controller::connect().await?;
         if let Some(address) = address {
-            let listener =
-                TcpListener::bind(address).await.with_context(|| format!("{address} cannot be bound for --health"))?;
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("{address} cannot be bound for --health"))?;
             tokio::spawn(understudy_controller::serve_health(listener, health));
         }
         let mut teller = check::Teller::default();
         let on_report = |report: &Report| teller.tell(report);
-        understudy_controller::follow_cluster(client, options, args.state, signals::stop()?, on_report).await?;
+        understudy_controller::follow_cluster(client, options, args.state, signals::stop()?, on_report)
+            .await?;
         Ok(())
     })
 }

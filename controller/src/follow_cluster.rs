@@ -47,6 +47,16 @@ pub struct ClusterOptions {
     pub sidecar: Sidecar,
     /// Told when something stands on disk.
     pub health: Arc<Health>,
+    /// How often kinds are looked for that the cluster did not have.
+    pub rediscovery: Duration,
+}
+
+impl ClusterOptions {
+    /// Options of a sidecar, with what is usual for the rest.
+    #[must_use]
+    pub fn new(options: Options, sidecar: Sidecar) -> Self {
+        Self { options, sidecar, health: Arc::default(), rediscovery: Duration::from_secs(30) }
+    }
 }
 
 /// Why there is no API server to follow.
@@ -92,13 +102,13 @@ pub async fn follow_cluster(
     let folder = state_dir.into();
     let publisher =
         Publisher::open(&folder).map_err(|source| FollowError::State { folder: folder.clone(), source })?;
-    let ClusterOptions { options, sidecar, health } = options;
+    let ClusterOptions { options, sidecar, health, rediscovery } = options;
     if publisher.has_state() {
         health.set_published();
     }
     let (passes, received) = watch::channel(None);
     let _writers = start_writers(&client, &received, &Arc::new(sidecar.clone()));
-    let mut source = KubernetesSource::start(client);
+    let mut source = KubernetesSource::start(client, rediscovery);
     let mut store = Store::new(&sidecar.namespace);
     let mut passer = Passer {
         publisher,
@@ -191,7 +201,9 @@ impl Pending {
     /// Waits until a pass is due.
     async fn due(&self, store: &Store, ran_before: bool) {
         let never = std::future::pending::<()>();
-        let Some(since) = self.since.filter(|_| store.unlisted().next().is_none()) else { return never.await };
+        let Some(since) = self.since.filter(|_| store.unlisted().next().is_none()) else {
+            return never.await;
+        };
         let mut due = since + TOGETHER;
         if store.is_waiting() {
             if !ran_before {
@@ -240,7 +252,10 @@ impl Passer {
         let cluster = store.cluster();
         if let (Change::Status, Some(graph)) = (change, &self.graph) {
             let (graph, diagnostics, version) = (graph.clone(), self.diagnostics.clone(), self.version);
-            return Ok((self, Some(Outcome { pass: Pass { cluster, graph, diagnostics, version }, report: None })));
+            return Ok((
+                self,
+                Some(Outcome { pass: Pass { cluster, graph, diagnostics, version }, report: None }),
+            ));
         }
         self.options.backend_api = store.backend_api();
         let said = store.diagnostics();

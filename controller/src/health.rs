@@ -70,7 +70,9 @@ async fn answer(mut stream: TcpStream, health: &Health) -> io::Result<()> {
     let (status, text) = match (words.next(), words.next()) {
         (Some(b"GET" | b"HEAD"), Some(b"/healthz")) => ("200 OK", "ok\n"),
         (Some(b"GET" | b"HEAD"), Some(b"/readyz")) if health.is_published() => ("200 OK", "ok\n"),
-        (Some(b"GET" | b"HEAD"), Some(b"/readyz")) => ("503 Service Unavailable", "nothing is published yet\n"),
+        (Some(b"GET" | b"HEAD"), Some(b"/readyz")) => {
+            ("503 Service Unavailable", "nothing is published yet\n")
+        }
         _ => ("404 Not Found", "ask for /healthz or /readyz\n"),
     };
     let body = if line.starts_with(b"HEAD") { "" } else { text };

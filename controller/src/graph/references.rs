@@ -44,7 +44,8 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
         }
     }
     for policy in cluster.backend_tls_policies.values() {
-        let from = Referrer { group: GATEWAY_API, kind: "BackendTLSPolicy", namespace: &policy.key.namespace };
+        let from =
+            Referrer { group: GATEWAY_API, kind: "BackendTLSPolicy", namespace: &policy.key.namespace };
         for reference in policy.value.spec.validation.ca_certificate_refs.iter().flatten() {
             add(&from, &reference.kind, None, &reference.name);
         }

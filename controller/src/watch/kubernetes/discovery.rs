@@ -15,17 +15,20 @@ use crate::watch::kubernetes::reflector::Reflector;
 use crate::watch::kubernetes::requests::{RequestError, Requests};
 use crate::watch::kubernetes::target::Target;
 
-/// How often kinds are looked for that were not there.
-const INTERVAL: Duration = Duration::from_secs(30);
 /// A kind counts as absent when it is so twice: an API server that has just started may not know all its kinds.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Looks that a kind asks for which seems to be gone are at least this far apart.
 const DISTANCE: Duration = Duration::from_secs(2);
 
 /// Watches every kind that the API server has, and each that it gets.
-pub(crate) async fn watch_all(requests: Arc<Requests>, events: mpsc::Sender<Event>) {
-    let mut watches =
-        Watches { requests, events, missing: Arc::new(Notify::new()), tasks: JoinSet::new(), watched: BTreeMap::new() };
+pub(crate) async fn watch_all(requests: Arc<Requests>, events: mpsc::Sender<Event>, interval: Duration) {
+    let mut watches = Watches {
+        requests,
+        events,
+        missing: Arc::new(Notify::new()),
+        tasks: JoinSet::new(),
+        watched: BTreeMap::new(),
+    };
     for target in Kind::all().filter_map(Target::built_in) {
         watches.start(target);
     }
@@ -53,7 +56,7 @@ pub(crate) async fn watch_all(requests: Arc<Requests>, events: mpsc::Sender<Even
                 }
                 None if absent_before.contains(&kind) => {
                     if absent.insert(kind) {
-                        log::info!("the cluster has no kind {kind}; it is looked for every {} s", INTERVAL.as_secs());
+                        log::info!("the cluster has no kind {kind}; it is looked for every {interval:?}");
                         watches.stop(kind);
                         if watches.events.send(Event::Absent(kind)).await.is_err() {
                             return;
@@ -66,8 +69,8 @@ pub(crate) async fn watch_all(requests: Arc<Requests>, events: mpsc::Sender<Even
         absent_before = absent.union(&doubtful).copied().collect();
         if doubtful.is_empty() {
             // What wakes it up may do so often.
-            sleep(DISTANCE).await;
-            let _ = timeout(INTERVAL - DISTANCE, watches.missing.notified()).await;
+            sleep(DISTANCE.min(interval)).await;
+            let _ = timeout(interval.saturating_sub(DISTANCE), watches.missing.notified()).await;
         } else {
             sleep(SECOND_LOOK).await;
         }

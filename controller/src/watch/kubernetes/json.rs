@@ -59,7 +59,8 @@ impl RawObject {
         let api_version =
             if info.group.is_empty() { version.to_owned() } else { format!("{}/{version}", info.group) };
         let NodeValue::Map(entries) = &mut self.0.value else { return };
-        for (place, (key, text)) in [("apiVersion", api_version), ("kind", info.name.to_owned())].into_iter().enumerate()
+        for (place, (key, text)) in
+            [("apiVersion", api_version), ("kind", info.name.to_owned())].into_iter().enumerate()
         {
             entries.retain(|entry| entry.key != key);
             let value = NodeValue::Text { text, plain: false };
@@ -203,10 +204,18 @@ mod tests {
 
     #[test]
     fn a_change_of_the_status_alone_and_one_of_the_version_alone_are_told_from_others() {
-        let base = parse(r#"{"metadata": {"name": "a", "resourceVersion": "1"}, "spec": {"a": 1}, "status": {"b": 1}}"#);
-        let newer = parse(r#"{"metadata": {"name": "a", "resourceVersion": "2"}, "spec": {"a": 1}, "status": {"b": 1}}"#);
-        let status = parse(r#"{"metadata": {"name": "a", "resourceVersion": "3"}, "spec": {"a": 1}, "status": {"b": 2}}"#);
-        let meaning = parse(r#"{"metadata": {"name": "a", "resourceVersion": "4"}, "spec": {"a": 2}, "status": {"b": 1}}"#);
+        let base = parse(
+            r#"{"metadata": {"name": "a", "resourceVersion": "1"}, "spec": {"a": 1}, "status": {"b": 1}}"#,
+        );
+        let newer = parse(
+            r#"{"metadata": {"name": "a", "resourceVersion": "2"}, "spec": {"a": 1}, "status": {"b": 1}}"#,
+        );
+        let status = parse(
+            r#"{"metadata": {"name": "a", "resourceVersion": "3"}, "spec": {"a": 1}, "status": {"b": 2}}"#,
+        );
+        let meaning = parse(
+            r#"{"metadata": {"name": "a", "resourceVersion": "4"}, "spec": {"a": 2}, "status": {"b": 1}}"#,
+        );
         assert_eq!(base.fingerprint(), newer.fingerprint());
         assert_ne!(base.fingerprint(), status.fingerprint());
         assert!(base.fingerprint().means_the_same(status.fingerprint()));

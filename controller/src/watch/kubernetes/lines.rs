@@ -57,7 +57,8 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_read_one_by_one_and_half_a_line_at_the_end_counts_for_nothing() {
-        let reader = futures::io::BufReader::with_capacity(3, futures::io::Cursor::new("first\n\nthird\nhalf"));
+        let reader =
+            futures::io::BufReader::with_capacity(3, futures::io::Cursor::new("first\n\nthird\nhalf"));
         let mut lines = Lines::new(reader);
         for expected in ["first", "", "third"] {
             assert_eq!(lines.next().await.unwrap(), Some(expected.as_bytes()));

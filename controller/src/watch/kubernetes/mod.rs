@@ -21,6 +21,7 @@ mod switch;
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::mpsc;
@@ -66,13 +67,13 @@ pub(crate) struct KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Begins to watch.
-    pub(crate) fn start(client: Client) -> Self {
+    /// Begins to watch. Kinds that the API server lacks are looked for every `rediscovery`.
+    pub(crate) fn start(client: Client, rediscovery: Duration) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let requests = Arc::new(requests::Requests::new(client));
         let contents = Contents::new(requests.clone(), sender.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(discovery::watch_all(requests, sender));
+        tasks.spawn(discovery::watch_all(requests, sender, rediscovery));
         Self { events, contents, _tasks: tasks }
     }
 

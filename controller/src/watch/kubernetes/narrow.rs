@@ -111,7 +111,11 @@ mod tests {
         narrow(&mut route, Kind::HttpRoute);
         assert_eq!(route, parse(text));
         let kept = kept_tree(&route, Kind::HttpRoute);
-        assert!(kept.child("spec").is_none() && kept.child("status").is_some() && kept.child("metadata").is_some());
+        assert!(
+            kept.child("spec").is_none()
+                && kept.child("status").is_some()
+                && kept.child("metadata").is_some()
+        );
         let mut slice = parse(r#"{"metadata": {"name": "a"}, "endpoints": [], "status": {}}"#);
         narrow(&mut slice, Kind::EndpointSlice);
         assert!(slice.0.child("status").is_none() && slice.0.child("endpoints").is_some());

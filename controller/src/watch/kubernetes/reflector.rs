@@ -111,7 +111,9 @@ impl Follower {
         loop {
             let line = match timeout(SILENCE, lines.next()).await {
                 Err(_) => return Ok(End::Done),
-                Ok(Err(error)) => return Ok(End::Failed(RequestError::Failed(format!("the watch broke: {error}")))),
+                Ok(Err(error)) => {
+                    return Ok(End::Failed(RequestError::Failed(format!("the watch broke: {error}"))));
+                }
                 Ok(Ok(None)) => return Ok(End::Done),
                 Ok(Ok(Some(line))) => line,
             };
@@ -198,7 +200,9 @@ impl Follower {
                     return Err(RequestError::of_status(status.code, &status.reason, &status.message));
                 }
                 Err(error) => {
-                    return Err(RequestError::Invalid(format!("the list as a stream cannot be read: {error}")));
+                    return Err(RequestError::Invalid(format!(
+                        "the list as a stream cannot be read: {error}"
+                    )));
                 }
             }
         }
@@ -231,7 +235,9 @@ impl Follower {
         }
         let failures = self.backoff.fail();
         if failures % REPEATED == 2 {
-            log::warn!("{kind} cannot be watched: {error}. What was known of it stays, and it is tried again");
+            log::warn!(
+                "{kind} cannot be watched: {error}. What was known of it stays, and it is tried again"
+            );
         } else {
             log::debug!("{kind} cannot be watched: {error}");
         }

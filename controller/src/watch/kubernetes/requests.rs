@@ -141,9 +141,17 @@ impl Requests {
     }
 
     /// The changes of a kind since a version. With `initial` all objects come first, and then a bookmark.
-    pub(crate) async fn watch(&self, target: Target, version: &str, initial: bool) -> Result<Lines, RequestError> {
-        let params =
-            WatchParams { timeout: Some(WATCH_SECONDS), send_initial_events: initial, ..WatchParams::default() };
+    pub(crate) async fn watch(
+        &self,
+        target: Target,
+        version: &str,
+        initial: bool,
+    ) -> Result<Lines, RequestError> {
+        let params = WatchParams {
+            timeout: Some(WATCH_SECONDS),
+            send_initial_events: initial,
+            ..WatchParams::default()
+        };
         let request = Request::new(target.path());
         let request = if target.is_metadata_only() {
             request.watch_metadata(&params, version)
@@ -169,7 +177,9 @@ impl Requests {
             Ok(found) => Ok(found
                 .resources
                 .into_iter()
-                .filter(|resource| !resource.name.contains('/') && resource.verbs.iter().any(|verb| verb == "watch"))
+                .filter(|resource| {
+                    !resource.name.contains('/') && resource.verbs.iter().any(|verb| verb == "watch")
+                })
                 .map(|resource| resource.kind)
                 .collect()),
             Err(RequestError::NotFound) => Ok(Vec::new()),
@@ -177,10 +187,7 @@ impl Requests {
         }
     }
 
-    async fn parsed<T: serde::de::DeserializeOwned>(
-        &self,
-        request: HttpRequest,
-    ) -> Result<T, RequestError> {
+    async fn parsed<T: serde::de::DeserializeOwned>(&self, request: HttpRequest) -> Result<T, RequestError> {
         let text = timeout(ANSWER, self.client.request_text(request)).await.map_err(|_| unanswered())??;
         serde_json::from_str(&text)
             .map_err(|error| RequestError::Failed(format!("the API server's answer cannot be read: {error}")))

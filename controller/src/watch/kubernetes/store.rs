@@ -105,7 +105,10 @@ impl Store {
 
     /// Whether something that is needed was never read, and may come yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.wanted.iter().filter_map(|id| self.contents.get(id)).any(|held| held.is_awaited && held.read.is_none())
+        self.wanted
+            .iter()
+            .filter_map(|id| self.contents.get(id))
+            .any(|held| held.is_awaited && held.read.is_none())
     }
 
     /// Gives up waiting: whatever is still missing changes things when it comes.
@@ -173,7 +176,8 @@ impl Store {
             change = change.max(self.apply(id, object));
         }
         let is_gone = |id: &&ObjectId| id.kind == kind && !listed.contains(id);
-        let gone: BTreeSet<_> = self.objects.keys().chain(self.contents.keys()).filter(is_gone).cloned().collect();
+        let gone: BTreeSet<_> =
+            self.objects.keys().chain(self.contents.keys()).filter(is_gone).cloned().collect();
         for id in &gone {
             change = change.max(self.remove(id));
         }
@@ -249,7 +253,8 @@ impl Store {
         let (found, diagnostics) = read_object(id, object.0, &ObjectSource::default());
         let Found { id, remains, object, .. } = found;
         self.note_reference(id.kind);
-        let mut diagnostics: Vec<_> = diagnostics.into_iter().filter_map(|said| as_live(said, id.kind)).collect();
+        let mut diagnostics: Vec<_> =
+            diagnostics.into_iter().filter_map(|said| as_live(said, id.kind)).collect();
         let before = self.objects.remove(&id).and_then(|entry| entry.good);
         let good = object.as_ref().filter(|object| object.is_valid()).cloned().or(before);
         let served = if object.as_ref().is_some_and(KnownObject::is_valid) {
@@ -290,7 +295,11 @@ impl Store {
     fn note_reference(&mut self, kind: Kind) {
         self.references_changed |= matches!(
             kind,
-            Kind::GatewayClass | Kind::Gateway | Kind::Backend | Kind::BackendTlsPolicy | Kind::ReferenceGrant
+            Kind::GatewayClass
+                | Kind::Gateway
+                | Kind::Backend
+                | Kind::BackendTlsPolicy
+                | Kind::ReferenceGrant
         );
     }
 }

@@ -53,7 +53,8 @@ fn read(text: &str) -> Result<(bool, Vec<String>), String> {
         return Err(format!("line {}: {:?} stands twice", twice.line, twice.key));
     }
     let settings = mapping(&document.root, "it")?;
-    let mut unknown: Vec<_> = settings.iter().map(|(key, _)| *key).filter(|key| !KNOWN.contains(key)).map(str::to_owned).collect();
+    let mut unknown: Vec<_> =
+        settings.iter().map(|(key, _)| *key).filter(|key| !KNOWN.contains(key)).map(str::to_owned).collect();
     let mut asked = false;
     if let Some(apis) = document.root.child("extensionApis") {
         for (key, value) in mapping(apis, "extensionApis")? {
@@ -61,7 +62,10 @@ fn read(text: &str) -> Result<(bool, Vec<String>), String> {
                 ("enableBackend", NodeValue::Bool(on)) => asked = *on,
                 ("enableBackend", NodeValue::Null) => {}
                 ("enableBackend", _) => {
-                    return Err(format!("line {}: extensionApis.enableBackend is neither true nor false", value.line));
+                    return Err(format!(
+                        "line {}: extensionApis.enableBackend is neither true nor false",
+                        value.line
+                    ));
                 }
                 _ => unknown.push(format!("extensionApis.{key}")),
             }
@@ -73,7 +77,9 @@ fn read(text: &str) -> Result<(bool, Vec<String>), String> {
 fn mapping<'n>(node: &'n Node, what: &str) -> Result<Vec<(&'n str, &'n Node)>, String> {
     match &node.value {
         NodeValue::Null => Ok(Vec::new()),
-        NodeValue::Map(entries) => Ok(entries.iter().map(|entry| (entry.key.as_str(), &entry.node)).collect()),
+        NodeValue::Map(entries) => {
+            Ok(entries.iter().map(|entry| (entry.key.as_str(), &entry.node)).collect())
+        }
         _ => Err(format!("line {}: {what} is no mapping", node.line)),
     }
 }
@@ -91,7 +97,9 @@ mod tests {
     fn backends_are_off_until_the_config_map_says_otherwise_and_again_when_it_is_gone() {
         let mut switch = Switch::default();
         assert!(!switch.take("a", None) && !switch.backend_api);
-        assert!(switch.take("a", Some(&map("extensionApis:\n  enableBackend: true\n"))) && switch.backend_api);
+        assert!(
+            switch.take("a", Some(&map("extensionApis:\n  enableBackend: true\n"))) && switch.backend_api
+        );
         assert!(!switch.take("a", Some(&map("apiVersion: v1\nextensionApis: {enableBackend: true}"))));
         for off in ["", "extensionApis:\n", "extensionApis: {}", "extensionApis: {enableBackend: false}"] {
             switch.backend_api = true;
@@ -118,9 +126,15 @@ mod tests {
     #[test]
     fn settings_that_are_unknown_are_named() {
         let mut switch = Switch::default();
-        assert!(switch.take("a", Some(&map("provider: {}\nextensionApis: {enableBackend: true, enableAll: true}"))));
+        assert!(
+            switch
+                .take("a", Some(&map("provider: {}\nextensionApis: {enableBackend: true, enableAll: true}")))
+        );
         let said: Vec<_> = switch.diagnostics.iter().map(ToString::to_string).collect();
         assert!(switch.backend_api && said.len() == 2, "{said:?}");
-        assert!(said[0].contains("\"provider\"") && said[1].contains("\"extensionApis.enableAll\""), "{said:?}");
+        assert!(
+            said[0].contains("\"provider\"") && said[1].contains("\"extensionApis.enableAll\""),
+            "{said:?}"
+        );
     }
 }
