@@ -14,9 +14,10 @@
 mod cluster;
 mod diagnostics;
 mod follow;
+mod follow_cluster;
 mod graph;
+mod health;
 mod load;
-#[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
 mod publish;
 mod translate;
@@ -28,6 +29,8 @@ use understudy_conf::State;
 
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
+pub use follow_cluster::{ClusterOptions, ConnectError, connect, follow_cluster};
+pub use health::{Health, serve_health};
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
@@ -57,6 +60,11 @@ pub struct Options {
     pub resolve_services: bool,
     /// The cluster's domain, which may stand behind `NAME.NAMESPACE.svc`.
     pub cluster_domain: String,
+    /// Whether Backends are served. In a cluster that is for its administrator to say.
+    pub backend_api: bool,
+    /// Whether a Service without any EndpointSlice is known to be empty, as in a cluster. From files it is unknown, and
+    /// DNS decides.
+    pub live: bool,
 }
 
 impl Default for Options {
@@ -65,6 +73,8 @@ impl Default for Options {
             listen: ListenOptions::default(),
             resolve_services: true,
             cluster_domain: "cluster.local".to_owned(),
+            backend_api: true,
+            live: false,
         }
     }
 }

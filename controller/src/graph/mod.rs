@@ -25,6 +25,7 @@ mod policy_balancer;
 mod policy_settings;
 mod policy_warnings;
 mod reference_grant;
+mod references;
 mod rules;
 mod service;
 mod validate;
@@ -40,6 +41,7 @@ pub(crate) use http_route::{
 };
 pub(crate) use listeners::ListenerNode;
 pub(crate) use reference_grant::Referrer;
+pub(crate) use references::referenced_contents;
 pub(crate) use service::ServiceBackend;
 pub(crate) use validate::validate_object;
 
