@@ -48,11 +48,19 @@ pub(crate) struct Origin {
     pub(crate) file: Arc<str>,
     line: u32,
     tree: Arc<Node>,
+    /// What controllers reported.
+    status: Option<Arc<Node>>,
 }
 
 impl Origin {
     pub(crate) fn new(file: Arc<str>, line: u32, tree: Arc<Node>) -> Self {
-        Self { file, line, tree }
+        Self { file, line, tree, status: None }
+    }
+
+    /// The same with the status that stands in the object, apart from the tree that is read.
+    pub(crate) fn with_status(mut self, status: Option<Node>) -> Self {
+        self.status = status.map(Arc::new);
+        self
     }
 
     pub(crate) fn tree(&self) -> &Node {
@@ -102,6 +110,25 @@ impl<T> Object<T> {
     /// A field of the object, as a place for diagnostics.
     pub(crate) fn at(&self, field: &str) -> Place {
         Place::field(&self.origin, &self.label, field)
+    }
+
+    fn metadata(&self) -> Option<&Node> {
+        self.origin.tree().child("metadata")
+    }
+
+    /// Counts the changes of what the object asks for; 0 if unknown.
+    pub(crate) fn generation(&self) -> i64 {
+        self.metadata().and_then(|metadata| metadata.integer("generation")).unwrap_or(0)
+    }
+
+    /// The version of the object, which every write changes; empty if unknown.
+    pub(crate) fn resource_version(&self) -> &str {
+        self.metadata().and_then(|metadata| metadata.text("resourceVersion")).unwrap_or("")
+    }
+
+    /// What controllers reported.
+    pub(crate) fn status(&self) -> Option<&Node> {
+        self.origin.status.as_deref().or_else(|| self.origin.tree().child("status"))
     }
 
     /// `FILE:LINE`.

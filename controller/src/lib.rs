@@ -13,12 +13,18 @@
 
 mod cluster;
 mod diagnostics;
+#[cfg(test)]
+mod fake_api;
 mod follow;
 mod graph;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
+mod lease;
 mod load;
 #[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
 mod publish;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
+mod status;
 mod translate;
 mod watch;
 

@@ -277,11 +277,10 @@ impl Reader<'_> {
 
     fn read_known(&mut self, id: ObjectId, node: &Node, end: u32) {
         let mut tree = node.clone();
-        normalize(&mut tree, id.kind);
-        let origin = Origin::new(self.file.clone(), node.line, Arc::new(tree));
-        let tree = origin.tree();
+        let status = normalize(&mut tree, id.kind);
+        let origin = Origin::new(self.file.clone(), node.line, Arc::new(tree)).with_status(status);
         let label = id.to_string();
-        let (result, unknown) = read_typed(&id, tree, &origin);
+        let (result, unknown) = read_typed(&id, origin.tree(), &origin);
         for field in unknown.iter().filter(|field| !matches!(field.path.as_str(), "apiVersion" | "kind")) {
             let place = Place::line(self.file, field.line).named(Some(&label), &field.path);
             self.report(reasons::unknown_field(&place, &field.key, field.nearest, field.known));
@@ -320,10 +319,11 @@ impl Reader<'_> {
     }
 }
 
-/// Leaves out what only an API server writes, and older versions' names of the same thing.
-fn normalize(node: &mut Node, kind: Kind) {
-    let Value::Map(entries) = &mut node.value else { return };
-    entries.retain(|entry| entry.key != "status");
+/// Leaves out what only an API server writes, and older versions' names of the same thing. Returns the status, which
+/// is nobody's wish and therefore must not make an object unreadable.
+fn normalize(node: &mut Node, kind: Kind) -> Option<Node> {
+    let Value::Map(entries) = &mut node.value else { return None };
+    let status = entries.iter().position(|entry| entry.key == "status").map(|at| entries.remove(at).node);
     let info = kind.info();
     for entry in entries {
         if entry.key == "apiVersion" {
@@ -337,6 +337,7 @@ fn normalize(node: &mut Node, kind: Kind) {
             metadata.retain(|entry| entry.key != "managedFields");
         }
     }
+    status
 }
 
 /// Whether it is a DNS subdomain, which names of objects are.
