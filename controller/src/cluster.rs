@@ -105,6 +105,25 @@ impl<T> Object<T> {
         Place::field(&self.origin, &self.label, field)
     }
 
+    fn metadata(&self) -> Option<&Node> {
+        self.origin.tree().child("metadata")
+    }
+
+    /// Counts the changes of what the object asks for; 0 if unknown.
+    pub(crate) fn generation(&self) -> i64 {
+        self.metadata().and_then(|metadata| metadata.integer("generation")).unwrap_or(0)
+    }
+
+    /// The version of the object, which every write changes; empty if unknown.
+    pub(crate) fn resource_version(&self) -> &str {
+        self.metadata().and_then(|metadata| metadata.text("resourceVersion")).unwrap_or("")
+    }
+
+    /// What controllers reported.
+    pub(crate) fn status(&self) -> Option<&Node> {
+        self.origin.tree().child("status")
+    }
+
     /// `FILE:LINE`, or the object's name where it comes from no file.
     pub(crate) fn location(&self) -> String {
         match &self.origin.file {

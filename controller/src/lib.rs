@@ -13,13 +13,19 @@
 
 mod cluster;
 mod diagnostics;
+#[cfg(test)]
+mod fake_api;
 mod follow;
 mod follow_cluster;
 mod graph;
 mod health;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
+mod lease;
 mod load;
 mod pass;
 mod publish;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
+mod status;
 mod translate;
 mod watch;
 

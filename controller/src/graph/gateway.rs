@@ -11,7 +11,7 @@ use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::gateway_class::resolve_class;
 use crate::graph::listener_tls::Certificates;
-use crate::graph::listeners::{ListenerNode, build_listeners};
+use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 
 /// A Gateway that is served.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct GatewayNode {
     pub(crate) name: GatewayName,
     /// The listeners that are served.
     pub(crate) listeners: Vec<ListenerNode>,
+    /// One for each listener of the spec, served or not; `None` where it says nothing that could be read.
+    pub(crate) shapes: Vec<Option<ListenerShape>>,
 }
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
@@ -44,11 +46,11 @@ pub(crate) fn build_gateways(
         };
         report_not_acting(gateway, diagnostics);
         let addresses = resolve_addresses(gateway, options, diagnostics);
-        let mut listeners = build_listeners(gateway, certificates, diagnostics);
+        let Listeners { nodes: mut listeners, shapes } = build_listeners(gateway, certificates, diagnostics);
         listeners.retain_mut(|listener| {
             sockets.bind_listener(gateway, listener, &addresses, options.listen.port_offset, diagnostics)
         });
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners });
+        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes });
     }
     nodes
 }
