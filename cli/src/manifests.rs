@@ -16,6 +16,7 @@ pub(crate) fn sources(paths: &[PathBuf]) -> Vec<Source> {
 
 /// How manifests are translated.
 pub(crate) fn options(listen: &ListenArgs) -> Options {
-    let listen = ListenOptions { bind: listen.bind, port_offset: listen.port_offset };
+    let listen =
+        ListenOptions { bind: listen.bind, port_offset: listen.port_offset, ..ListenOptions::default() };
     Options { listen, ..Options::default() }
 }

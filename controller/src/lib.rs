@@ -11,6 +11,7 @@
 //!
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
+mod addresses;
 mod cluster;
 mod diagnostics;
 mod follow;
@@ -18,35 +19,20 @@ mod graph;
 mod load;
 #[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
+mod placement;
 mod publish;
 mod translate;
 mod watch;
-
-use std::net::{IpAddr, Ipv4Addr};
 
 use understudy_conf::State;
 
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
+pub use placement::{Families, GatewayMode, GatewayModeError, ListenOptions, Placement};
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
 pub const CONTROLLER_NAME: &str = "understudy.dev/gateway-controller";
-
-/// Where listeners are bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenOptions {
-    /// The address of Gateways that ask for none in `spec.addresses`.
-    pub bind: IpAddr,
-    /// Added to ports below 1024, which not every user may bind. Clients see the port without it.
-    pub port_offset: u16,
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
-        Self { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port_offset: 0 }
-    }
-}
 
 /// How manifests are translated.
 #[derive(Debug, Clone, PartialEq, Eq)]
