@@ -104,6 +104,11 @@ impl<T> Object<T> {
         Place::field(&self.origin, &self.label, field)
     }
 
+    /// What controllers reported.
+    pub(crate) fn status(&self) -> Option<&Node> {
+        self.origin.tree().child("status")
+    }
+
     /// `FILE:LINE`.
     pub(crate) fn location(&self) -> String {
         format!("{}:{}", self.origin.file, self.origin.line)
@@ -157,7 +162,7 @@ pub(crate) struct Cluster {
 }
 
 /// The label by which an EndpointSlice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 impl Cluster {
     /// The slices of a Service, in the order of their names.

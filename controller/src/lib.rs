@@ -11,6 +11,7 @@
 //!
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
+#[allow(dead_code, reason = "started by the Kubernetes source")]
 mod addresses;
 mod cluster;
 mod diagnostics;

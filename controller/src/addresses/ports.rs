@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::addresses::names::{MANAGED_BY, MANAGER, fnv1a, service_name};
-use crate::cluster::{Cluster, Key, Object};
+use crate::cluster::{Cluster, Key};
 
 /// The container ports that are given to Gateways. They are the pod's own, so nothing else is in the way; the
 /// proxy's admin address and the controller's health are above.
@@ -29,8 +29,15 @@ pub(crate) fn listener_ports(gateway: &Gateway) -> BTreeSet<u16> {
 }
 
 /// Whether a Service was made here, and not by somebody who likes the same name.
-pub(crate) fn is_ours(service: &Object<Service>) -> bool {
-    service.labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+pub(crate) fn is_ours(service: &Service) -> bool {
+    let labels = service.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
+}
+
+/// The Service by the name of a Gateway's, if somebody else made it.
+pub(crate) fn foreign_service(cluster: &Cluster, gateway: &Key) -> Option<Key> {
+    let key = Key::new(&gateway.namespace, &service_name(&gateway.name));
+    cluster.services.get(&key).filter(|service| !is_ours(&service.value)).map(|service| service.key.clone())
 }
 
 /// The ports that stand in a Gateway's Service; none, if there is no Service, or it is another's.
@@ -39,7 +46,7 @@ pub(crate) fn recorded_ports(cluster: &Cluster, gateway: &Key) -> PortMap {
     cluster
         .services
         .get(&key)
-        .filter(|service| is_ours(service))
+        .filter(|service| is_ours(&service.value))
         .map(|s| ports_of(&s.value))
         .unwrap_or_default()
 }

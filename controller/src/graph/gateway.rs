@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::GatewayName;
 
-use crate::addresses::{ClassParameters, recorded_ports, requested_address, resolve_parameters};
+use crate::addresses::{
+    ClassParameters, foreign_service, recorded_ports, requested_address, resolve_parameters,
+};
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
@@ -126,6 +128,9 @@ fn resolve_seats(
                     reasons::address_not_usable(&place, &wrong)
                 }));
             }
+            if let Some(service) = foreign_service(cluster, &gateway.key) {
+                diagnostics.push(reasons::foreign_service(&gateway.at("metadata.name"), &service));
+            }
             Seats::Led { addresses: families.unspecified(), ports: recorded_ports(cluster, &gateway.key) }
         }
     }
@@ -159,7 +164,7 @@ fn resolve_addresses(
 
 impl Seats {
     /// The sockets of a listener.
-    fn sockets(&self, listener: &ListenerNode, place: &Place) -> Result<Vec<SocketAddr>, Diagnostic> {
+    fn sockets(&self, listener: &ListenerNode, place: &Place) -> Result<Vec<SocketAddr>, Box<Diagnostic>> {
         let (addresses, port) = match self {
             Self::Own { addresses, port_offset } => {
                 let offset = if listener.port < 1024 { *port_offset } else { 0 };
@@ -198,7 +203,7 @@ impl Sockets {
         let wanted = match seats.sockets(listener, &place) {
             Ok(wanted) => wanted,
             Err(diagnostic) => {
-                diagnostics.push(diagnostic);
+                diagnostics.push(*diagnostic);
                 return false;
             }
         };

@@ -20,5 +20,7 @@ pub(crate) use files::{FileText, FileTexts, StdinText, read_stdin, read_texts};
 pub(crate) use kinds::{ENVOY, GATEWAY_API, Kind};
 pub(crate) use manifest::{Batch, KnownObject, ObjectId, Remains, read_manifest};
 pub(crate) use nearest::nearest;
+#[cfg(test)]
+pub(crate) use node::Entry;
 pub(crate) use node::{Node, Value as NodeValue};
 pub(crate) use notify::{ChangeWatcher, WatchError};

@@ -161,3 +161,13 @@ pub(crate) fn wrong_parameter(place: &Place, config_map: &Key, wrong: &WrongPara
         remedy,
     )
 }
+
+pub(crate) fn foreign_service(place: &Place, service: &Key) -> Diagnostic {
+    place.error(
+        Reason::PortUnavailable,
+        format!(
+            "Service {service} has the name that the Gateway's Service would have, and was not made here"
+        ),
+        "Rename or remove it, or give the Gateway another name; nobody else's Service is taken over.",
+    )
+}
