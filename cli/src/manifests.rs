@@ -22,5 +22,6 @@ pub(crate) fn options(listen: &ListenArgs) -> Options {
 
 /// Where listeners are bound; `default` where nothing was said.
 pub(crate) fn listen_options(listen: &ListenArgs, default: Ipv4Addr) -> ListenOptions {
-    ListenOptions { bind: listen.bind.unwrap_or(IpAddr::V4(default)), port_offset: listen.port_offset }
+    let bind = listen.bind.unwrap_or(IpAddr::V4(default));
+    ListenOptions { bind, port_offset: listen.port_offset, ..ListenOptions::default() }
 }

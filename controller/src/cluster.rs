@@ -193,7 +193,7 @@ pub(crate) struct Cluster {
 }
 
 /// The label by which an EndpointSlice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 macro_rules! maps {
     ($($kind:ident: $map:ident,)+) => {

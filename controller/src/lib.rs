@@ -11,6 +11,8 @@
 //!
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
+#[allow(dead_code, reason = "started by the Kubernetes source")]
+mod addresses;
 mod cluster;
 mod diagnostics;
 #[cfg(test)]
@@ -23,13 +25,12 @@ mod health;
 mod lease;
 mod load;
 mod pass;
+mod placement;
 mod publish;
 #[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod status;
 mod translate;
 mod watch;
-
-use std::net::{IpAddr, Ipv4Addr};
 
 use understudy_conf::State;
 
@@ -37,25 +38,11 @@ pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
 pub use follow_cluster::{ClusterOptions, ConnectError, connect, follow_cluster};
 pub use health::{Health, serve_health};
+pub use placement::{Families, GatewayMode, GatewayModeError, ListenOptions, Placement};
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
 pub const CONTROLLER_NAME: &str = "understudy.dev/gateway-controller";
-
-/// Where listeners are bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenOptions {
-    /// The address of Gateways that ask for none in `spec.addresses`.
-    pub bind: IpAddr,
-    /// Added to ports below 1024, which not every user may bind. Clients see the port without it.
-    pub port_offset: u16,
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
-        Self { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port_offset: 0 }
-    }
-}
 
 /// How manifests are translated.
 #[derive(Debug, Clone, PartialEq, Eq)]

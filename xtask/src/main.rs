@@ -12,6 +12,7 @@ mod direction;
 mod docs;
 mod files;
 mod fuzz;
+mod manifests;
 mod paths;
 mod release;
 mod run;
@@ -54,6 +55,8 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Renders k8s/install.yaml from its parts.
+    Manifests,
     /// Builds the fuzz targets with coverage and runs them for a bounded time each.
     Fuzz {
         /// Only these targets.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { fast, only } => test::run_all(fast, only),
         Chore::Bench { publish, args } => bench::run(&args, publish).map(|()| true),
+        Chore::Manifests => manifests::write().map(|()| true),
         Chore::Fuzz { targets, seconds, args } => fuzz::run(&targets, seconds, &args).map(|done| {
             if let Done::Note(note) = done {
                 println!("{note}");

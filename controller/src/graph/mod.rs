@@ -37,6 +37,7 @@ pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_tls::TlsNode;
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode, Spot, describe};
 pub(crate) use gateway::GatewayNode;
+pub(crate) use gateway_class::is_ours as is_our_class;
 pub(crate) use http_route::{
     AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };
