@@ -12,7 +12,7 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use gateway_api::apis::experimental::httproutes::HttpRoute;
 use gateway_api::apis::experimental::referencegrants::ReferenceGrant;
 use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
@@ -152,6 +152,7 @@ pub(crate) struct Cluster {
     slices_by_service: BTreeMap<Key, BTreeSet<Key>>,
     pub(crate) secrets: BTreeMap<Key, Object<Secret>>,
     pub(crate) config_maps: BTreeMap<Key, Object<ConfigMap>>,
+    pub(crate) nodes: BTreeMap<Key, Object<ClusterNode>>,
     /// Objects that stand in a manifest and could not be read.
     pub(crate) refused: BTreeMap<ObjectId, Refused>,
 }
@@ -189,6 +190,7 @@ impl Cluster {
             }
             KnownObject::Secret(object) => insert(&mut self.secrets, object, diagnostics),
             KnownObject::ConfigMap(object) => insert(&mut self.config_maps, object, diagnostics),
+            KnownObject::Node(object) => insert(&mut self.nodes, object, diagnostics),
         }
     }
 }

@@ -15,6 +15,7 @@ mod cluster;
 mod diagnostics;
 mod follow;
 mod graph;
+mod guard;
 mod load;
 #[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
@@ -28,6 +29,7 @@ use understudy_conf::State;
 
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
+pub use guard::GuardOptions;
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
@@ -57,6 +59,8 @@ pub struct Options {
     pub resolve_services: bool,
     /// The cluster's domain, which may stand behind `NAME.NAMESPACE.svc`.
     pub cluster_domain: String,
+    /// Which endpoints the proxy has to refuse; `None`: it refuses none, as suits manifests from files.
+    pub guard: Option<GuardOptions>,
 }
 
 impl Default for Options {
@@ -65,6 +69,7 @@ impl Default for Options {
             listen: ListenOptions::default(),
             resolve_services: true,
             cluster_domain: "cluster.local".to_owned(),
+            guard: None,
         }
     }
 }
@@ -118,7 +123,8 @@ fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let now = jiff::Timestamp::now().as_second();
     let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
-    let state = translate::build_state(&graph);
+    let mut state = translate::build_state(&graph);
+    state.guards = guard::build_guards(&cluster, options);
     diagnostics::sort(&mut diagnostics);
     Report { diagnostics, state }
 }

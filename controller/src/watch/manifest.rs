@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gateway_api::apis::experimental::{gatewayclasses, gateways, httproutes, referencegrants};
 use gateway_api::apis::standard::backendtlspolicies;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
@@ -131,6 +131,7 @@ known_objects! {
     EndpointSlice: EndpointSlice,
     Secret: Secret,
     ConfigMap: ConfigMap,
+    Node: ClusterNode,
 }
 
 /// Reads all objects of a manifest.
@@ -323,7 +324,8 @@ impl Reader<'_> {
 /// Leaves out what only an API server writes, and older versions' names of the same thing.
 fn normalize(node: &mut Node, kind: Kind) {
     let Value::Map(entries) = &mut node.value else { return };
-    entries.retain(|entry| entry.key != "status");
+    // A Node has nothing else to say.
+    entries.retain(|entry| entry.key != "status" || kind == Kind::Node);
     let info = kind.info();
     for entry in entries {
         if entry.key == "apiVersion" {
