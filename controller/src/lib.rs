@@ -20,6 +20,7 @@ mod fake_api;
 mod follow;
 mod follow_cluster;
 mod graph;
+mod guard;
 mod health;
 #[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod lease;
@@ -37,6 +38,7 @@ use understudy_conf::State;
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
 pub use follow_cluster::{ClusterOptions, ConnectError, connect, follow_cluster};
+pub use guard::GuardOptions;
 pub use health::{Health, serve_health};
 pub use placement::{Families, GatewayMode, GatewayModeError, ListenOptions, Placement};
 pub use watch::Source;
@@ -58,6 +60,8 @@ pub struct Options {
     /// Whether a Service without any EndpointSlice is known to be empty, as in a cluster. From files it is unknown, and
     /// DNS decides.
     pub live: bool,
+    /// Which endpoints the proxy has to refuse; `None`: it refuses none, as suits manifests from files.
+    pub guard: Option<GuardOptions>,
 }
 
 impl Default for Options {
@@ -68,6 +72,7 @@ impl Default for Options {
             cluster_domain: "cluster.local".to_owned(),
             backend_api: true,
             live: false,
+            guard: None,
         }
     }
 }
@@ -121,7 +126,8 @@ fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let now = jiff::Timestamp::now().as_second();
     let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
-    let state = translate::build_state(&graph);
+    let mut state = translate::build_state(&graph);
+    state.guards = guard::build_guards(&cluster, options);
     diagnostics::sort(&mut diagnostics);
     Report { diagnostics, state }
 }

@@ -5,6 +5,8 @@
 
 mod check;
 mod driver;
+mod guard;
+mod reporter;
 mod server;
 mod service;
 mod upstream_h2;

@@ -354,7 +354,9 @@ pub(crate) fn read_object(
 /// Leaves out what only an API server writes, and older versions' names of the same thing; gives the status.
 fn normalize(node: &mut Node, kind: Kind) -> Option<Entry> {
     let Value::Map(entries) = &mut node.value else { return None };
-    let status = entries.iter().position(|entry| entry.key == "status").map(|place| entries.remove(place));
+    // A Node has nothing else to say.
+    let is_status = |entry: &Entry| entry.key == "status" && kind != Kind::Node;
+    let status = entries.iter().position(is_status).map(|place| entries.remove(place));
     let info = kind.info();
     for entry in entries {
         if entry.key == "apiVersion" {
