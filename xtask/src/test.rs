@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::paths::cargo;
 use crate::stages::{Done, Stages};
-use crate::{bench, commands, deny, direction, docs, files, fuzz, release, run, semantics, tools, tree};
+use crate::{
+    bench, cluster, commands, deny, direction, docs, files, fuzz, release, run, semantics, tools, tree,
+};
 
 /// No single program runs longer, so that nothing can hang a run for ever.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -39,6 +41,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("licences", 360, deny::check);
         stages.run("release", 720, release::build);
         stages.run("demo", 90, release::demo);
+        stages.run("testcluster", 900, cluster::build_stage);
         stages.run("bench", 120, bench::smoke);
         stages.run("soak", 40, bench::soak);
         stages.run("drill", 150, bench::drill);
