@@ -45,7 +45,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("bench", 120, bench::smoke);
         stages.run("soak", 40, bench::soak);
         stages.run("drill", 150, bench::drill);
-        stages.run("fuzz", 600, || fuzz::run(&[], fuzz::SHORT, &[]));
+        stages.run("fuzz", 600, fuzz::run_fixed);
     }
     stages.run("clean tree", 5, || tree::unchanged_since(&before));
 
