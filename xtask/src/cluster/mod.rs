@@ -9,6 +9,7 @@ mod groups;
 mod place;
 mod programs;
 mod space;
+pub(crate) mod stage;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,8 +21,6 @@ use clap::Subcommand;
 use crate::{image, run};
 use place::Place;
 use space::{Space, become_command};
-
-pub(crate) use programs::stage as build_stage;
 
 /// Names another cluster than the project's own.
 const OTHER: &str = "UNDERSTUDY_TEST_KUBECONFIG";
@@ -75,7 +74,7 @@ pub(crate) enum Action {
 
 /// Does it.
 pub(crate) fn run(action: Action) -> Result<()> {
-    let place = Place::of_checkout()?;
+    let place = Place::of_checkout("")?;
     if let Some(other) = other() {
         return run_on_other(action, &other);
     }
@@ -114,17 +113,6 @@ pub(crate) fn run(action: Action) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Why this machine cannot have the project's own cluster, if it cannot.
-pub(crate) fn unavailable() -> Option<String> {
-    if let Some(other) = other() {
-        return Some(format!("{OTHER} names the cluster of {}", other.display()));
-    }
-    if !run::exists("go") {
-        return Some("go is missing: the test cluster is built from Go modules".to_owned());
-    }
-    programs::require_system().err().map(|error| error.to_string())
 }
 
 /// The kubeconfig of another cluster, if one is to be used.

@@ -21,10 +21,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The place of this checkout's cluster.
-    pub(crate) fn of_checkout() -> Result<Self> {
+    /// The place of this checkout's cluster, or of another of its clusters.
+    pub(crate) fn of_checkout(which: &str) -> Result<Self> {
         let root = paths::root();
-        let name = digest([root.to_string_lossy().as_bytes()])[..8].to_owned();
+        let name = digest([root.to_string_lossy().as_bytes(), which.as_bytes()])[..8].to_owned();
         let run = paths::cache()?.join(format!("testcluster-run-{name}"));
         Ok(Self { name, run, sources: root.join("k8s").join("testcluster") })
     }

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use super::place::{Place, digest, files_below};
 use crate::image::archive::{Image, Node};
 use crate::image::{NOBODY, accounts};
-use crate::stages::Done;
 use crate::tools::{self, Program};
 use crate::{paths, run};
 
@@ -86,6 +85,11 @@ impl Programs {
         Ok(Self { folder })
     }
 
+    /// Whether there is nothing to build.
+    pub(crate) fn are_built(place: &Place) -> Result<bool> {
+        Ok(folder_of(place)?.is_dir())
+    }
+
     /// The program of a module.
     pub(crate) fn program(&self, module: &str) -> PathBuf {
         self.folder.join(module)
@@ -106,17 +110,6 @@ pub(crate) fn require_system() -> Result<()> {
     tools::require(&SYSTEM)
 }
 
-/// The stage that builds, so that its time is told from that of the tests.
-pub(crate) fn stage() -> Result<Done> {
-    if let Some(reason) = super::unavailable() {
-        return Ok(Done::Skipped(reason));
-    }
-    let place = Place::of_checkout()?;
-    let there = folder_of(&place)?.is_dir();
-    Programs::built(&place)?;
-    Ok(if there { Done::Note("built before".to_owned()) } else { Done::Passed })
-}
-
 fn folder_of(place: &Place) -> Result<PathBuf> {
     let mut texts: Vec<Vec<u8>> = vec![RECIPE.to_vec()];
     for recipe in &RECIPES {
@@ -130,7 +123,8 @@ fn folder_of(place: &Place) -> Result<PathBuf> {
     Ok(paths::cache()?.join(format!("testcluster-{name}")))
 }
 
-fn require_go() -> Result<()> {
+/// The programs are built from source.
+pub(crate) fn require_go() -> Result<()> {
     if run::exists("go") { Ok(()) } else { bail!("go is missing: the test cluster is built from Go modules") }
 }
 
