@@ -4,6 +4,7 @@
 mod api_server_absent;
 mod bad_pod;
 mod failover_task;
+mod new_routes;
 mod rolling_update;
 mod scaled_to_zero;
 mod thousand_routes;
@@ -52,6 +53,16 @@ pub(crate) const CASES: &[Case] = &[
         name: "scaled_to_zero_the_fallback_serves_at_once",
         needs: Needs::Understudy,
         run: scaled_to_zero::run,
+    },
+    Case {
+        name: "a_route_edited_under_traffic_loses_no_request",
+        needs: Needs::Understudy,
+        run: new_routes::edited_under_traffic,
+    },
+    Case {
+        name: "a_new_route_answers_soon_beside_three_thousand",
+        needs: Needs::Understudy,
+        run: new_routes::new_routes_answer,
     },
     Case {
         name: "a_rolling_update_under_load_loses_no_request",

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 
 use crate::harness::wait::{since, wait_for};
-use crate::harness::{Lab, audit};
+use crate::harness::{Lab, audit, gateway};
 
 const ROUTES: usize = 1000;
+/// The namespace of the routes, and their Gateway.
 const NAMESPACE: &str = "thousand-routes";
 /// How late the count may be right after the last route was made.
 const LATE: Duration = Duration::from_secs(2);
@@ -16,12 +17,9 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Walks through the case.
 pub(crate) fn run(lab: &Lab) -> Result<String> {
-    lab.kubectl.apply(&format!(
-        "{GATEWAY}---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}\n"
-    ))?;
+    lab.kubectl.apply(&gateway::with_namespace(NAMESPACE))?;
     let outcome = count_routes(lab);
-    lab.kubectl.run(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
-    lab.kubectl.run(&["delete", "gateway", "thousand-routes", "--wait=false"])?;
+    gateway::remove_with_namespace(lab, NAMESPACE)?;
     outcome
 }
 
@@ -47,20 +45,10 @@ fn count_routes(lab: &Lab) -> Result<String> {
 }
 
 fn require_attached(lab: &Lab, wanted: usize) -> Result<()> {
-    let gateway = lab.kubectl.json(&["gateway", "thousand-routes"])?;
+    let gateway = lab.kubectl.json(&["gateway", NAMESPACE])?;
     let attached = &gateway["status"]["listeners"][0]["attachedRoutes"];
     if *attached == wanted { Ok(()) } else { bail!("attachedRoutes is {attached}") }
 }
-
-const GATEWAY: &str = "\
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: thousand-routes, namespace: default}
-spec:
-  gatewayClassName: eg
-  listeners:
-  - {name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}
-";
 
 fn route(number: usize) -> String {
     format!(
@@ -68,7 +56,7 @@ fn route(number: usize) -> String {
 kind: HTTPRoute
 metadata: {{name: r{number}, namespace: {NAMESPACE}}}
 spec:
-  parentRefs: [{{name: thousand-routes, namespace: default}}]
+  parentRefs: [{{name: {NAMESPACE}, namespace: default}}]
   hostnames: [r{number}.example.com]
   rules:
   - filters: [{{type: RequestRedirect, requestRedirect: {{path: {{type: ReplaceFullPath, replaceFullPath: /}}}}}}]

@@ -1,4 +1,4 @@
-//! The Gateway `eg`: where it answers, and what its objects say.
+//! Gateways: where they answer, and what their objects say.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -12,20 +12,44 @@ use super::wait::wait_for;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// The address of the Gateway `eg`, as the README's `export GATEWAY_HOST=…` reads it.
-pub(crate) fn address(lab: &Lab) -> Result<SocketAddr> {
+/// The address of a Gateway, as the README's `export GATEWAY_HOST=…` reads it.
+pub(crate) fn address(lab: &Lab, name: &str) -> Result<SocketAddr> {
     let path = "jsonpath={.status.addresses[0].value}";
-    let host = wait_for("an address of the Gateway eg", SOON, || {
-        let host = lab.kubectl.run(&["get", "gateway", "eg", "-o", path])?;
+    let host = wait_for(&format!("an address of the Gateway {name}"), SOON, || {
+        let host = lab.kubectl.run(&["get", "gateway", name, "-o", path])?;
         if host.is_empty() { bail!("it has none") } else { Ok(host) }
     })?;
     let with_port = if host.contains(':') { host } else { format!("{host}:80") };
     with_port.to_socket_addrs()?.next().with_context(|| format!("{with_port} is no address"))
 }
 
+/// A Gateway, with a namespace of the same name whose routes it takes.
+pub(crate) fn with_namespace(name: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Namespace
+metadata: {{name: {name}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: default}}
+spec:
+  gatewayClassName: eg
+  listeners:
+  - {{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: All}}}}}}
+"
+    )
+}
+
+/// Removes what [`with_namespace`] names, without waiting.
+pub(crate) fn remove_with_namespace(lab: &Lab, name: &str) -> Result<()> {
+    lab.kubectl.run(&["delete", "namespace", name, "--wait=false"])?;
+    lab.kubectl.run(&["delete", "gateway", name, "--wait=false"]).map(drop)
+}
+
 /// The task's requests: `curl -H "Host: www.example.com" http://$GATEWAY_HOST/test`.
 pub(crate) fn target(lab: &Lab) -> Result<Target> {
-    Ok(Target { address: address(lab)?, host: "www.example.com".to_owned(), path: "/test".to_owned() })
+    Ok(Target { address: address(lab, "eg")?, host: "www.example.com".to_owned(), path: "/test".to_owned() })
 }
 
 /// Waits until a condition of an object has a status; the object is named as for `kubectl get`.

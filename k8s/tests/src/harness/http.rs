@@ -22,7 +22,18 @@ pub(crate) struct Target {
     pub(crate) path: String,
 }
 
-/// A response.
+/// A whole response.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// Its status.
+    pub(crate) status: u16,
+    /// Its body.
+    pub(crate) body: Vec<u8>,
+    /// Whether the other side ends the connection.
+    pub(crate) last: bool,
+}
+
+/// What of a response tells who answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// Its status.
@@ -36,7 +47,7 @@ pub(crate) struct Answer {
 impl Target {
     /// One request on a connection of its own.
     pub(crate) fn ask(&self) -> Result<Answer> {
-        Connection::open(self)?.ask(self, true)
+        Connection::open(self.address)?.ask(self, true)
     }
 
     /// Several requests, one after the other, each on a connection of its own: the pod that answered, or how it failed.
@@ -58,21 +69,29 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects.
-    pub(crate) fn open(target: &Target) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&target.address, CONNECT).context("connecting")?;
+    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT).context("connecting")?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Sends a request and reads the whole response.
+    /// Sends a request and reads who answers.
     pub(crate) fn ask(&mut self, target: &Target, last: bool) -> Result<Answer> {
         let connection = if last { "close" } else { "keep-alive" };
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n",
             target.path, target.host
         );
-        self.stream.get_mut().write_all(request.as_bytes()).context("sending")?;
+        let response = self.exchange(request.as_bytes())?;
+        let said: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        let pod = said["pod"].as_str().unwrap_or_default().to_owned();
+        Ok(Answer { status: response.status, pod, last: response.last })
+    }
+
+    /// Sends a request as it is and reads the whole response.
+    pub(crate) fn exchange(&mut self, request: &[u8]) -> Result<Response> {
+        self.stream.get_mut().write_all(request).context("sending")?;
         let head = self.head().context("reading the head of a response")?;
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
@@ -89,9 +108,7 @@ impl Connection {
             self.exactly(length)
         };
         let body = body.context("reading the body of a response")?;
-        let said: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let pod = said["pod"].as_str().unwrap_or_default().to_owned();
-        Ok(Answer { status: response.code.unwrap_or_default(), pod, last })
+        Ok(Response { status: response.code.unwrap_or_default(), body, last })
     }
 
     fn head(&mut self) -> Result<Vec<u8>> {

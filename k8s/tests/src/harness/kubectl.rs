@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -66,15 +66,16 @@ impl Kubectl {
         self.run(&["-n", namespace, "rollout", "status", object, "--timeout=120s"]).map(drop)
     }
 
+    /// Starts kubectl with a pipe to each of its streams.
+    pub(crate) fn start(&self, args: &[&str]) -> Result<Child> {
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().with_context(|| format!("starting {}", self.words[0]))
+    }
+
     fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut child = Command::new(&self.words[0])
-            .args(&self.words[1..])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", self.words[0]))?;
+        let mut child = self.start(args)?;
         // kubectl reads all of its input before it prints more than a pipe holds.
         if let Some(mut pipe) = child.stdin.take() {
             pipe.write_all(input.as_bytes())?;

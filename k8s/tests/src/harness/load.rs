@@ -145,7 +145,7 @@ fn client(target: &Target, stop: &AtomicBool, keeps: bool) -> Tally {
         let mut once = || {
             let mut current = match connection.take() {
                 Some(current) => current,
-                None => Connection::open(target)?,
+                None => Connection::open(target.address)?,
             };
             let answer = current.ask(target, !keeps)?;
             if keeps && !answer.last {

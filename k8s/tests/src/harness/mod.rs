@@ -1,5 +1,6 @@
 //! What cases are made of: kubectl, waiting, requests, load, the parts of the cluster, its audit log.
 
+pub(crate) mod api;
 pub(crate) mod audit;
 pub(crate) mod components;
 pub(crate) mod gateway;
