@@ -268,10 +268,21 @@ impl Passer {
 
     fn build(&mut self, cluster: Arc<Cluster>, mut said: Vec<Diagnostic>) -> Option<Outcome> {
         let now = jiff::Timestamp::now().as_second();
+        let began = Instant::now();
         let graph = Arc::new(build_graph(&cluster, &self.options, now, &mut said));
+        let built = Instant::now();
         let state = build_state(&graph);
+        let translated = Instant::now();
         diagnostics::sort(&mut said);
-        match self.publisher.publish(&state) {
+        let published = self.publisher.publish(&state);
+        log::debug!(
+            "a pass over {} routes: graph {:?}, state {:?}, written in {:?}",
+            graph.routes.len(),
+            built - began,
+            translated - built,
+            translated.elapsed()
+        );
+        match published {
             Ok(published) => {
                 self.failed = false;
                 self.version = published.version;
