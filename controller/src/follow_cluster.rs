@@ -267,9 +267,17 @@ impl Passer {
     }
 
     fn build(&mut self, cluster: Arc<Cluster>, mut said: Vec<Diagnostic>) -> Option<Outcome> {
+        let began = Instant::now();
         let (graph, state) = translate_cluster(&cluster, &self.options, &mut said);
-        let graph = Arc::new(graph);
-        match self.publisher.publish(&state) {
+        let (graph, translated) = (Arc::new(graph), Instant::now());
+        let published = self.publisher.publish(&state);
+        log::debug!(
+            "a pass over {} routes: translated in {:?}, written in {:?}",
+            graph.routes.len(),
+            translated - began,
+            translated.elapsed()
+        );
+        match published {
             Ok(published) => {
                 self.failed = false;
                 self.version = published.version;
