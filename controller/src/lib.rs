@@ -17,16 +17,15 @@ mod diagnostics;
 mod fake_api;
 mod follow;
 mod graph;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod lease;
 mod load;
-#[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
 mod publish;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod status;
 mod translate;
 mod watch;
+#[cfg_attr(not(test), expect(dead_code, reason = "started by the Kubernetes source"))]
+mod writers;
 
 use std::net::{IpAddr, Ipv4Addr};
 

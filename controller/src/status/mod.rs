@@ -8,6 +8,7 @@
 //! Only our own part of a status is ever changed: other controllers' entries of `parents` and `ancestors`, and
 //! conditions of types that we do not write, stay as they are.
 
+mod api;
 mod backend;
 mod condition;
 mod findings;
@@ -15,11 +16,13 @@ mod gateway;
 mod gateway_class;
 mod http_route;
 mod merge;
+mod pace;
 mod policies;
 mod policy_target;
 #[cfg(test)]
 mod tests;
 mod tls_policies;
+mod writer;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +38,7 @@ use crate::status::findings::Findings;
 use crate::watch::ObjectId;
 
 pub(crate) use merge::merge;
+pub(crate) use writer::{Sources, run};
 
 /// What statuses are made of.
 #[derive(Clone, Copy)]
