@@ -80,7 +80,7 @@ pub(crate) fn namespace_labels(cluster: &Cluster, namespace: &str) -> BTreeMap<S
     let mut labels = cluster
         .namespaces
         .get(&crate::cluster::Key::new("", namespace))
-        .map(|object| object.labels.clone())
+        .map(|object| (*object.labels).clone())
         .unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
     labels

@@ -26,6 +26,7 @@ mod policy_merge;
 mod policy_settings;
 mod policy_warnings;
 mod reference_grant;
+mod references;
 mod rules;
 mod service;
 mod validate;
@@ -36,12 +37,14 @@ pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_tls::TlsNode;
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode, Spot, describe};
 pub(crate) use gateway::GatewayNode;
+pub(crate) use gateway_class::is_ours as is_our_class;
 pub(crate) use http_route::{
     AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };
 pub(crate) use listeners::{ListenerNode, ListenerShape};
 pub(crate) use parents::ParentNode;
 pub(crate) use reference_grant::Referrer;
+pub(crate) use references::referenced_contents;
 pub(crate) use service::ServiceBackend;
 pub(crate) use validate::validate_object;
 
