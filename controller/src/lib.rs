@@ -21,6 +21,8 @@ mod load;
 mod pass;
 mod publish;
 mod translate;
+#[allow(dead_code, reason = "spawned by the Kubernetes source")]
+mod visible;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr};
