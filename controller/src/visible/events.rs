@@ -97,7 +97,7 @@ impl Recorder {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &told.subject.key().namespace);
         let key = (uid.to_owned(), told.reason, told.series.clone());
         self.series.retain(|_, series| now.duration_since(series.last) < SERIES);
-        if let Some(series) = self.series.get_mut(&key) {
+        if let Some(series) = self.series.get_mut(&key).filter(|_| !told.stands_alone) {
             let patch = json!({"series": {"count": series.count + 1, "lastObservedTime": time(told.at_ms)}});
             let patched = events.patch(&series.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
             match patched {

@@ -28,6 +28,8 @@ pub(crate) struct Told {
     /// Events of one object and reason that agree in this are one, seen again.
     pub(crate) series: String,
     pub(crate) note: String,
+    /// It says of others that were left out, so it must not be counted as one of a series that was written before.
+    pub(crate) stands_alone: bool,
     /// When it happened, in milliseconds since 1970.
     pub(crate) at_ms: u64,
 }
@@ -98,6 +100,7 @@ impl Teller {
                     reason,
                     series: series(switch),
                     note: format!("{text}{more}"),
+                    stands_alone: left_out > 0,
                     at_ms: switch.at_ms,
                 });
             }
@@ -292,6 +295,7 @@ mod tests {
             on_backend.extend(told.into_iter().filter(|told| matches!(told.subject, Subject::Backend(_))));
         }
         assert_eq!(on_backend.len(), 5 + 3);
+        assert!(on_backend[5].stands_alone && !on_backend[4].stands_alone);
         assert!(on_backend[5].note.ends_with("(25 more events of this object were left out before)"));
     }
 

@@ -380,6 +380,21 @@ async fn a_failover_is_an_event_on_the_backend_and_on_the_route_and_stands_in_th
     let again = world.write().await;
     assert_eq!((again.method.as_str(), &again.body["series"]["count"]), ("PATCH", &json!(2)));
     world.write().await;
+    // What was left out in between is said, which takes an Event of its own.
+    let flood = (4..40).map(|seq| switch(seq, SwitchKind::Failover));
+    world.report(&reports(flood.collect()));
+    assert_eq!(
+        world.writes_within(Duration::from_secs(60)).await.len(),
+        2 * 2,
+        "what is left of five of each object"
+    );
+    world.report(&reports(vec![switch(40, SwitchKind::Failover)]));
+    let (first, second) = (world.write().await, world.write().await);
+    for seen in [first, second] {
+        assert_eq!(seen.method, Method::POST);
+        let note = seen.body["note"].as_str().unwrap();
+        assert!(note.ends_with("(34 more events of this object were left out before)"), "{note}");
+    }
     assert!(world.writes_within(Duration::from_secs(600)).await.is_empty());
     world.end().await;
 }
