@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 
+use crate::addresses::GatewayAddress;
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Reason};
 use crate::graph::GatewayNode;
@@ -12,7 +13,6 @@ use crate::status::condition::{
     Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
 };
 use crate::status::findings::{Findings, field, is_below, sentences};
-use crate::addresses::GatewayAddress;
 use crate::status::{Desired, Inputs, ListenerReport, Report};
 use crate::watch::{Kind, ObjectId};
 
