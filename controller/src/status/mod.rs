@@ -24,13 +24,11 @@ mod tests;
 mod tls_policies;
 mod writer;
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use crate::CONTROLLER_NAME;
 use crate::addresses::{Addresses, GatewayAddress};
-use crate::cluster::{Cluster, Key};
+use crate::cluster::Cluster;
 use crate::diagnostics::Diagnostic;
 use crate::graph::Graph;
 use crate::lease::ServingSidecar;
