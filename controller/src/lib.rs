@@ -22,16 +22,16 @@ mod follow_cluster;
 mod graph;
 mod guard;
 mod health;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod lease;
 mod load;
 mod pass;
 mod placement;
 mod publish;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod status;
 mod translate;
 mod watch;
-#[cfg_attr(not(test), expect(dead_code, reason = "started by the Kubernetes source"))]
-mod writers;
 
 use understudy_conf::State;
 

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::CONTROLLER_NAME;
+use crate::addresses::GatewayAddress;
 use crate::cluster::{Cluster, Key};
 use crate::diagnostics::Diagnostic;
 use crate::graph::Graph;
@@ -52,15 +53,7 @@ pub(crate) struct Inputs<'a> {
 }
 
 /// The addresses of Gateways.
-pub(crate) type Addresses = BTreeMap<Key, Vec<Address>>;
-
-/// An address of a Gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// `IPAddress` or `Hostname`.
-    pub(crate) kind: &'static str,
-    pub(crate) value: String,
-}
+pub(crate) type Addresses = BTreeMap<Key, Vec<GatewayAddress>>;
 
 /// What the status of one object should say.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +70,7 @@ pub(crate) enum Report {
     /// Of a GatewayClass.
     Class { conditions: Vec<Condition>, features: &'static [&'static str] },
     /// Of a Gateway.
-    Gateway { conditions: Vec<Condition>, addresses: Vec<Address>, listeners: Vec<ListenerReport> },
+    Gateway { conditions: Vec<Condition>, addresses: Vec<GatewayAddress>, listeners: Vec<ListenerReport> },
     /// Of a route: an entry for each parent of ours.
     Parents(Vec<Entry>),
     /// Of a policy: an entry for each ancestor of ours.
@@ -111,7 +104,7 @@ pub(crate) fn build_statuses(inputs: Inputs<'_>) -> Vec<Desired> {
         return removals(inputs.cluster);
     }
     let findings = Findings::new(inputs.diagnostics);
-    let mut desired = gateway_class::build_classes(inputs.cluster);
+    let mut desired = gateway_class::build_classes(inputs.cluster, &findings);
     desired.extend(gateway::build_gateways(inputs, &findings));
     desired.extend(backend::build_backends(inputs, &findings));
     desired.extend(policies::build_policies(inputs, &findings));

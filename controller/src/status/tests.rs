@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -55,9 +56,9 @@ impl Scene {
             let mut route = model.clone();
             route.key = Key::new("default", &format!("route-{number:04}"));
             route.label = format!("HTTPRoute {}", route.key).into();
-            cluster.http_routes.insert(route.key.clone(), route);
+            Arc::make_mut(&mut cluster.http_routes).insert(route.key.clone(), route);
         }
-        cluster.http_routes.remove(&model.key);
+        Arc::make_mut(&mut cluster.http_routes).remove(&model.key);
         let mut diagnostics = Vec::new();
         let graph = crate::graph::build_graph(&cluster, &Options::default(), NOW, &mut diagnostics);
         Self { cluster, graph, diagnostics, sidecars: Vec::new(), addresses: Addresses::new() }
@@ -93,7 +94,7 @@ impl Scene {
             }
             ("address", gateway) => {
                 let list = self.addresses.entry(key(gateway)).or_default();
-                list.extend(words.map(|value| Address { kind: "IPAddress", value: value.to_owned() }));
+                list.extend(words.map(|value| GatewayAddress { kind: "IPAddress", value: value.to_owned() }));
             }
             (other, _) => panic!("{other} is unknown"),
         }
