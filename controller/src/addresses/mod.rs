@@ -23,11 +23,8 @@ mod writer;
 pub(crate) use parameters::{
     ClassParameters, ServiceType, StatusAddresses, WrongParameter, resolve_parameters,
 };
-pub(crate) use peers::Peers;
-#[expect(unused_imports, reason = "for who starts the writers")]
 pub(crate) use peers::follow_peers;
 pub(crate) use ports::{foreign_service, recorded_ports};
 pub(crate) use requested::{UnusableAddress, requested_address};
-pub(crate) use status::{GatewayAddress, gateway_addresses};
-#[expect(unused_imports, reason = "for who starts the writers")]
+pub(crate) use status::{Addresses, GatewayAddress, follow_addresses};
 pub(crate) use writer::{Signs, run};

@@ -24,13 +24,11 @@ mod tests;
 mod tls_policies;
 mod writer;
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use crate::CONTROLLER_NAME;
-use crate::addresses::GatewayAddress;
-use crate::cluster::{Cluster, Key};
+use crate::addresses::{Addresses, GatewayAddress};
+use crate::cluster::Cluster;
 use crate::diagnostics::Diagnostic;
 use crate::graph::Graph;
 use crate::lease::ServingSidecar;
@@ -51,9 +49,6 @@ pub(crate) struct Inputs<'a> {
     /// The addresses of Gateways; one that is not named has those that its listeners are bound to.
     pub(crate) addresses: &'a Addresses,
 }
-
-/// The addresses of Gateways.
-pub(crate) type Addresses = BTreeMap<Key, Vec<GatewayAddress>>;
 
 /// What the status of one object should say.
 #[derive(Debug, Clone, PartialEq)]

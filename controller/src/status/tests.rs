@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::Key;
 use crate::load::{Loader, Settling};
 use crate::watch::Kind;
 use crate::{Options, Source};

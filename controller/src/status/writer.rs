@@ -16,13 +16,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::api::{Failure, StatusApi};
 use super::pace::Pacer;
-use super::{Addresses, Desired, Inputs, build_statuses, merge};
-use crate::addresses::{Peers, gateway_addresses};
+use super::{Desired, Inputs, build_statuses, merge};
+use crate::Sidecar;
+use crate::addresses::Addresses;
 use crate::cluster::Cluster;
 use crate::lease::{Served, ServingSidecar};
 use crate::pass::Pass;
 use crate::watch::{Kind, Node, ObjectId};
-use crate::{Placement, Sidecar};
+use crate::writers::ended;
 
 /// A new leader waits this long for the Leases of the others before it speaks for itself alone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,10 +40,7 @@ pub(crate) struct Sources {
     pub(crate) served: watch::Receiver<Served>,
     /// What all sidecars serve, where their Leases are known.
     pub(crate) sidecars: watch::Receiver<Option<Arc<[ServingSidecar]>>>,
-    /// The pods that serve and their nodes, whose addresses a Gateway may have.
-    pub(crate) peers: watch::Receiver<Option<Arc<Peers>>>,
-    /// How clients get to Gateways.
-    pub(crate) placement: Placement,
+    pub(crate) addresses: watch::Receiver<Arc<Addresses>>,
 }
 
 /// Writes statuses while this sidecar leads, until there are no more passes.
@@ -62,10 +60,6 @@ pub(crate) async fn run(client: Client, sidecar: Arc<Sidecar>, mut sources: Sour
     }
 }
 
-async fn ended(mut passes: watch::Receiver<Option<Arc<Pass>>>) {
-    while passes.changed().await.is_ok() {}
-}
-
 /// A status that was written, as long as no pass shows it.
 struct Written {
     /// The version that the pass had then.
@@ -79,7 +73,7 @@ struct Written {
 struct Basis {
     pass: Option<Arc<Pass>>,
     sidecars: Vec<ServingSidecar>,
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
 }
 
 struct Writer {
@@ -139,7 +133,7 @@ impl Writer {
                 changed = sources.passes.changed() => if changed.is_err() { return },
                 Ok(()) = sources.served.changed() => {}
                 Ok(()) = sources.sidecars.changed() => {}
-                Ok(()) = sources.peers.changed() => {}
+                Ok(()) = sources.addresses.changed() => {}
                 () = sleep_until(due.unwrap_or(now)), if due.is_some_and(|due| due > now) => {}
             }
         }
@@ -154,8 +148,7 @@ impl Writer {
         }
         let sidecars =
             join(known.as_deref().unwrap_or_default(), &sources.served.borrow_and_update(), &self.sidecar);
-        let peers = sources.peers.borrow_and_update().clone();
-        let addresses = resolve_addresses(&pass, peers.as_deref(), sources.placement);
+        let addresses = sources.addresses.borrow_and_update().clone();
         let same_pass = self.basis.pass.as_ref().is_some_and(|last| Arc::ptr_eq(last, &pass));
         // A pass over the same graph differs in statuses alone.
         let same_graph = self.basis.pass.as_ref().is_some_and(|last| Arc::ptr_eq(&last.graph, &pass.graph));
@@ -274,15 +267,6 @@ impl Writer {
             }
         }
     }
-}
-
-/// The addresses of all Gateways that are served; on this machine they are those of their sockets.
-fn resolve_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Addresses {
-    if placement == Placement::Local {
-        return Addresses::new();
-    }
-    let gateways = pass.graph.gateways.keys();
-    gateways.map(|key| (key.clone(), gateway_addresses(&pass.cluster, peers, placement, key))).collect()
 }
 
 /// What all ready sidecars serve; of this one's own, what it knows itself.

@@ -62,7 +62,7 @@ struct Rig {
     leading: watch::Sender<bool>,
     served: watch::Sender<Served>,
     sidecars: watch::Sender<Option<Arc<[ServingSidecar]>>>,
-    peers: watch::Sender<Option<Arc<Peers>>>,
+    addresses: watch::Sender<Arc<Addresses>>,
     paths: Vec<String>,
     task: JoinHandle<()>,
 }
@@ -80,18 +80,17 @@ impl Rig {
         let (leading, of_leading) = watch::channel(true);
         let (served, of_served) = watch::channel(serving(1));
         let (sidecars, of_sidecars) = watch::channel(Some(Arc::from([])));
-        let (peers, of_peers) = watch::channel(None);
+        let (addresses, of_addresses) = watch::channel(Arc::default());
         let sources = Sources {
             passes: of_passes,
             leading: of_leading,
             served: of_served,
             sidecars: of_sidecars,
-            peers: of_peers,
-            placement: Placement::Local,
+            addresses: of_addresses,
         };
         let sidecar = Sidecar { namespace: "understudy-system".into(), pod: "p".into(), node: "n1".into() };
         let task = tokio::spawn(run(api.client(), Arc::new(sidecar), sources));
-        Self { api, passes, leading, served, sidecars, peers, paths, task }
+        Self { api, passes, leading, served, sidecars, addresses, paths, task }
     }
 
     /// Does what the watch does: what the API server has now becomes a pass.
@@ -326,8 +325,7 @@ async fn of_two_writers_with_one_lease_exactly_one_writes_and_the_other_follows_
             leading: of_leading.clone(),
             served: rig.served.subscribe(),
             sidecars: rig.sidecars.subscribe(),
-            peers: rig.peers.subscribe(),
-            placement: Placement::Local,
+            addresses: rig.addresses.subscribe(),
         };
         let sidecar = Arc::new(sidecar);
         let writer = tokio::spawn(run(client.clone(), sidecar.clone(), sources));
