@@ -29,6 +29,7 @@ mod placement;
 mod publish;
 mod status;
 mod translate;
+mod visible;
 mod watch;
 mod writers;
 

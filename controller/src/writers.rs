@@ -16,6 +16,7 @@ use crate::addresses::{self, Signs};
 use crate::lease;
 use crate::pass::Pass;
 use crate::status;
+use crate::visible::{self, Visible};
 use crate::{Placement, Sidecar};
 
 /// How long the pod may take to leave what leads to it.
@@ -61,7 +62,7 @@ impl Writers {
         let (lead, leading) = watch::channel(false);
         let (serve, served) = watch::channel(lease::Served::default());
         let (join, sidecars) = watch::channel(None);
-        let (_report, pools) = watch::channel(None);
+        let (summary, pools) = watch::channel(None);
         let mut leases = JoinSet::new();
         leases.spawn(lease::run_leader(client(), sidecar(), lead, released()));
         leases.spawn(lease::run_own(client(), sidecar(), served.clone(), pools, released()));
@@ -74,6 +75,15 @@ impl Writers {
         }
         let (show, addresses) = watch::channel(Arc::default());
         others.spawn(addresses::follow_addresses(passes.clone(), peers.clone(), *placement, show));
+        others.spawn(visible::run(Visible {
+            client: client(),
+            passes: passes.clone(),
+            sidecar: sidecar(),
+            leading: leading.clone(),
+            sidecars: sidecars.clone(),
+            state_dir: folder.clone(),
+            summary,
+        }));
         let sources =
             status::Sources { passes: passes.clone(), leading: leading.clone(), served, sidecars, addresses };
         others.spawn(status::run(client(), sidecar(), sources));
