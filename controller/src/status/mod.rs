@@ -99,7 +99,7 @@ pub(crate) fn build_statuses(inputs: Inputs<'_>) -> Vec<Desired> {
         return removals(inputs.cluster);
     }
     let findings = Findings::new(inputs.diagnostics);
-    let mut desired = gateway_class::build_classes(inputs.cluster);
+    let mut desired = gateway_class::build_classes(inputs.cluster, &findings);
     desired.extend(gateway::build_gateways(inputs, &findings));
     desired.extend(backend::build_backends(inputs, &findings));
     desired.extend(policies::build_policies(inputs, &findings));
