@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a chore reports to the terminal")]
 
 mod bench;
+mod cluster;
 mod commands;
 mod counts;
 mod deny;
@@ -13,6 +14,7 @@ mod docs;
 mod files;
 mod fuzz;
 mod manifests;
+mod image;
 mod paths;
 mod release;
 mod run;
@@ -22,6 +24,7 @@ mod test;
 mod tools;
 mod tree;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -68,6 +71,20 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// A real Kubernetes cluster of one node, for machines without Docker.
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
+    /// Writes Understudy's image for containers into an archive, without Docker.
+    Image {
+        /// The archive; `understudy-image.tar` in cargo's target folder, if not given.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The program to put into it, instead of building the release.
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +96,11 @@ fn main() -> ExitCode {
             if let Done::Note(note) = done {
                 println!("{note}");
             }
+            true
+        }),
+        Chore::Cluster { action } => cluster::run(action).map(|()| true),
+        Chore::Image { out, binary } => image::build(out, binary).map(|file| {
+            println!("{}", file.display());
             true
         }),
     };

@@ -123,7 +123,7 @@ fn node_addresses(peers: Option<&Peers>) -> Vec<GatewayAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::Entry;
+    use crate::watch::NodeEntry as Entry;
 
     fn map(key: &str, node: NodeValue) -> NodeValue {
         NodeValue::Map(vec![Entry { key: key.to_owned(), line: 1, node: Node { line: 1, value: node } }])

@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
 use crate::graph::listener_tls::Certificates;
-use crate::graph::listeners::{ListenerNode, build_listeners};
+use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 use crate::{Options, Placement};
 
 /// A Gateway that is served.
@@ -25,6 +25,8 @@ pub(crate) struct GatewayNode {
     pub(crate) name: GatewayName,
     /// The listeners that are served.
     pub(crate) listeners: Vec<ListenerNode>,
+    /// One for each listener of the spec, served or not; `None` where it says nothing that could be read.
+    pub(crate) shapes: Vec<Option<ListenerShape>>,
 }
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
@@ -52,9 +54,9 @@ pub(crate) fn build_gateways(
         report_not_acting(gateway, diagnostics);
         let parameters = parameters.get(class.as_str()).copied().unwrap_or_default();
         let seats = resolve_seats(cluster, gateway, options, parameters, diagnostics);
-        let mut listeners = build_listeners(gateway, certificates, diagnostics);
+        let Listeners { nodes: mut listeners, shapes } = build_listeners(gateway, certificates, diagnostics);
         listeners.retain_mut(|listener| sockets.bind_listener(gateway, listener, &seats, diagnostics));
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners });
+        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes });
     }
     nodes
 }
