@@ -51,7 +51,8 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
     let role: ClusterRole = object("base/rbac.yaml", "ClusterRole");
     let gateway = "gateway.networking.k8s.io";
     let envoy = "gateway.envoyproxy.io";
-    let of = |group: &str, names: &[&str]| names.iter().map(|name| format!("{group}/{name}")).collect::<Vec<_>>();
+    let of =
+        |group: &str, names: &[&str]| names.iter().map(|name| format!("{group}/{name}")).collect::<Vec<_>>();
     let read = [
         of("", &["configmaps", "namespaces", "nodes", "secrets", "services"]),
         of("discovery.k8s.io", &["endpointslices"]),
@@ -60,7 +61,10 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
     ]
     .concat();
     let statuses = [
-        of(gateway, &["backendtlspolicies/status", "gatewayclasses/status", "gateways/status", "httproutes/status"]),
+        of(
+            gateway,
+            &["backendtlspolicies/status", "gatewayclasses/status", "gateways/status", "httproutes/status"],
+        ),
         of(envoy, &["backends/status", "backendtrafficpolicies/status"]),
     ]
     .concat();

@@ -11,23 +11,21 @@ use crate::addresses::peers::{NodeAddresses, Peers};
 use crate::addresses::ports::is_ours;
 use crate::addresses::{StatusAddresses, resolve_parameters};
 use crate::cluster::{Cluster, Key, Object};
+use crate::pass::Pass;
+use crate::status::{Address, Addresses};
 use crate::watch::{Node, NodeValue};
 
 /// The most addresses that the API allows in a status.
 const MOST: usize = 16;
 
-/// An entry of `status.addresses`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct GatewayAddress {
-    /// `IPAddress` or `Hostname`.
-    pub(crate) kind: &'static str,
-    pub(crate) value: String,
+fn ip_address(value: impl ToString) -> Address {
+    Address { kind: "IPAddress", value: value.to_string() }
 }
 
-impl GatewayAddress {
-    fn ip(value: impl ToString) -> Self {
-        Self { kind: "IPAddress", value: value.to_string() }
-    }
+/// The addresses of every Gateway that is served here.
+pub(crate) fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Addresses {
+    let of = |key: &Key| (key.clone(), gateway_addresses(&pass.cluster, peers, placement, key));
+    pass.graph.gateways.keys().map(of).collect()
 }
 
 /// The addresses of a Gateway that is served here; none, as long as it has none.
@@ -40,7 +38,7 @@ pub(crate) fn gateway_addresses(
     peers: Option<&Peers>,
     placement: Placement,
     gateway: &Key,
-) -> Vec<GatewayAddress> {
+) -> Vec<Address> {
     let mut found = match placement {
         Placement::Local => Vec::new(),
         Placement::Host(_) => {
@@ -59,13 +57,13 @@ pub(crate) fn gateway_addresses(
     found
 }
 
-fn asked_addresses(cluster: &Cluster, gateway: &Key) -> Vec<GatewayAddress> {
+fn asked_addresses(cluster: &Cluster, gateway: &Key) -> Vec<Address> {
     let gateway = cluster.gateways.get(gateway);
     let asked = gateway.iter().flat_map(|gateway| gateway.value.spec.addresses.iter().flatten());
     asked
         .filter(|address| address.r#type.as_deref().unwrap_or("IPAddress") == "IPAddress")
         .filter_map(|address| address.value.as_deref()?.parse::<IpAddr>().ok())
-        .map(GatewayAddress::ip)
+        .map(ip_address)
         .collect()
 }
 
@@ -80,7 +78,7 @@ fn shows_nodes(cluster: &Cluster, gateway: &Key) -> bool {
         .is_some_and(|parameters| parameters.addresses == StatusAddresses::Nodes)
 }
 
-fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<GatewayAddress> {
+fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<Address> {
     let assigned = balancer_addresses(service.status());
     if !assigned.is_empty() {
         return assigned;
@@ -92,29 +90,29 @@ fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peer
     let all = spec.and_then(|spec| spec.cluster_ips.clone());
     let first = spec.and_then(|spec| spec.cluster_ip.clone());
     let addresses = all.or(first.map(|first| vec![first])).unwrap_or_default();
-    addresses.iter().filter(|address| address.parse::<IpAddr>().is_ok()).map(GatewayAddress::ip).collect()
+    addresses.iter().filter(|address| address.parse::<IpAddr>().is_ok()).map(ip_address).collect()
 }
 
 /// What a load balancer reported in a Service's status.
-fn balancer_addresses(status: Option<&Node>) -> Vec<GatewayAddress> {
+fn balancer_addresses(status: Option<&Node>) -> Vec<Address> {
     let ingress = status.and_then(|status| status.child("loadBalancer")?.child("ingress"));
     let Some(Node { value: NodeValue::List(ingress), .. }) = ingress else { return Vec::new() };
     let address = |entry: &Node| match (entry.text("ip"), entry.text("hostname")) {
-        (Some(ip), _) => Some(GatewayAddress::ip(ip)),
-        (None, Some(name)) => Some(GatewayAddress { kind: "Hostname", value: name.to_owned() }),
+        (Some(ip), _) => Some(ip_address(ip)),
+        (None, Some(name)) => Some(Address { kind: "Hostname", value: name.to_owned() }),
         (None, None) => None,
     };
     ingress.iter().filter_map(address).collect()
 }
 
 /// The addresses of the nodes whose pod takes clients: those that are reached from outside, if any node has such.
-fn node_addresses(peers: Option<&Peers>) -> Vec<GatewayAddress> {
+fn node_addresses(peers: Option<&Peers>) -> Vec<Address> {
     let Some(peers) = peers else { return Vec::new() };
     let serving: BTreeSet<&str> =
         peers.pods.values().filter(|peer| peer.ready).map(|peer| peer.node.as_str()).collect();
     let nodes: Vec<&NodeAddresses> = serving.iter().filter_map(|node| peers.nodes.get(*node)).collect();
-    let collect = |of: fn(&NodeAddresses) -> &Vec<IpAddr>| -> Vec<GatewayAddress> {
-        nodes.iter().flat_map(|node| of(node)).map(GatewayAddress::ip).collect()
+    let collect = |of: fn(&NodeAddresses) -> &Vec<IpAddr>| -> Vec<Address> {
+        nodes.iter().flat_map(|node| of(node)).map(ip_address).collect()
     };
     let external = collect(|node| &node.external);
     if external.is_empty() { collect(|node| &node.internal) } else { external }
@@ -137,8 +135,8 @@ mod tests {
         let ingress = ingress.map(|value| Node { line: 1, value }).to_vec();
         let status = map("loadBalancer", map("ingress", NodeValue::List(ingress)));
         let found = balancer_addresses(Some(&Node { line: 1, value: status }));
-        let name = GatewayAddress { kind: "Hostname", value: "lb.example.com".to_owned() };
-        assert_eq!(found, [GatewayAddress::ip("10.98.0.1"), name]);
+        let name = Address { kind: "Hostname", value: "lb.example.com".to_owned() };
+        assert_eq!(found, [ip_address("10.98.0.1"), name]);
         assert_eq!(balancer_addresses(None), []);
     }
 }
