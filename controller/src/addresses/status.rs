@@ -1,9 +1,11 @@
 //! The addresses that a Gateway's status shows: those at which clients reach it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use tokio::sync::watch;
 
 use crate::Placement;
 use crate::addresses::names::service_name;
@@ -12,20 +14,61 @@ use crate::addresses::ports::is_ours;
 use crate::addresses::{StatusAddresses, resolve_parameters};
 use crate::cluster::{Cluster, Key, Object};
 use crate::pass::Pass;
-use crate::status::{Address, Addresses};
 use crate::watch::{Node, NodeValue};
 
 /// The most addresses that the API allows in a status.
 const MOST: usize = 16;
 
-fn ip_address(value: impl ToString) -> Address {
-    Address { kind: "IPAddress", value: value.to_string() }
+/// An entry of `status.addresses`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GatewayAddress {
+    /// `IPAddress` or `Hostname`.
+    pub(crate) kind: &'static str,
+    pub(crate) value: String,
 }
 
-/// The addresses of every Gateway that is served here.
-pub(crate) fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Addresses {
-    let of = |key: &Key| (key.clone(), gateway_addresses(&pass.cluster, peers, placement, key));
-    pass.graph.gateways.keys().map(of).collect()
+impl GatewayAddress {
+    fn ip(value: impl ToString) -> Self {
+        Self { kind: "IPAddress", value: value.to_string() }
+    }
+}
+
+/// The addresses of Gateways. One that is not named has those that its listeners are bound to.
+pub(crate) type Addresses = BTreeMap<Key, Vec<GatewayAddress>>;
+
+/// Keeps `addresses` current until there are no more passes.
+pub(crate) async fn follow_addresses(
+    mut passes: watch::Receiver<Option<Arc<Pass>>>,
+    mut peers: watch::Receiver<Option<Arc<Peers>>>,
+    placement: Placement,
+    addresses: watch::Sender<Arc<Addresses>>,
+) {
+    // Without pods nobody tells of them.
+    let mut peers_end = false;
+    loop {
+        tokio::select! {
+            changed = passes.changed() => if changed.is_err() { return },
+            changed = peers.changed(), if !peers_end => peers_end = changed.is_err(),
+        }
+        let Some(pass) = passes.borrow_and_update().clone() else { continue };
+        let peers = peers.borrow_and_update().clone();
+        let now = all_addresses(&pass, peers.as_deref(), placement);
+        addresses.send_if_modified(|known| {
+            let is_new = **known != now;
+            if is_new {
+                *known = Arc::new(now);
+            }
+            is_new
+        });
+    }
+}
+
+fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Addresses {
+    if placement == Placement::Local {
+        return Addresses::new();
+    }
+    let of = |gateway: &Key| gateway_addresses(&pass.cluster, peers, placement, gateway);
+    pass.graph.gateways.keys().map(|gateway| (gateway.clone(), of(gateway))).collect()
 }
 
 /// The addresses of a Gateway that is served here; none, as long as it has none.
@@ -33,12 +76,12 @@ pub(crate) fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Place
 /// With Services: what the load balancer got, or where there is no load balancer, as the class wants it, the nodes' or
 /// the Service's own addresses. With host ports: those that the Gateway asks for, or those of the nodes that serve.
 /// `peers` is `None` until the pods are known.
-pub(crate) fn gateway_addresses(
+pub(super) fn gateway_addresses(
     cluster: &Cluster,
     peers: Option<&Peers>,
     placement: Placement,
     gateway: &Key,
-) -> Vec<Address> {
+) -> Vec<GatewayAddress> {
     let mut found = match placement {
         Placement::Local => Vec::new(),
         Placement::Host(_) => {
@@ -57,13 +100,13 @@ pub(crate) fn gateway_addresses(
     found
 }
 
-fn asked_addresses(cluster: &Cluster, gateway: &Key) -> Vec<Address> {
+fn asked_addresses(cluster: &Cluster, gateway: &Key) -> Vec<GatewayAddress> {
     let gateway = cluster.gateways.get(gateway);
     let asked = gateway.iter().flat_map(|gateway| gateway.value.spec.addresses.iter().flatten());
     asked
         .filter(|address| address.r#type.as_deref().unwrap_or("IPAddress") == "IPAddress")
         .filter_map(|address| address.value.as_deref()?.parse::<IpAddr>().ok())
-        .map(ip_address)
+        .map(GatewayAddress::ip)
         .collect()
 }
 
@@ -78,7 +121,7 @@ fn shows_nodes(cluster: &Cluster, gateway: &Key) -> bool {
         .is_some_and(|parameters| parameters.addresses == StatusAddresses::Nodes)
 }
 
-fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<Address> {
+fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<GatewayAddress> {
     let assigned = balancer_addresses(service.status());
     if !assigned.is_empty() {
         return assigned;
@@ -90,29 +133,29 @@ fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peer
     let all = spec.and_then(|spec| spec.cluster_ips.clone());
     let first = spec.and_then(|spec| spec.cluster_ip.clone());
     let addresses = all.or(first.map(|first| vec![first])).unwrap_or_default();
-    addresses.iter().filter(|address| address.parse::<IpAddr>().is_ok()).map(ip_address).collect()
+    addresses.iter().filter(|address| address.parse::<IpAddr>().is_ok()).map(GatewayAddress::ip).collect()
 }
 
 /// What a load balancer reported in a Service's status.
-fn balancer_addresses(status: Option<&Node>) -> Vec<Address> {
+fn balancer_addresses(status: Option<&Node>) -> Vec<GatewayAddress> {
     let ingress = status.and_then(|status| status.child("loadBalancer")?.child("ingress"));
     let Some(Node { value: NodeValue::List(ingress), .. }) = ingress else { return Vec::new() };
     let address = |entry: &Node| match (entry.text("ip"), entry.text("hostname")) {
-        (Some(ip), _) => Some(ip_address(ip)),
-        (None, Some(name)) => Some(Address { kind: "Hostname", value: name.to_owned() }),
+        (Some(ip), _) => Some(GatewayAddress::ip(ip)),
+        (None, Some(name)) => Some(GatewayAddress { kind: "Hostname", value: name.to_owned() }),
         (None, None) => None,
     };
     ingress.iter().filter_map(address).collect()
 }
 
 /// The addresses of the nodes whose pod takes clients: those that are reached from outside, if any node has such.
-fn node_addresses(peers: Option<&Peers>) -> Vec<Address> {
+fn node_addresses(peers: Option<&Peers>) -> Vec<GatewayAddress> {
     let Some(peers) = peers else { return Vec::new() };
     let serving: BTreeSet<&str> =
         peers.pods.values().filter(|peer| peer.ready).map(|peer| peer.node.as_str()).collect();
     let nodes: Vec<&NodeAddresses> = serving.iter().filter_map(|node| peers.nodes.get(*node)).collect();
-    let collect = |of: fn(&NodeAddresses) -> &Vec<IpAddr>| -> Vec<Address> {
-        nodes.iter().flat_map(|node| of(node)).map(ip_address).collect()
+    let collect = |of: fn(&NodeAddresses) -> &Vec<IpAddr>| -> Vec<GatewayAddress> {
+        nodes.iter().flat_map(|node| of(node)).map(GatewayAddress::ip).collect()
     };
     let external = collect(|node| &node.external);
     if external.is_empty() { collect(|node| &node.internal) } else { external }
@@ -135,8 +178,8 @@ mod tests {
         let ingress = ingress.map(|value| Node { line: 1, value }).to_vec();
         let status = map("loadBalancer", map("ingress", NodeValue::List(ingress)));
         let found = balancer_addresses(Some(&Node { line: 1, value: status }));
-        let name = Address { kind: "Hostname", value: "lb.example.com".to_owned() };
-        assert_eq!(found, [ip_address("10.98.0.1"), name]);
+        let name = GatewayAddress { kind: "Hostname", value: "lb.example.com".to_owned() };
+        assert_eq!(found, [GatewayAddress::ip("10.98.0.1"), name]);
         assert_eq!(balancer_addresses(None), []);
     }
 }

@@ -15,12 +15,11 @@ use super::peers::tests::{peer, peers};
 use super::peers::{Peer, Peers};
 use super::plan::{Change, Plan, Written, key_of, plan};
 use super::ports::{RANGE, ports_of};
-use super::status::gateway_addresses;
+use super::status::{GatewayAddress, gateway_addresses};
 use super::writer::{Done, Signs, Store, write_to};
 use crate::cluster::{Cluster, Key};
 use crate::load::{Loader, Settling};
 use crate::pass::Pass;
-use crate::status::Address;
 use crate::{GatewayMode, ListenOptions, Options, Placement, Source};
 
 fn class(name: &str, more: &str) -> String {
@@ -377,7 +376,7 @@ fn an_address_that_is_asked_for_stands_in_the_service() {
 
 fn shown(cluster: &Cluster, placement: Placement, peers: Option<&Peers>) -> Vec<String> {
     let found = gateway_addresses(cluster, peers, placement, &Key::new("default", "eg"));
-    found.into_iter().map(|Address { kind, value }| format!("{kind} {value}")).collect()
+    found.into_iter().map(|GatewayAddress { kind, value }| format!("{kind} {value}")).collect()
 }
 
 #[test]
