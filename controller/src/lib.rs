@@ -15,7 +15,6 @@ mod cluster;
 mod diagnostics;
 mod follow;
 mod graph;
-mod guard;
 mod load;
 #[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
@@ -31,7 +30,7 @@ use understudy_conf::State;
 
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
-pub use guard::GuardOptions;
+pub use graph::GuardOptions;
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
@@ -125,8 +124,7 @@ fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let now = jiff::Timestamp::now().as_second();
     let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
-    let mut state = translate::build_state(&graph);
-    state.guards = guard::build_guards(&cluster, options);
+    let state = translate::build_state(&graph);
     diagnostics::sort(&mut diagnostics);
     Report { diagnostics, state }
 }
