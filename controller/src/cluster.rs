@@ -104,11 +104,6 @@ impl<T> Object<T> {
         Place::field(&self.origin, &self.label, field)
     }
 
-    /// What the object was read from.
-    pub(crate) fn tree(&self) -> &Node {
-        self.origin.tree()
-    }
-
     /// `FILE:LINE`.
     pub(crate) fn location(&self) -> String {
         format!("{}:{}", self.origin.file, self.origin.line)

@@ -15,6 +15,7 @@ mod cluster;
 mod diagnostics;
 mod follow;
 mod graph;
+mod guard;
 mod load;
 #[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
@@ -30,7 +31,7 @@ use understudy_conf::State;
 
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
-pub use graph::GuardOptions;
+pub use guard::GuardOptions;
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
@@ -124,7 +125,8 @@ fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let now = jiff::Timestamp::now().as_second();
     let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
-    let state = translate::build_state(&graph);
+    let mut state = translate::build_state(&graph);
+    state.guards = guard::build_guards(&cluster, options);
     diagnostics::sort(&mut diagnostics);
     Report { diagnostics, state }
 }

@@ -16,7 +16,6 @@ mod failover;
 mod filters;
 mod gateway;
 mod gateway_class;
-mod guard;
 mod http_route;
 mod listener_tls;
 mod listeners;
@@ -31,13 +30,11 @@ mod service;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_tls::TlsNode;
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode};
 pub(crate) use gateway::GatewayNode;
-pub use guard::GuardOptions;
 pub(crate) use http_route::{
     AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };
@@ -45,8 +42,6 @@ pub(crate) use listeners::ListenerNode;
 pub(crate) use reference_grant::Referrer;
 pub(crate) use service::ServiceBackend;
 pub(crate) use validate::validate_object;
-
-use understudy_conf::{Guard, GuardName};
 
 use crate::Options;
 use crate::cluster::{Cluster, Key};
@@ -65,8 +60,6 @@ pub(crate) struct Graph {
     pub(crate) services: BTreeMap<String, ServiceBackend>,
     /// The policies with their targets.
     pub(crate) policies: PolicyIndex,
-    /// What no endpoint may be.
-    pub(crate) guards: BTreeMap<GuardName, Arc<Guard>>,
 }
 
 /// Builds the graph of a cluster. `now`, in seconds since 1970, judges the dates of certificates.
@@ -88,14 +81,7 @@ pub(crate) fn build_graph(
     for route in cluster.http_routes.values() {
         routes.extend(resolver.build_route(route, &mut services, diagnostics));
     }
-    let graph = Graph {
-        gateways,
-        routes,
-        backends,
-        services,
-        policies,
-        guards: guard::build_guards(cluster, options),
-    };
+    let graph = Graph { gateways, routes, backends, services, policies };
     failover::report_failover(cluster, &graph, diagnostics);
     graph
 }

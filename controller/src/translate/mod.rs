@@ -18,7 +18,6 @@ pub(crate) fn build_state(graph: &Graph) -> State {
     let mut state = State {
         gateways: gateways::build_gateways(graph),
         certificates: gateways::build_certificates(graph),
-        guards: graph.guards.clone(),
         ..State::default()
     };
     for route in &graph.routes {

@@ -39,26 +39,27 @@ pub(crate) const POOLS_ANNOTATION: &str = "understudy.dev/pools";
 /// The summary is never longer than this, in bytes.
 pub(crate) const MAX_SUMMARY: usize = 16 * 1024;
 
-/// What failover is made visible with. `S` is what is known of the other sidecars.
-pub(crate) struct Visible<S> {
+/// The text of [`POOLS_ANNOTATION`] of each sidecar whose Lease is fresh, by node.
+pub(crate) type NodeSummaries = Arc<BTreeMap<String, String>>;
+
+/// What failover is made visible with.
+pub(crate) struct Visible {
     pub(crate) client: kube::Client,
     pub(crate) passes: watch::Receiver<Option<Arc<Pass>>>,
     pub(crate) sidecar: Arc<Sidecar>,
     /// Whether this sidecar holds the leader's Lease.
     pub(crate) leading: watch::Receiver<bool>,
     /// What every sidecar says of its proxy; the leader reads it.
-    pub(crate) sidecars: watch::Receiver<S>,
-    /// Finds in it the text of [`POOLS_ANNOTATION`] of each sidecar whose Lease is fresh, by node.
-    pub(crate) summaries: fn(&S) -> BTreeMap<String, String>,
+    pub(crate) sidecars: watch::Receiver<NodeSummaries>,
     /// The folder that this sidecar's proxy writes its reports to.
     pub(crate) state_dir: PathBuf,
-    /// Gets the text for this sidecar's own Lease whenever it changes; `None` until the proxy's first report.
-    pub(crate) summary: watch::Sender<Option<String>>,
+    /// Gets the text for this sidecar's own Lease whenever it changes.
+    pub(crate) summary: watch::Sender<String>,
 }
 
 /// Runs until the channel of passes closes.
-pub(crate) async fn run<S>(visible: Visible<S>) {
-    let Visible { client, passes, sidecar, leading, sidecars, summaries, state_dir, summary } = visible;
+pub(crate) async fn run(visible: Visible) {
+    let Visible { client, passes, sidecar, leading, sidecars, state_dir, summary } = visible;
     let follower = follow::Follower {
         recorder: events::Recorder::new(client.clone(), &sidecar),
         passes: passes.clone(),
@@ -66,6 +67,6 @@ pub(crate) async fn run<S>(visible: Visible<S>) {
         state_dir,
         summary,
     };
-    let writer = writer::Writer { client, passes, leading, sidecars, summaries };
+    let writer = writer::Writer { client, passes, leading, sidecars };
     tokio::join!(Box::pin(follower.run()), Box::pin(writer.run()));
 }

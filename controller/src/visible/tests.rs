@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use understudy_conf::{Health, PoolName, Reports, Switch, SwitchKind, store};
 
-use super::Visible;
 use super::summary::tests::{endpoint, pool};
+use super::{NodeSummaries, Visible};
 use crate::pass::Pass;
 use crate::{Options, Sidecar, Source, graph, load};
 
@@ -90,8 +90,8 @@ struct Seen {
 struct World {
     passes: watch::Sender<Option<Arc<Pass>>>,
     leading: watch::Sender<bool>,
-    sidecars: watch::Sender<BTreeMap<String, String>>,
-    summary: watch::Receiver<Option<String>>,
+    sidecars: watch::Sender<NodeSummaries>,
+    summary: watch::Receiver<String>,
     requests: mpsc::UnboundedReceiver<Seen>,
     folder: TempDir,
     task: JoinHandle<()>,
@@ -135,8 +135,8 @@ fn start(leading: bool, answer: Answer) -> World {
     let folder = TempDir::new().unwrap();
     let (passes, passes_seen) = watch::channel(None);
     let (leading, leading_seen) = watch::channel(leading);
-    let (sidecars, sidecars_seen) = watch::channel(BTreeMap::new());
-    let (summary, summary_seen) = watch::channel(None);
+    let (sidecars, sidecars_seen) = watch::channel(NodeSummaries::default());
+    let (summary, summary_seen) = watch::channel(String::new());
     let sidecar =
         Sidecar { namespace: "understudy-system".into(), pod: "understudy-x".into(), node: "n1".into() };
     let task = tokio::spawn(super::run(Visible {
@@ -145,7 +145,6 @@ fn start(leading: bool, answer: Answer) -> World {
         sidecar: Arc::new(sidecar),
         leading: leading_seen,
         sidecars: sidecars_seen,
-        summaries: Clone::clone,
         state_dir: folder.path().to_owned(),
         summary,
     }));
@@ -155,7 +154,7 @@ fn start(leading: bool, answer: Answer) -> World {
 impl World {
     fn say(&self, node: &str, text: &str) {
         self.sidecars.send_modify(|nodes| {
-            nodes.insert(node.to_owned(), text.to_owned());
+            Arc::make_mut(nodes).insert(node.to_owned(), text.to_owned());
         });
     }
 
@@ -375,8 +374,7 @@ async fn a_failover_is_an_event_on_the_backend_and_on_the_route_and_stands_in_th
     );
     let note = &told.values().next().unwrap();
     assert!(note.contains("10.244.0.7:3000 (pod active-7d9)") && note.contains("node n1"), "{note}");
-    let summary = world.summary.borrow().clone().unwrap();
-    assert!(summary.contains(r#""pod":"active-7d9""#), "{summary}");
+    assert!(world.summary.borrow().contains(r#""pod":"active-7d9""#), "{:?}", world.summary.borrow());
     // The same once more is the same Event, seen again.
     world.report(&reports(vec![switch(2, SwitchKind::Failover), switch(3, SwitchKind::Failover)]));
     let again = world.write().await;

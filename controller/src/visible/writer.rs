@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::cluster::Key;
 use crate::pass::Pass;
+use crate::visible::NodeSummaries;
 use crate::visible::budget::Bucket;
 use crate::visible::condition::Condition;
 use crate::visible::inventory::{self, BackendInfo};
@@ -35,12 +36,11 @@ const LIST_RETRY: Duration = Duration::from_secs(5);
 const PAGE: u32 = 500;
 
 /// Writes conditions.
-pub(crate) struct Writer<S> {
+pub(crate) struct Writer {
     pub(crate) client: kube::Client,
     pub(crate) passes: watch::Receiver<Option<Arc<Pass>>>,
     pub(crate) leading: watch::Receiver<bool>,
-    pub(crate) sidecars: watch::Receiver<S>,
-    pub(crate) summaries: fn(&S) -> BTreeMap<String, String>,
+    pub(crate) sidecars: watch::Receiver<NodeSummaries>,
 }
 
 /// What a Backend's conditions should be.
@@ -49,7 +49,7 @@ pub(crate) struct Wanted {
     pub(crate) conditions: Vec<Condition>,
 }
 
-impl<S> Writer<S> {
+impl Writer {
     /// Runs until the channel of passes closes.
     pub(crate) async fn run(mut self) {
         let start = Instant::now();
@@ -91,9 +91,9 @@ impl<S> Writer<S> {
 
     fn wanted(&mut self) -> BTreeMap<Key, Wanted> {
         let Some(pass) = self.passes.borrow_and_update().clone() else { return BTreeMap::new() };
-        let texts = (self.summaries)(&self.sidecars.borrow_and_update());
-        let parsed = texts.into_iter().filter_map(|(node, text)| Some((node, NodeSummary::parse(&text)?)));
-        let nodes: BTreeMap<String, NodeSummary> = parsed.collect();
+        let texts = self.sidecars.borrow_and_update().clone();
+        let nodes: BTreeMap<String, NodeSummary> =
+            texts.iter().filter_map(|(node, text)| Some((node.clone(), NodeSummary::parse(text)?))).collect();
         let wanted = inventory::backends(&pass).into_iter().map(|(key, info)| {
             let conditions = join::conditions(&key, &info, &nodes);
             (key, Wanted { info, conditions })

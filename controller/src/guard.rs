@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Node;
 use understudy_conf::{DeniedTargets, Guard, GuardName, Network};
 
 use crate::Options;
 use crate::cluster::{Cluster, Key};
-use crate::watch::{Node, NodeValue};
 
 /// Where every kubelet listens unless it is told otherwise, with and without authentication.
 const KUBELET_PORTS: [u16; 2] = [10250, 10255];
@@ -78,30 +78,20 @@ fn api_server(cluster: &Cluster) -> Vec<DeniedTargets> {
 
 /// The kubelets' ports on every address of every node. Nodes with the same ports stand together.
 fn kubelets(cluster: &Cluster) -> Vec<DeniedTargets> {
-    let mut by_ports: BTreeMap<BTreeSet<u16>, Vec<&str>> = BTreeMap::new();
-    // Of a Node only its status matters, which is kept beside the typed value.
-    for status in cluster.nodes.values().filter_map(|node| node.tree().child("status")) {
-        let found =
-            by_ports.entry(KUBELET_PORTS.into_iter().chain(kubelet_port(status)).collect()).or_default();
-        if let Some(NodeValue::List(addresses)) = status.child("addresses").map(|addresses| &addresses.value)
-        {
-            found.extend(addresses.iter().filter_map(|address| address.text("address")));
-        }
+    let mut by_ports: BTreeMap<BTreeSet<u16>, Vec<&Node>> = BTreeMap::new();
+    for node in cluster.nodes.values() {
+        let own = node.value.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
+        let own = own.and_then(|daemons| u16::try_from(daemons.kubelet_endpoint.as_ref()?.port).ok());
+        by_ports.entry(KUBELET_PORTS.into_iter().chain(own).collect()).or_default().push(&node.value);
     }
-    let denied = by_ports.into_iter().filter_map(|(ports, found)| {
-        let networks = addresses(found.into_iter());
+    let denied = by_ports.into_iter().filter_map(|(ports, nodes)| {
+        let statuses = nodes.into_iter().filter_map(|node| node.status.as_ref());
+        let found = statuses.flat_map(|status| status.addresses.iter().flatten());
+        let networks = addresses(found.map(|address| address.address.as_str()));
         let what = "a node's kubelet".to_owned();
         (!networks.is_empty()).then(|| DeniedTargets { what, networks, ports: ports.into_iter().collect() })
     });
     denied.collect()
-}
-
-/// Where a node's kubelet says that it listens.
-fn kubelet_port(status: &Node) -> Option<u16> {
-    match status.child("daemonEndpoints")?.child("kubeletEndpoint")?.child("Port")?.value {
-        NodeValue::Int(port) => u16::try_from(port).ok(),
-        _ => None,
-    }
 }
 
 /// The texts that are addresses, each once; names and `None` are none.
