@@ -16,6 +16,7 @@ mod world;
 pub mod access_log;
 pub mod admin;
 pub mod clock;
+mod decimal;
 pub mod listeners;
 pub mod metrics;
 pub mod resolver;

@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::CommandFactory;
+use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
 
 use crate::{Cli, files, paths, run};
 
@@ -68,6 +69,9 @@ impl Helps {
         let Some(sub) = rest.first().filter(|word| !word.starts_with('-') && word.is_ascii()) else {
             return Ok(None);
         };
+        if program == Program::Xtask {
+            return Ok(problem_of_chore(sub, rest));
+        }
         let Some(help) = self.help(program, sub)? else {
             return Ok(Some(format!("there is no command {sub}")));
         };
@@ -87,9 +91,7 @@ impl Helps {
             return Ok(help.clone());
         }
         let help = match program {
-            Program::Xtask => {
-                Cli::command().find_subcommand_mut(sub).map(|command| command.render_long_help().to_string())
-            }
+            Program::Xtask => None,
             Program::Understudy => self.asked("understudy", sub)?,
             Program::Loadtest => self.asked("understudy-loadtest", sub)?,
         };
@@ -101,6 +103,20 @@ impl Helps {
         let mut command = Command::new(self.folder.join(program));
         let (known, help) = run::attempted(command.args([sub, "--help"]), LIMIT)?;
         Ok(known.then_some(help))
+    }
+}
+
+/// What this program itself would say about a command. What is only incomplete is no problem in prose.
+fn problem_of_chore(sub: &str, rest: &[String]) -> Option<String> {
+    let name = "cargo xtask".to_owned();
+    let error = Cli::try_parse_from(std::iter::once(&name).chain(rest)).err()?;
+    let what = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            Some(format!("there is no command {}", what(ContextKind::InvalidSubcommand)))
+        }
+        ErrorKind::UnknownArgument => Some(format!("{sub} has no option {}", what(ContextKind::InvalidArg))),
+        _ => None,
     }
 }
 
@@ -184,6 +200,15 @@ mod tests {
         assert_eq!(
             helps.problem(Program::Xtask, &words("tset")).unwrap().as_deref(),
             Some("there is no command tset")
+        );
+        assert_eq!(helps.problem(Program::Xtask, &words("cluster up --control-plane")).unwrap(), None);
+        assert_eq!(
+            helps.problem(Program::Xtask, &words("cluster kubectl get pods --for=x -o wide")).unwrap(),
+            None
+        );
+        assert_eq!(
+            helps.problem(Program::Xtask, &words("cluster upp")).unwrap().as_deref(),
+            Some("there is no command upp")
         );
     }
 }

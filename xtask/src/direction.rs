@@ -72,6 +72,8 @@ const RULES: &[Rule] = &[
         members: &["understudy-conf", "understudy-proxy"],
         banned: KUBERNETES,
     },
+    // It sees the cluster through kubectl and its own sockets, as a user does.
+    Rule { member: "understudy-k8s-tests", members: &[], banned: BOTH_AND_NETWORK },
     Rule { member: "xtask", members: &[], banned: BOTH_AND_NETWORK },
 ];
 

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a chore reports to the terminal")]
 
 mod bench;
+mod cluster;
 mod commands;
 mod counts;
 mod deny;
@@ -12,6 +13,8 @@ mod direction;
 mod docs;
 mod files;
 mod fuzz;
+mod image;
+mod manifests;
 mod paths;
 mod release;
 mod run;
@@ -21,6 +24,7 @@ mod test;
 mod tools;
 mod tree;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +58,8 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Renders k8s/install.yaml from its parts.
+    Manifests,
     /// Builds the fuzz targets with coverage and runs them for a bounded time each.
     Fuzz {
         /// Only these targets.
@@ -65,16 +71,36 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// A real Kubernetes cluster of one node, for machines without Docker.
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
+    /// Writes Understudy's image for containers into an archive, without Docker.
+    Image {
+        /// The archive; `understudy-image.tar` in cargo's target folder, if not given.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The program to put into it, instead of building the release.
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { fast, only } => test::run_all(fast, only),
         Chore::Bench { publish, args } => bench::run(&args, publish).map(|()| true),
+        Chore::Manifests => manifests::write().map(|()| true),
         Chore::Fuzz { targets, seconds, args } => fuzz::run(&targets, seconds, &args).map(|done| {
             if let Done::Note(note) = done {
                 println!("{note}");
             }
+            true
+        }),
+        Chore::Cluster { action } => cluster::run(action).map(|()| true),
+        Chore::Image { out, binary } => image::build(out, binary).map(|file| {
+            println!("{}", file.display());
             true
         }),
     };

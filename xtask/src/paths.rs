@@ -44,12 +44,17 @@ pub(crate) fn target() -> Result<PathBuf> {
     Ok(PathBuf::from(folder))
 }
 
-/// The folder for tools that this project installs for itself. It outlives clones of the repository.
+/// The folder for what this project builds or installs for itself. It outlives clones of the repository.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(own) = folder("UNDERSTUDY_CACHE") {
+        return std::path::absolute(own).context("UNDERSTUDY_CACHE");
+    }
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    Ok(cache.context("none of UNDERSTUDY_CACHE, XDG_CACHE_HOME and HOME is set")?.join("understudy"))
+}
+
+/// The folder for tools of developers.
 pub(crate) fn tools() -> Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) if !cache.is_empty() => PathBuf::from(cache),
-        _ => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?)
-            .join(".cache"),
-    };
-    Ok(cache.join("understudy").join("tools"))
+    Ok(cache()?.join("tools"))
 }

@@ -7,10 +7,15 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::paths::cargo;
 use crate::stages::{Done, Stages};
-use crate::{bench, commands, deny, direction, docs, files, fuzz, release, run, semantics, tools, tree};
+use crate::{
+    bench, cluster, commands, deny, direction, docs, files, fuzz, release, run, semantics, tools, tree,
+};
 
 /// No single program runs longer, so that nothing can hang a run for ever.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// Stages that count their tests.
+const WITH_TESTS: [&str; 2] = ["tests", "cluster"];
 
 /// Runs all stages, or the fast ones, or only those that are named, and prints the closing line; true when all
 /// passed.
@@ -39,10 +44,12 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("licences", 360, deny::check);
         stages.run("release", 720, release::build);
         stages.run("demo", 90, release::demo);
+        stages.run("testcluster", 900, cluster::stage::build);
         stages.run("bench", 120, bench::smoke);
         stages.run("soak", 40, bench::soak);
         stages.run("drill", 150, bench::drill);
-        stages.run("fuzz", 600, || fuzz::run(&[], fuzz::SHORT, &[]));
+        stages.run("cluster", 600, || cluster::stage::test(&mut counts));
+        stages.run("fuzz", 600, fuzz::run_fixed);
     }
     stages.run("clean tree", 5, || tree::unchanged_since(&before));
 
@@ -53,7 +60,8 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         println!("\nfailed: {}", failed.join(", "));
     }
     // A stage without tests that failed counts as one failure: the line never says 0 where something is wrong.
-    counts.failed += failed.iter().filter(|name| **name != "tests" || counts.failed == 0).count() as u64;
+    counts.failed +=
+        failed.iter().filter(|name| !WITH_TESTS.contains(name) || counts.failed == 0).count() as u64;
     println!("\n{counts}");
     Ok(failed.is_empty())
 }

@@ -48,19 +48,50 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
 
 /// Makes sure that wrk is there: root on a machine with apt-get gets it installed. `Err` names what to do.
 pub(crate) fn require_wrk() -> Result<()> {
-    if run::exists("wrk") {
+    require(&[Program { name: "wrk", package: "wrk" }])
+}
+
+/// A program of the system, and the Debian package that brings it.
+#[derive(Clone, Copy)]
+pub(crate) struct Program {
+    /// The program's name, or its path where it is on no PATH.
+    pub(crate) name: &'static str,
+    /// The package's name.
+    pub(crate) package: &'static str,
+}
+
+impl Program {
+    fn is_there(&self) -> bool {
+        run::exists(self.name)
+    }
+}
+
+/// Makes sure that these programs are there: root on a machine with apt-get gets them installed. `Err` names
+/// what to do.
+pub(crate) fn require(programs: &[Program]) -> Result<()> {
+    let missing = || programs.iter().filter(|program| !program.is_there());
+    let packages: Vec<&str> = missing().map(|program| program.package).collect();
+    if packages.is_empty() {
         return Ok(());
     }
-    let root = run::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if root && run::exists("apt-get") {
-        println!("    wrk is missing; installing it with apt-get");
+    if is_root() && run::exists("apt-get") {
+        println!("    installing with apt-get: {}", packages.join(" "));
+        let install = [&["install", "-y", "--no-install-recommends"][..], &packages].concat();
         // A fresh machine has no package list yet; an old list is as good as a new one here.
-        for args in [&["install", "-y", "wrk"][..], &["update"], &["install", "-y", "wrk"]] {
-            let (done, _) = run::attempted(Command::new("apt-get").args(args), INSTALL_LIMIT)?;
-            if done && run::exists("wrk") {
+        for args in [&install[..], &["update"], &install] {
+            let mut command = Command::new("apt-get");
+            let (done, _) =
+                run::attempted(command.args(args).env("DEBIAN_FRONTEND", "noninteractive"), INSTALL_LIMIT)?;
+            if done && missing().next().is_none() {
                 return Ok(());
             }
         }
     }
-    bail!("wrk is missing; install it with: sudo apt-get install -y wrk")
+    let names: Vec<&str> = missing().map(|program| program.name).collect();
+    bail!("missing: {}; install with: sudo apt-get install -y {}", names.join(", "), packages.join(" "))
+}
+
+/// Whether root runs this.
+pub(crate) fn is_root() -> bool {
+    run::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }

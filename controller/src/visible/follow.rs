@@ -25,7 +25,7 @@ pub(crate) struct Follower {
     pub(crate) passes: watch::Receiver<Option<Arc<Pass>>>,
     pub(crate) node: String,
     pub(crate) state_dir: PathBuf,
-    pub(crate) summary: watch::Sender<String>,
+    pub(crate) summary: watch::Sender<Option<String>>,
 }
 
 /// What tells one file of reports from the next: inode, time, length.
@@ -74,9 +74,9 @@ impl Follower {
         }
         let text = summary::summarize(reports, &pods).to_text();
         self.summary.send_if_modified(|published| {
-            let is_new = *published != text;
+            let is_new = published.as_ref() != Some(&text);
             if is_new {
-                *published = text;
+                *published = Some(text);
             }
             is_new
         });

@@ -6,8 +6,7 @@
 //!
 //! - `story` → `events`: an Event on the route and on each Backend or Service, for every failover, failback, ejection
 //!   and return that this sidecar's proxy saw. Written by every sidecar for its own node.
-//! - `summary`: which Backends fail here, as the text that this sidecar's Lease carries in its annotation
-//!   [`POOLS_ANNOTATION`].
+//! - `summary`: which Backends fail here, as the text that this sidecar's Lease carries.
 //! - `join` → `writer`: the summaries of all sidecars as conditions of each Backend. Written by the leader.
 //!
 //! What to say is decided by pure functions that take `now`; `events` and `writer` do the writing.
@@ -25,22 +24,17 @@ mod summary;
 mod tests;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::Sidecar;
+use crate::lease::ServingSidecar;
 use crate::pass::Pass;
 
-/// The annotation of a sidecar's own Lease that carries its summary.
-pub(crate) const POOLS_ANNOTATION: &str = "understudy.dev/pools";
 /// The summary is never longer than this, in bytes.
 pub(crate) const MAX_SUMMARY: usize = 16 * 1024;
-
-/// The text of [`POOLS_ANNOTATION`] of each sidecar whose Lease is fresh, by node.
-pub(crate) type NodeSummaries = Arc<BTreeMap<String, String>>;
 
 /// What failover is made visible with.
 pub(crate) struct Visible {
@@ -50,11 +44,11 @@ pub(crate) struct Visible {
     /// Whether this sidecar holds the leader's Lease.
     pub(crate) leading: watch::Receiver<bool>,
     /// What every sidecar says of its proxy; the leader reads it.
-    pub(crate) sidecars: watch::Receiver<NodeSummaries>,
+    pub(crate) sidecars: watch::Receiver<Option<Arc<[ServingSidecar]>>>,
     /// The folder that this sidecar's proxy writes its reports to.
     pub(crate) state_dir: PathBuf,
     /// Gets the text for this sidecar's own Lease whenever it changes.
-    pub(crate) summary: watch::Sender<String>,
+    pub(crate) summary: watch::Sender<Option<String>>,
 }
 
 /// Runs until the channel of passes closes.

@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use understudy_conf::{Health, PoolName, Reports, Switch, SwitchKind, store};
 
+use super::Visible;
 use super::summary::tests::{endpoint, pool};
-use super::{NodeSummaries, Visible};
+use crate::lease::ServingSidecar;
 use crate::pass::Pass;
 use crate::{Options, Sidecar, Source, graph, load};
 
@@ -90,8 +91,8 @@ struct Seen {
 struct World {
     passes: watch::Sender<Option<Arc<Pass>>>,
     leading: watch::Sender<bool>,
-    sidecars: watch::Sender<NodeSummaries>,
-    summary: watch::Receiver<String>,
+    sidecars: watch::Sender<Option<Arc<[ServingSidecar]>>>,
+    summary: watch::Receiver<Option<String>>,
     requests: mpsc::UnboundedReceiver<Seen>,
     folder: TempDir,
     task: JoinHandle<()>,
@@ -135,8 +136,8 @@ fn start(leading: bool, answer: Answer) -> World {
     let folder = TempDir::new().unwrap();
     let (passes, passes_seen) = watch::channel(None);
     let (leading, leading_seen) = watch::channel(leading);
-    let (sidecars, sidecars_seen) = watch::channel(NodeSummaries::default());
-    let (summary, summary_seen) = watch::channel(String::new());
+    let (sidecars, sidecars_seen) = watch::channel(Some(Arc::from([])));
+    let (summary, summary_seen) = watch::channel(None);
     let sidecar =
         Sidecar { namespace: "understudy-system".into(), pod: "understudy-x".into(), node: "n1".into() };
     let task = tokio::spawn(super::run(Visible {
@@ -153,8 +154,14 @@ fn start(leading: bool, answer: Answer) -> World {
 
 impl World {
     fn say(&self, node: &str, text: &str) {
-        self.sidecars.send_modify(|nodes| {
-            Arc::make_mut(nodes).insert(node.to_owned(), text.to_owned());
+        self.sidecars.send_modify(|sidecars| {
+            let others = sidecars.iter().flat_map(|all| all.iter()).filter(|sidecar| sidecar.node != node);
+            let said = ServingSidecar {
+                node: node.to_owned(),
+                pools: Some(text.to_owned()),
+                ..ServingSidecar::default()
+            };
+            *sidecars = Some(others.cloned().chain([said]).collect());
         });
     }
 
@@ -374,7 +381,11 @@ async fn a_failover_is_an_event_on_the_backend_and_on_the_route_and_stands_in_th
     );
     let note = &told.values().next().unwrap();
     assert!(note.contains("10.244.0.7:3000 (pod active-7d9)") && note.contains("node n1"), "{note}");
-    assert!(world.summary.borrow().contains(r#""pod":"active-7d9""#), "{:?}", world.summary.borrow());
+    assert!(
+        world.summary.borrow().as_ref().is_some_and(|text| text.contains(r#""pod":"active-7d9""#)),
+        "{:?}",
+        world.summary.borrow()
+    );
     // The same once more is the same Event, seen again.
     world.report(&reports(vec![switch(2, SwitchKind::Failover), switch(3, SwitchKind::Failover)]));
     let again = world.write().await;

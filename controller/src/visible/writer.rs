@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::cluster::Key;
+use crate::lease::ServingSidecar;
 use crate::pass::Pass;
-use crate::visible::NodeSummaries;
 use crate::visible::budget::Bucket;
 use crate::visible::condition::Condition;
 use crate::visible::inventory::{self, BackendInfo};
@@ -40,7 +40,7 @@ pub(crate) struct Writer {
     pub(crate) client: kube::Client,
     pub(crate) passes: watch::Receiver<Option<Arc<Pass>>>,
     pub(crate) leading: watch::Receiver<bool>,
-    pub(crate) sidecars: watch::Receiver<NodeSummaries>,
+    pub(crate) sidecars: watch::Receiver<Option<Arc<[ServingSidecar]>>>,
 }
 
 /// What a Backend's conditions should be.
@@ -91,9 +91,12 @@ impl Writer {
 
     fn wanted(&mut self) -> BTreeMap<Key, Wanted> {
         let Some(pass) = self.passes.borrow_and_update().clone() else { return BTreeMap::new() };
-        let texts = self.sidecars.borrow_and_update().clone();
-        let nodes: BTreeMap<String, NodeSummary> =
-            texts.iter().filter_map(|(node, text)| Some((node.clone(), NodeSummary::parse(text)?))).collect();
+        // Until the Leases are known nothing is.
+        let Some(sidecars) = self.sidecars.borrow_and_update().clone() else { return BTreeMap::new() };
+        let summary = |sidecar: &ServingSidecar| {
+            Some((sidecar.node.clone(), NodeSummary::parse(sidecar.pools.as_deref()?)?))
+        };
+        let nodes: BTreeMap<String, NodeSummary> = sidecars.iter().filter_map(summary).collect();
         let wanted = inventory::backends(&pass).into_iter().map(|(key, info)| {
             let conditions = join::conditions(&key, &info, &nodes);
             (key, Wanted { info, conditions })

@@ -80,6 +80,11 @@ const NOT_ACTING: [&str; 16] = [
 ];
 
 impl Kind {
+    /// Every kind that is read.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        KINDS.iter().map(|info| info.kind)
+    }
+
     pub(crate) fn info(self) -> &'static KindInfo {
         // Every kind has its row (a test proves it), so the fallback is never taken.
         KINDS.iter().find(|info| info.kind == self).unwrap_or(&KINDS[0])

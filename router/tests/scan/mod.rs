@@ -23,7 +23,7 @@ pub(crate) struct Request {
 pub(crate) type Found = Option<(String, Option<String>)>;
 
 pub(crate) fn scan(state: &State, request: &Request) -> Found {
-    let host = request.host.split(':').next().unwrap().trim_end_matches('.').to_lowercase();
+    let host = hostname(&request.host);
     let listeners =
         state.gateways.values().flat_map(|gateway| gateway.listeners.iter().map(move |l| (gateway, l)));
     let (gateway, listener): (_, &Listener) = listeners
@@ -69,6 +69,14 @@ pub(crate) fn scan(state: &State, request: &Request) -> Found {
     Some((format!("{route}/rule/{rule_index}"), prefix))
 }
 
+/// A host in lower case, without its port (digits after the only colon: RFC 9110 section 7.2) and without one
+/// trailing dot. What is no host with a port stays whole, and fits no hostname.
+fn hostname(host: &str) -> String {
+    let with_port = regex::Regex::new("^([^:]*):[0-9]*$").unwrap();
+    let name = with_port.replace(host, "$1");
+    name.strip_suffix('.').unwrap_or(&name).to_lowercase()
+}
+
 /// Exact before wildcard before none, then the longer one.
 fn specificity(hostname: Option<&Hostname>) -> (usize, usize) {
     match hostname {
@@ -105,9 +113,10 @@ fn fits(http_match: &HttpMatch, request: &Request) -> bool {
     };
     path && http_match.method.as_ref().is_none_or(|method| method.0 == request.method)
         && http_match.headers.iter().all(|header| {
-            let values: Vec<&str> =
-                request.headers.get_all(&header.name).iter().map(|value| value.to_str().unwrap()).collect();
-            !values.is_empty() && text_fits(&header.value, &values.join(","))
+            // Values are bytes; not all are text.
+            let values: Vec<&[u8]> =
+                request.headers.get_all(&header.name).iter().map(|value| value.as_bytes()).collect();
+            !values.is_empty() && bytes_fit(&header.value, &values.join(&b","[..]))
         })
         && http_match.query.iter().all(|wanted| {
             let query = request.query.clone().unwrap_or_default();
@@ -120,9 +129,15 @@ fn fits(http_match: &HttpMatch, request: &Request) -> bool {
 }
 
 fn text_fits(text: &StringMatch, value: &str) -> bool {
+    bytes_fit(text, value.as_bytes())
+}
+
+fn bytes_fit(text: &StringMatch, value: &[u8]) -> bool {
     match text {
-        StringMatch::Exact(text) => text == value,
-        StringMatch::Regex(pattern) => whole(pattern, value),
+        StringMatch::Exact(text) => text.as_bytes() == value,
+        StringMatch::Regex(pattern) => {
+            regex::bytes::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(value)
+        }
     }
 }
 

@@ -1,0 +1,3 @@
+module understudy.dev/testcluster/pause
+
+go 1.26.0

@@ -1,0 +1,79 @@
+//! The stages of `cargo xtask test` that need a cluster: building its programs, and the tests on it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::bring_up::bring_up;
+use super::place::Place;
+use super::programs::Programs;
+use super::{OTHER, load_image, other, programs, take_down};
+use crate::counts::Counts;
+use crate::stages::Done;
+use crate::{image, paths, run};
+
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// The tests' program, and its crate.
+const TESTS: &str = "understudy-k8s-tests";
+
+/// Builds the cluster's programs, so that the time for it is told from that of the tests.
+pub(crate) fn build() -> Result<Done> {
+    if let Some(reason) = unavailable() {
+        return Ok(Done::Skipped(reason));
+    }
+    let place = Place::of_checkout("")?;
+    if Programs::are_built(&place)? {
+        return Ok(Done::Note("built before".to_owned()));
+    }
+    Programs::built(&place)?;
+    Ok(Done::Passed)
+}
+
+/// Runs the tests on a cluster of their own, or on the one that the environment names.
+pub(crate) fn test(counts: &mut Counts) -> Result<Done> {
+    run::logged(paths::cargo().args(["build", "--locked", "-p", TESTS]), LIMIT)?;
+    let tests = paths::target()?.join("debug").join(TESTS);
+    if let Some(kubeconfig) = other() {
+        let mut command = Command::new(&tests);
+        command.current_dir(paths::root()).env("KUBECONFIG", kubeconfig);
+        return finish(command, counts);
+    }
+    if let Some(reason) = unavailable() {
+        return Ok(Done::Skipped(reason));
+    }
+    // A developer's cluster stays as it is.
+    let place = Place::of_checkout("tests")?;
+    let outcome = on_own_cluster(&place, &tests, counts);
+    let down = take_down(&place);
+    let done = outcome?;
+    down?;
+    Ok(done)
+}
+
+fn on_own_cluster(place: &Place, tests: &std::path::Path, counts: &mut Counts) -> Result<Done> {
+    let archive = image::build(None, None)?;
+    take_down(place)?;
+    let space = bring_up(place, false)?;
+    load_image(&space, &archive)?;
+    let mut command = space.command(tests);
+    command.arg("--manifests").arg(paths::root().join("k8s"));
+    finish(command, counts)
+}
+
+fn finish(mut command: Command, counts: &mut Counts) -> Result<Done> {
+    let (success, text) = run::attempted(&mut command, LIMIT)?;
+    *counts += Counts::of(&text);
+    // The figures of the cases are worth a look each time.
+    print!("{text}");
+    if success { Ok(Done::Passed) } else { anyhow::bail!("the tests on the cluster failed") }
+}
+
+/// Why this machine cannot have the project's own cluster, if it cannot.
+fn unavailable() -> Option<String> {
+    if let Some(other) = other() {
+        return Some(format!("{OTHER} names the cluster of {}", other.display()));
+    }
+    programs::require_go().and_then(|()| programs::require_system()).err().map(|error| error.to_string())
+}
