@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve Kubernetes manifests from files: controller and proxy in one process
     Run(RunArgs),
-    /// Translate manifests into the state directory, and follow their changes
+    /// Translate manifests, or a cluster's objects, into the state directory, and follow their changes
     Controller(ControllerArgs),
     /// Serve what stands in the state directory
     Proxy(ProxyArgs),
@@ -43,9 +43,10 @@ pub(crate) struct ManifestArgs {
 /// How listeners are bound.
 #[derive(Debug, Args)]
 pub(crate) struct ListenArgs {
-    /// Address for the listeners of Gateways that name none in spec.addresses
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
-    pub(crate) bind: IpAddr,
+    /// Address for the listeners of Gateways that name none in spec.addresses [default: 127.0.0.1; with --kubernetes
+    /// 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) bind: Option<IpAddr>,
     /// Added to the port of listeners below 1024
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) port_offset: u16,
@@ -88,13 +89,38 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ControllerArgs {
     /// Manifest files or folders; `-` for standard input
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, required_unless_present = "kubernetes", num_args = 1.., value_name = "PATH")]
     pub(crate) manifests: Vec<PathBuf>,
+    /// Watch the cluster that KUBECONFIG names, or that this runs in
+    #[arg(long, conflicts_with = "manifests")]
+    pub(crate) kubernetes: bool,
     /// Folder for the state
     #[arg(long, value_name = "DIR")]
     pub(crate) state: PathBuf,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Who a controller is in its cluster.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Namespace of the installation, with the ConfigMap understudy-config
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NS", default_value = "understudy-system")]
+    pub(crate) namespace: String,
+    /// Name of the pod that this runs in
+    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "understudy")]
+    pub(crate) pod: String,
+    /// Name of the node that this runs on
+    #[arg(long, env = "NODE_NAME", value_name = "NAME", default_value = "local")]
+    pub(crate) node: String,
+    /// Domain of the cluster, behind NAME.NAMESPACE.svc
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+    /// Address for probes: /healthz, and /readyz once a state stands in the folder
+    #[arg(long, value_name = "ADDR:PORT", requires = "kubernetes")]
+    pub(crate) health: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +201,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_controller_has_either_manifests_or_a_cluster() {
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from(["understudy", "controller", "--state", "s"].iter().chain(args))
+        };
+        assert!(parse(&["--manifests", "a.yaml"]).is_ok());
+        assert!(parse(&["--kubernetes", "--health", "127.0.0.1:0"]).is_ok());
+        assert!(parse(&[]).unwrap_err().to_string().contains("--manifests"));
+        assert!(parse(&["--kubernetes", "--manifests", "a.yaml"]).is_err());
+        assert!(parse(&["--manifests", "a.yaml", "--health", "127.0.0.1:0"]).is_err());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `understudy check`: every problem of manifests.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use understudy_controller::{Report, Severity};
+use understudy_controller::{Diagnostic, Report, Severity};
 
 use crate::args::CheckArgs;
 use crate::manifests;
@@ -45,13 +46,38 @@ fn is_shown(severity: Severity, lowest: Severity) -> bool {
 
 /// Tells of a report while manifests are followed.
 pub(crate) fn tell(report: &Report) {
-    for diagnostic in &report.diagnostics {
-        match diagnostic.severity {
-            Severity::Error => log::error!("{diagnostic}"),
-            Severity::Warning => log::warn!("{diagnostic}"),
-            Severity::Info => log::debug!("{diagnostic}"),
-        }
-    }
+    report.diagnostics.iter().for_each(log);
     let state = &report.state;
     log::info!("manifests read: {} gateways, {} routes", state.gateways.len(), state.routes.len());
+}
+
+/// Tells of reports while a cluster is followed: each finding once, for as long as it lasts.
+#[derive(Default)]
+pub(crate) struct Teller {
+    said: HashSet<Diagnostic>,
+}
+
+impl Teller {
+    pub(crate) fn tell(&mut self, report: &Report) {
+        let found = &report.diagnostics;
+        found.iter().filter(|diagnostic| !self.said.contains(*diagnostic)).for_each(log);
+        let state = &report.state;
+        if self.said.len() != found.len() || !found.iter().all(|diagnostic| self.said.contains(diagnostic)) {
+            self.said = found.iter().cloned().collect();
+            log::info!(
+                "{} gateways, {} routes, {} findings",
+                state.gateways.len(),
+                state.routes.len(),
+                found.len()
+            );
+        }
+    }
+}
+
+fn log(diagnostic: &Diagnostic) {
+    match diagnostic.severity {
+        Severity::Error => log::error!("{diagnostic}"),
+        Severity::Warning => log::warn!("{diagnostic}"),
+        Severity::Info => log::debug!("{diagnostic}"),
+    }
 }

@@ -1,5 +1,6 @@
 //! From the command line's manifests to what the controller takes.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use understudy_controller::{ListenOptions, Options, Source};
@@ -16,6 +17,11 @@ pub(crate) fn sources(paths: &[PathBuf]) -> Vec<Source> {
 
 /// How manifests are translated.
 pub(crate) fn options(listen: &ListenArgs) -> Options {
-    let listen = ListenOptions { bind: listen.bind, port_offset: listen.port_offset };
-    Options { listen, ..Options::default() }
+    Options { listen: listen_options(listen, Ipv4Addr::LOCALHOST), ..Options::default() }
+}
+
+/// Where listeners are bound; `default` where nothing was said.
+pub(crate) fn listen_options(listen: &ListenArgs, default: Ipv4Addr) -> ListenOptions {
+    let bind = listen.bind.unwrap_or(IpAddr::V4(default));
+    ListenOptions { bind, port_offset: listen.port_offset, ..ListenOptions::default() }
 }

@@ -178,6 +178,7 @@ mod tests {
             priority,
             health: EndpointHealth {
                 state,
+                since_ms: None,
                 remaining_ms: (state == Health::Ejected).then_some(8_240),
                 share: (state == Health::Ramping).then_some(25),
                 obeyed: true,
@@ -204,6 +205,7 @@ mod tests {
                 endpoint("10.0.0.9:3000", 1, Health::Probing),
                 endpoint("10.0.0.10:3000", 1, Health::Unhealthy),
             ],
+            without_endpoints: Vec::new(),
         }
     }
 
@@ -212,7 +214,7 @@ mod tests {
         for state in
             [PoolState::Primary, PoolState::Fallback, PoolState::Split, PoolState::Panic, PoolState::Down]
         {
-            let text = table(&Reports { pools: vec![pool(state)], switches: Vec::new() });
+            let text = table(&Reports { pools: vec![pool(state)], ..Reports::default() });
             for line in text.lines() {
                 assert!(line.chars().count() <= WIDTH, "{} columns: {line}", line.chars().count());
             }
@@ -226,7 +228,7 @@ mod tests {
                 assert!(text.contains(needed), "{needed} is missing in:\n{text}");
             }
         }
-        let split = table(&Reports { pools: vec![pool(PoolState::Split)], switches: Vec::new() });
+        let split = table(&Reports { pools: vec![pool(PoolState::Split)], ..Reports::default() });
         assert!(split.contains("primary 46 %, fallback 54 %"));
     }
 

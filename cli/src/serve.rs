@@ -1,19 +1,21 @@
 //! `understudy run`, `controller` and `proxy`: the two halves, together or apart.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use understudy_controller::{ListenOptions, Options, Report, Source};
+use understudy_controller::{ClusterOptions, Health, ListenOptions, Options, Report, Sidecar, Source};
 use understudy_proxy::access_log::LogDestination;
 use understudy_proxy::{AccessLogOptions, H2_IDLE, ProxyOptions};
 
-use crate::args::{ControllerArgs, DataArgs, LogFormat, ProxyArgs, RunArgs};
+use crate::args::{ClusterArgs, ControllerArgs, DataArgs, LogFormat, ProxyArgs, RunArgs};
 use crate::{check, manifests, signals};
 
 /// How long requests under way may take at the end.
@@ -36,9 +38,38 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
 
 /// The controller alone.
 pub(crate) fn controller(args: ControllerArgs) -> Result<()> {
+    if args.kubernetes {
+        return kubernetes(args);
+    }
     let (sources, options) = (manifests::sources(&args.manifests), manifests::options(&args.listen));
     runtime(1)?.block_on(async {
         understudy_controller::follow(&sources, &options, args.state, signals::stop()?, check::tell).await?;
+        Ok(())
+    })
+}
+
+/// The controller of a cluster.
+fn kubernetes(args: ControllerArgs) -> Result<()> {
+    let ClusterArgs { namespace, pod, node, cluster_domain, health: address } = args.cluster;
+    let listen = manifests::listen_options(&args.listen, Ipv4Addr::UNSPECIFIED);
+    let health = Arc::new(Health::default());
+    let options = Options { listen, cluster_domain, ..Options::default() };
+    let options = ClusterOptions {
+        health: health.clone(),
+        ..ClusterOptions::new(options, Sidecar { namespace, pod, node })
+    };
+    runtime(1)?.block_on(async {
+        let client = understudy_controller::connect().await?;
+        if let Some(address) = address {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("{address} cannot be bound for --health"))?;
+            tokio::spawn(understudy_controller::serve_health(listener, health));
+        }
+        let mut teller = check::Teller::default();
+        let on_report = |report: &Report| teller.tell(report);
+        understudy_controller::follow_cluster(client, options, args.state, signals::stop()?, on_report)
+            .await?;
         Ok(())
     })
 }

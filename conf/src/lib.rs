@@ -5,8 +5,8 @@
 //! the proxy writes back. Nothing here knows Kubernetes, Pingora or the network.
 //!
 //! The world is a [`State`]: [`Gateway`]s with their listeners, [`Route`]s keyed by gateway and listener,
-//! [`Pool`]s with weighted references, [`Policy`] objects, [`Backend`]s with their endpoints, [`CaBundle`]s, and [`Certificate`]s. Every object
-//! is named after its origin (`httproute/default/shop`), and refers to others by name only.
+//! [`Pool`]s with weighted references, [`Policy`] objects, [`Backend`]s with their endpoints, [`CaBundle`]s, [`Certificate`]s and,
+//! in a cluster, a [`Guard`]. Every object is named after its origin (`httproute/default/shop`), and refers to others by name only.
 
 mod backend;
 mod backend_tls;
@@ -14,6 +14,7 @@ mod certificate;
 mod cors;
 mod duration;
 mod gateway;
+mod guard;
 mod health_check;
 mod mirror;
 mod names;
@@ -30,11 +31,12 @@ pub use certificate::{Certificate, PrivateKey};
 pub use cors::Cors;
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
+pub use guard::{DeniedTargets, Guard, Network, NetworkError};
 pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
 pub use mirror::RequestMirror;
 pub use names::{
-    BackendName, CaBundleName, CertificateName, GatewayName, Hostname, HostnameError, ListenerName,
-    NameError, PolicyName, PoolName, RouteName,
+    BackendName, CaBundleName, CertificateName, GatewayName, GuardName, Hostname, HostnameError,
+    ListenerName, NameError, PolicyName, PoolName, RouteName,
 };
 pub use policy::{
     BackOff, CircuitBreaker, ConsistentHash, Dns, HashCookie, HashKey, Http2, Http2Keepalive, LoadBalancer,
@@ -43,8 +45,8 @@ pub use policy::{
 };
 pub use pool::{Pool, PoolRef, Priority, RefTarget, Weight};
 pub use report::{
-    Acknowledgement, EndpointHealth, EndpointReport, Health, PoolReport, PoolState, Refusal, Reports, Switch,
-    SwitchKind,
+    Acknowledgement, EndpointHealth, EndpointReport, Health, PoolReport, PoolState, Refusal, RefusedTarget,
+    Reports, Switch, SwitchKind,
 };
 pub use route::{
     Action, Attachment, HeaderMatch, HeaderValue, HttpFilter, HttpMatch, HttpMethod, PathMatch, PathRewrite,

@@ -117,6 +117,8 @@ name_types! {
     CaBundleName;
     /// A certificate with its key: `secret/NAMESPACE/NAME`.
     CertificateName;
+    /// A target guard: `guard/cluster`.
+    GuardName;
     /// A policy object: `backendtrafficpolicy/NAMESPACE/NAME`, or one merged of two, joined by `+`.
     PolicyName;
 }

@@ -31,14 +31,42 @@ pub struct Refusal {
 }
 
 /// What the proxy sees of its pools. Bounded: one entry per pool and endpoint, and the last switches.
+///
+/// On disk stand only the pools of which there is something to say, so that the file stays small where thousands of
+/// routes are sound.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reports {
-    /// Every pool that is served.
+    /// When the proxy started, in milliseconds since 1970. [`Switch::seq`] counts from there.
+    #[serde(default)]
+    pub started_ms: u64,
+    /// Pools, by name.
     pub pools: Vec<PoolReport>,
+    /// Endpoints that the target guard refuses; at most 1,000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedTarget>,
     /// The last switches and ejections, oldest first; at most 1,000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub switches: Vec<Switch>,
+}
+
+impl Reports {
+    /// How many switches are remembered at most.
+    pub const MAX_SWITCHES: usize = 1000;
+    /// How many refused endpoints are named at most.
+    pub const MAX_REFUSED: usize = 1000;
+}
+
+/// An endpoint that the target guard refuses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedTarget {
+    /// The reference's origin: `backend/default/active`.
+    pub backend: String,
+    /// Where it points: `127.0.0.1:80`, with the name that it came from, if it came from DNS.
+    pub target: String,
+    /// Why it is refused, in a few words: `loopback`.
+    pub why: String,
 }
 
 /// One pool.
@@ -55,6 +83,9 @@ pub struct PoolReport {
     pub load: Vec<(Priority, u8)>,
     /// The endpoints.
     pub endpoints: Vec<EndpointReport>,
+    /// The references that have no endpoint, by origin.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_endpoints: Vec<String>,
 }
 
 /// Which pool serves.
@@ -107,6 +138,10 @@ pub struct EndpointReport {
 pub struct EndpointHealth {
     /// The state.
     pub state: Health,
+    /// Since when it takes no traffic or is returning, in milliseconds since 1970; `None` where it is healthy, or where
+    /// that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
     /// Milliseconds until the ejection time is over, for [`Health::Ejected`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
@@ -139,15 +174,22 @@ pub enum Health {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Switch {
+    /// Counts the switches since the proxy started, from 1.
+    #[serde(default)]
+    pub seq: u64,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
     /// What.
     pub kind: SwitchKind,
     /// The pool; for an endpoint's event, one of the pools that it is in.
     pub pool: PoolName,
-    /// The endpoint's backend and address, where one endpoint was the cause.
+    /// The endpoint's address, where one endpoint was the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The origins that it concerns: of an endpoint, the references that have it; of a pool, its primary references.
+    /// At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
     /// Why, in a sentence.
     pub cause: String,
     /// How long the state before had lasted, in milliseconds.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     Action, Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName,
-    HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget,
+    Guard, GuardName, HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget,
 };
 use crate::{Route, RouteName, Trust};
 
@@ -29,6 +29,8 @@ pub struct State {
     pub ca_bundles: BTreeMap<CaBundleName, Arc<CaBundle>>,
     /// Certificates by name.
     pub certificates: BTreeMap<CertificateName, Arc<Certificate>>,
+    /// Target guards by name; none at all: endpoints may be anywhere.
+    pub guards: BTreeMap<GuardName, Arc<Guard>>,
 }
 
 /// A reference to something that is not in the state. A state with one is never served.

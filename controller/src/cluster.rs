@@ -12,12 +12,12 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use gateway_api::apis::experimental::httproutes::HttpRoute;
 use gateway_api::apis::experimental::referencegrants::ReferenceGrant;
 use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
-use crate::watch::{KnownObject, Node, ObjectId, Remains};
+use crate::watch::{Kind, KnownObject, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,13 +45,14 @@ impl fmt::Display for Key {
 /// Where an object came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    pub(crate) file: Arc<str>,
+    /// `None` for objects of an API server.
+    pub(crate) file: Option<Arc<str>>,
     line: u32,
     tree: Arc<Node>,
 }
 
 impl Origin {
-    pub(crate) fn new(file: Arc<str>, line: u32, tree: Arc<Node>) -> Self {
+    pub(crate) fn new(file: Option<Arc<str>>, line: u32, tree: Arc<Node>) -> Self {
         Self { file, line, tree }
     }
 
@@ -73,7 +74,7 @@ pub(crate) struct Object<T> {
     pub(crate) label: Arc<str>,
     /// Seconds since 1970; 0 if unknown.
     pub(crate) created: i64,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Arc<BTreeMap<String, String>>,
     /// Whether it breaks no rule of its kind.
     pub(crate) is_valid: bool,
     pub(crate) value: Arc<T>,
@@ -92,7 +93,7 @@ impl<T> Object<T> {
             key: id.key.clone(),
             label: id.to_string().into(),
             created,
-            labels,
+            labels: Arc::new(labels),
             is_valid: true,
             value: Arc::new(value),
             origin,
@@ -104,9 +105,40 @@ impl<T> Object<T> {
         Place::field(&self.origin, &self.label, field)
     }
 
-    /// `FILE:LINE`.
+    fn metadata(&self) -> Option<&Node> {
+        self.origin.tree().child("metadata")
+    }
+
+    /// Counts the changes of what the object asks for; 0 if unknown.
+    pub(crate) fn generation(&self) -> i64 {
+        self.metadata().and_then(|metadata| metadata.integer("generation")).unwrap_or(0)
+    }
+
+    /// The version of the object, which every write changes; empty if unknown.
+    pub(crate) fn resource_version(&self) -> &str {
+        self.metadata().and_then(|metadata| metadata.text("resourceVersion")).unwrap_or("")
+    }
+
+    /// What controllers reported.
+    pub(crate) fn status(&self) -> Option<&Node> {
+        self.origin.tree().child("status")
+    }
+
+    /// `FILE:LINE`, or the object's name where it comes from no file.
     pub(crate) fn location(&self) -> String {
-        format!("{}:{}", self.origin.file, self.origin.line)
+        match &self.origin.file {
+            Some(file) => format!("{file}:{}", self.origin.line),
+            None => self.label.to_string(),
+        }
+    }
+
+    /// What the object was read from: metadata and status, and the rest where it may be needed.
+    pub(crate) fn tree(&self) -> &Node {
+        self.origin.tree()
+    }
+
+    pub(crate) fn set_tree(&mut self, tree: Arc<Node>) {
+        self.origin.tree = tree;
     }
 
     /// What decides between objects that want the same: the older wins, then the name.
@@ -129,35 +161,109 @@ fn texts(node: &Node) -> BTreeMap<String, String> {
 /// An object that could not be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
-    /// `FILE:LINE`.
+    /// `FILE:LINE`, or the object's name where it comes from no file.
     pub(crate) location: String,
     /// A fallback must not become a primary by a mistake elsewhere, nor what TLS was asked for be served in clear text.
     pub(crate) remains: Remains,
 }
 
+/// The objects of a kind. Shared, so that a pass over a live cluster can keep them while the next one changes.
+pub(crate) type Objects<T> = Arc<BTreeMap<Key, Object<T>>>;
+
 /// Every object that counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cluster {
-    pub(crate) namespaces: BTreeMap<Key, Object<Namespace>>,
-    pub(crate) gateway_classes: BTreeMap<Key, Object<GatewayClass>>,
-    pub(crate) gateways: BTreeMap<Key, Object<Gateway>>,
-    pub(crate) http_routes: BTreeMap<Key, Object<HttpRoute>>,
-    pub(crate) reference_grants: BTreeMap<Key, Object<ReferenceGrant>>,
-    pub(crate) backend_tls_policies: BTreeMap<Key, Object<BackendTlsPolicy>>,
-    pub(crate) backends: BTreeMap<Key, Object<Backend>>,
-    pub(crate) policies: BTreeMap<Key, Object<BackendTrafficPolicy>>,
-    pub(crate) services: BTreeMap<Key, Object<Service>>,
-    pub(crate) endpoint_slices: BTreeMap<Key, Object<EndpointSlice>>,
+    pub(crate) namespaces: Objects<Namespace>,
+    pub(crate) gateway_classes: Objects<GatewayClass>,
+    pub(crate) gateways: Objects<Gateway>,
+    pub(crate) http_routes: Objects<HttpRoute>,
+    pub(crate) reference_grants: Objects<ReferenceGrant>,
+    pub(crate) backend_tls_policies: Objects<BackendTlsPolicy>,
+    pub(crate) backends: Objects<Backend>,
+    pub(crate) policies: Objects<BackendTrafficPolicy>,
+    pub(crate) services: Objects<Service>,
+    pub(crate) endpoint_slices: Objects<EndpointSlice>,
     /// The slices of each Service, in the order of their names.
-    slices_by_service: BTreeMap<Key, BTreeSet<Key>>,
-    pub(crate) secrets: BTreeMap<Key, Object<Secret>>,
-    pub(crate) config_maps: BTreeMap<Key, Object<ConfigMap>>,
-    /// Objects that stand in a manifest and could not be read.
+    slices_by_service: Arc<BTreeMap<Key, BTreeSet<Key>>>,
+    pub(crate) secrets: Objects<Secret>,
+    pub(crate) config_maps: Objects<ConfigMap>,
+    pub(crate) nodes: Objects<ClusterNode>,
+    /// Objects that are there and could not be read.
     pub(crate) refused: BTreeMap<ObjectId, Refused>,
 }
 
 /// The label by which an EndpointSlice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+macro_rules! maps {
+    ($($kind:ident: $map:ident,)+) => {
+        impl Cluster {
+            /// Adds an object, unless one with its name is there already.
+            pub(crate) fn add(&mut self, object: KnownObject, diagnostics: &mut Vec<Diagnostic>) {
+                match object {
+                    $(KnownObject::$kind(object) => match self.$map.get(&object.key) {
+                        Some(first) => {
+                            diagnostics.push(reasons::duplicate_object(&object.at(""), &first.location()));
+                        }
+                        None => self.replace(KnownObject::$kind(object)),
+                    },)+
+                }
+            }
+
+            /// Adds an object in place of the one with its name, if there is one.
+            pub(crate) fn replace(&mut self, object: KnownObject) {
+                match object {
+                    $(KnownObject::$kind(object) => {
+                        let id = ObjectId { kind: Kind::$kind, key: object.key.clone() };
+                        self.unlink(&id);
+                        let service = (id.kind == Kind::EndpointSlice).then(|| service_of(&object)).flatten();
+                        if let Some(service) = service {
+                            let slices = Arc::make_mut(&mut self.slices_by_service);
+                            slices.entry(service).or_default().insert(object.key.clone());
+                        }
+                        Arc::make_mut(&mut self.$map).insert(id.key, object);
+                    })+
+                }
+            }
+
+            /// Replaces what an object was read from, where that means the same.
+            pub(crate) fn set_tree(&mut self, id: &ObjectId, tree: Arc<Node>) {
+                match id.kind {
+                    $(Kind::$kind => if let Some(object) = Arc::make_mut(&mut self.$map).get_mut(&id.key) {
+                        object.set_tree(tree);
+                    },)+
+                }
+            }
+
+            /// Removes an object, whether it could be read or not.
+            pub(crate) fn remove(&mut self, id: &ObjectId) {
+                self.unlink(id);
+                self.refused.remove(id);
+                match id.kind {
+                    $(Kind::$kind => if self.$map.contains_key(&id.key) {
+                        Arc::make_mut(&mut self.$map).remove(&id.key);
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+maps! {
+    Namespace: namespaces,
+    GatewayClass: gateway_classes,
+    Gateway: gateways,
+    HttpRoute: http_routes,
+    ReferenceGrant: reference_grants,
+    BackendTlsPolicy: backend_tls_policies,
+    Backend: backends,
+    BackendTrafficPolicy: policies,
+    Service: services,
+    EndpointSlice: endpoint_slices,
+    Secret: secrets,
+    ConfigMap: config_maps,
+    Node: nodes,
+}
 
 impl Cluster {
     /// The slices of a Service, in the order of their names.
@@ -166,38 +272,23 @@ impl Cluster {
         keys.filter_map(|key| self.endpoint_slices.get(key)).collect()
     }
 
-    /// Adds an object, unless one with its name is there already.
-    pub(crate) fn add(&mut self, object: KnownObject, diagnostics: &mut Vec<Diagnostic>) {
-        match object {
-            KnownObject::Namespace(object) => insert(&mut self.namespaces, object, diagnostics),
-            KnownObject::GatewayClass(object) => insert(&mut self.gateway_classes, object, diagnostics),
-            KnownObject::Gateway(object) => insert(&mut self.gateways, object, diagnostics),
-            KnownObject::HttpRoute(object) => insert(&mut self.http_routes, object, diagnostics),
-            KnownObject::ReferenceGrant(object) => insert(&mut self.reference_grants, object, diagnostics),
-            KnownObject::BackendTlsPolicy(object) => {
-                insert(&mut self.backend_tls_policies, object, diagnostics)
+    /// Takes a slice from its Service.
+    fn unlink(&mut self, id: &ObjectId) {
+        if id.kind != Kind::EndpointSlice {
+            return;
+        }
+        let Some(service) = self.endpoint_slices.get(&id.key).and_then(service_of) else { return };
+        let slices = Arc::make_mut(&mut self.slices_by_service);
+        if let Some(of_service) = slices.get_mut(&service) {
+            of_service.remove(&id.key);
+            if of_service.is_empty() {
+                slices.remove(&service);
             }
-            KnownObject::Backend(object) => insert(&mut self.backends, object, diagnostics),
-            KnownObject::BackendTrafficPolicy(object) => insert(&mut self.policies, object, diagnostics),
-            KnownObject::Service(object) => insert(&mut self.services, object, diagnostics),
-            KnownObject::EndpointSlice(object) => {
-                if let Some(service) = object.labels.get(SERVICE_NAME) {
-                    let service = Key::new(&object.key.namespace, service);
-                    self.slices_by_service.entry(service).or_default().insert(object.key.clone());
-                }
-                insert(&mut self.endpoint_slices, object, diagnostics);
-            }
-            KnownObject::Secret(object) => insert(&mut self.secrets, object, diagnostics),
-            KnownObject::ConfigMap(object) => insert(&mut self.config_maps, object, diagnostics),
         }
     }
 }
 
-fn insert<T>(map: &mut BTreeMap<Key, Object<T>>, object: Object<T>, diagnostics: &mut Vec<Diagnostic>) {
-    match map.get(&object.key) {
-        Some(first) => diagnostics.push(reasons::duplicate_object(&object.at(""), &first.location())),
-        None => {
-            map.insert(object.key.clone(), object);
-        }
-    }
+/// The Service that a slice belongs to.
+fn service_of<T>(slice: &Object<T>) -> Option<Key> {
+    slice.labels.get(SERVICE_NAME).map(|service| Key::new(&slice.key.namespace, service))
 }

@@ -11,42 +11,40 @@
 //!
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
+#[allow(dead_code, reason = "started by the Kubernetes source")]
+mod addresses;
 mod cluster;
 mod diagnostics;
+#[cfg(test)]
+mod fake_api;
 mod follow;
+mod follow_cluster;
 mod graph;
+mod guard;
+mod health;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
+mod lease;
 mod load;
-#[expect(dead_code, reason = "filled by the Kubernetes source")]
 mod pass;
+mod placement;
 mod publish;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
+mod status;
 mod translate;
 mod watch;
-
-use std::net::{IpAddr, Ipv4Addr};
 
 use understudy_conf::State;
 
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
+pub use follow_cluster::{ClusterOptions, ConnectError, connect, follow_cluster};
+pub use guard::GuardOptions;
+pub use health::{Health, serve_health};
+pub use placement::{Families, GatewayMode, GatewayModeError, ListenOptions, Placement};
 pub use watch::Source;
 
 /// The `controllerName` of a GatewayClass whose Gateways are served here.
 pub const CONTROLLER_NAME: &str = "understudy.dev/gateway-controller";
-
-/// Where listeners are bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenOptions {
-    /// The address of Gateways that ask for none in `spec.addresses`.
-    pub bind: IpAddr,
-    /// Added to ports below 1024, which not every user may bind. Clients see the port without it.
-    pub port_offset: u16,
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
-        Self { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port_offset: 0 }
-    }
-}
 
 /// How manifests are translated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +55,13 @@ pub struct Options {
     pub resolve_services: bool,
     /// The cluster's domain, which may stand behind `NAME.NAMESPACE.svc`.
     pub cluster_domain: String,
+    /// Whether Backends are served. In a cluster that is for its administrator to say.
+    pub backend_api: bool,
+    /// Whether a Service without any EndpointSlice is known to be empty, as in a cluster. From files it is unknown, and
+    /// DNS decides.
+    pub live: bool,
+    /// Which endpoints the proxy has to refuse; `None`: it refuses none, as suits manifests from files.
+    pub guard: Option<GuardOptions>,
 }
 
 impl Default for Options {
@@ -65,6 +70,9 @@ impl Default for Options {
             listen: ListenOptions::default(),
             resolve_services: true,
             cluster_domain: "cluster.local".to_owned(),
+            backend_api: true,
+            live: false,
+            guard: None,
         }
     }
 }
@@ -118,7 +126,8 @@ fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let now = jiff::Timestamp::now().as_second();
     let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
-    let state = translate::build_state(&graph);
+    let mut state = translate::build_state(&graph);
+    state.guards = guard::build_guards(&cluster, options);
     diagnostics::sort(&mut diagnostics);
     Report { diagnostics, state }
 }

@@ -24,6 +24,11 @@ impl Publisher {
         Ok(Self { writer: Writer::open(folder)?, folder: folder.to_owned(), repaired: None })
     }
 
+    /// Whether a state stands on disk.
+    pub(crate) fn has_state(&self) -> bool {
+        self.writer.state().is_some()
+    }
+
     pub(crate) fn publish(&mut self, state: &State) -> Result<Published, StoreError> {
         self.writer.publish(state)
     }

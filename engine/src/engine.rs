@@ -12,7 +12,7 @@ use crate::event::{Event, Hub};
 use crate::pool::{Found, Pool};
 use crate::prober::{Check, CheckProbe, Schedule};
 use crate::record::{Due, Record};
-use crate::{CheckResult, Identity, Instant, MemberSpec, PoolSpec, report};
+use crate::{Address, CheckResult, Identity, Instant, MemberSpec, PoolSpec, report};
 
 /// Every endpoint that some pool refers to, with what is known of it. It outlives reloads: an endpoint dies
 /// with its last reference.
@@ -202,13 +202,22 @@ impl Engine {
         self.hub.drain()
     }
 
-    /// What every pool sees, sorted by name.
+    /// What every pool sees, sorted by name. `epoch_ms` is the moment zero of `now`, in milliseconds since 1970.
     #[must_use]
-    pub fn reports(&self, now: Instant) -> Vec<PoolReport> {
+    pub fn reports(&self, now: Instant, epoch_ms: u64) -> Vec<PoolReport> {
         let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
-        let mut reports: Vec<PoolReport> = pools.iter().map(|pool| report::pool(pool, now)).collect();
+        let mut reports: Vec<PoolReport> =
+            pools.iter().map(|pool| report::pool(pool, now, epoch_ms)).collect();
         reports.sort_by(|a, b| a.pool.cmp(&b.pool));
         reports
+    }
+
+    /// The origins of a pool's references that an event concerns: those that have the endpoint; without one, the
+    /// primary references. At most 16.
+    #[must_use]
+    pub fn origins(&self, pool: &PoolName, endpoint: Option<&Address>) -> Vec<String> {
+        let pool = self.pools.lock().get(pool).and_then(Weak::upgrade);
+        pool.map(|pool| report::origins(&pool, endpoint)).unwrap_or_default()
     }
 }
 

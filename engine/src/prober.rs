@@ -73,6 +73,11 @@ impl Check {
         self.state.lock().verdict.standing
     }
 
+    /// Since when it says what it says.
+    pub(crate) fn since(&self) -> Instant {
+        self.state.lock().since
+    }
+
     /// Whether a pass shows that the endpoint's own port can be connected to.
     fn proves_connect(&self) -> bool {
         match (&self.endpoint.identity().address, self.spec.settings.port) {

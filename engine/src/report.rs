@@ -2,13 +2,17 @@
 
 use understudy_conf::{EndpointHealth, EndpointReport, Health, PoolReport};
 
-use crate::Instant;
 use crate::phase::Phase;
-use crate::pool::Pool;
+use crate::pool::{Member, Pool};
 use crate::prober::CheckProblem;
 use crate::view::{MemberView, rank};
+use crate::{Address, Instant};
 
-pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {
+/// How many references an event names at most.
+const MAX_ORIGINS: usize = 16;
+
+/// The report of a pool. `epoch_ms` is the engine's moment zero in milliseconds since 1970.
+pub(crate) fn pool(pool: &Pool, now: Instant, epoch_ms: u64) -> PoolReport {
     let view = pool.current(now);
     let endpoints = pool
         .members()
@@ -22,7 +26,7 @@ pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {
                 address: identity.address.to_string(),
                 hostname: member.spec.hostname.as_deref().map(str::to_owned),
                 priority: member.priority,
-                health: health(seen, now),
+                health: health(member, seen, now, epoch_ms),
                 active: record.endpoint().active() as u64,
                 requests: record.requests(),
                 failures: record.failures(),
@@ -37,7 +41,27 @@ pub(crate) fn pool(pool: &Pool, now: Instant) -> PoolReport {
         reason: view.reason.clone(),
         load: pool.priorities().iter().copied().zip(view.load.iter().copied()).collect(),
         endpoints,
+        without_endpoints: pool
+            .spec()
+            .refs
+            .iter()
+            .filter(|reference| reference.members.is_empty() && reference.weight > 0)
+            .map(|reference| reference.origin.to_string())
+            .collect(),
     }
+}
+
+/// The origins that an event concerns: the references that have the endpoint; without one, the primary references.
+pub(crate) fn origins(pool: &Pool, endpoint: Option<&Address>) -> Vec<String> {
+    let refs = pool.spec().refs.iter().filter(|reference| match endpoint {
+        Some(address) => reference.members.iter().any(|member| member.identity.address == *address),
+        None => reference.priority == 0 && !reference.invalid,
+    });
+    let mut origins: Vec<String> = refs.map(|reference| reference.origin.to_string()).collect();
+    origins.sort();
+    origins.dedup();
+    origins.truncate(MAX_ORIGINS);
+    origins
 }
 
 fn last_error(seen: &MemberView) -> Option<String> {
@@ -48,7 +72,7 @@ fn last_error(seen: &MemberView) -> Option<String> {
     }
 }
 
-fn health(seen: &MemberView, now: Instant) -> EndpointHealth {
+fn health(member: &Member, seen: &MemberView, now: Instant, epoch_ms: u64) -> EndpointHealth {
     let (mut remaining_ms, mut share) = (None, None);
     let state = match seen.phase {
         Phase::Ejected { until } => {
@@ -64,7 +88,13 @@ fn health(seen: &MemberView, now: Instant) -> EndpointHealth {
             Health::Ramping
         }
     };
-    EndpointHealth { state, remaining_ms, share, obeyed: !seen.usable || rank(seen) == 0 }
+    let since = match (state, member.check.as_deref()) {
+        (Health::Healthy, _) => None,
+        (Health::Unhealthy, Some(check)) => Some(check.since()),
+        _ => seen.ejected_at,
+    };
+    let since_ms = since.map(|since| epoch_ms.saturating_add(since.as_micros() / 1000));
+    EndpointHealth { state, since_ms, remaining_ms, share, obeyed: !seen.usable || rank(seen) == 0 }
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub(crate) struct MemberView {
     /// Takes traffic: healthy, ramping, or ejected without the pool obeying.
     pub(crate) usable: bool,
     pub(crate) last_cause: Option<Cause>,
+    /// When it was ejected, until it is healthy again.
+    pub(crate) ejected_at: Option<Instant>,
     /// What its active check has against it.
     pub(crate) check: Option<CheckProblem>,
 }
@@ -234,6 +236,7 @@ fn member_views(pool: &Pool, standings: &[Standing]) -> Vec<MemberView> {
             // H5
             usable: !obeyed && !joined_on_trial(standing) && check.is_none(),
             last_cause: standing.last_cause,
+            ejected_at: standing.ejected_at,
             check,
         })
         .collect()

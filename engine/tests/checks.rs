@@ -166,7 +166,7 @@ fn a_failing_check_is_no_ejection_and_has_no_limit() {
     for port in [1, 2, 3] {
         assert_eq!(world.phase(&pool, port).state, Health::Unhealthy);
     }
-    let report = world.engine.reports(world.now).remove(0);
+    let report = world.engine.reports(world.now, 0).remove(0);
     assert!(report.reason.contains("fails its active check: status 503"), "{}", report.reason);
     assert!(report.endpoints[0].last_error.as_deref() == Some("active check: status 503"));
     assert_eq!(report.endpoints[0].ejections, 0);
@@ -181,7 +181,7 @@ fn one_endpoint_of_three_that_fails_its_check_counts_in_the_loads() {
     let refs = vec![reference(0, 1, &[1, 2, 3]), reference(1, 1, &[FALLBACK])];
     let pool = world.pool(checked(spec("a", None, refs), &every_second()));
     world.tick();
-    let report = world.engine.reports(world.now).remove(0);
+    let report = world.engine.reports(world.now, 0).remove(0);
     assert_eq!(report.load, [(0, 93), (1, 7)]);
     assert_eq!(world.requests(&pool, 100).get(&3), None);
 }

@@ -100,7 +100,7 @@ impl Relay {
     }
 
     fn health(&self, address: SocketAddr) -> Health {
-        let report = self.engine.reports(self.now()).remove(0);
+        let report = self.engine.reports(self.now(), 0).remove(0);
         let address = address.to_string();
         report.endpoints.iter().find(|endpoint| endpoint.address == address).unwrap().health.state
     }

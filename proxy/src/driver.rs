@@ -4,14 +4,14 @@
 //! Inputs: the engine's ticks. Outputs: connections that are closed at once, checks, log lines, metrics, the list
 //! of the last switches.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, Semaphore, watch};
-use understudy_conf::{Reports, Switch, SwitchKind};
+use understudy_conf::{RefusedTarget, Reports, Switch, SwitchKind};
 use understudy_engine::{
     Address, CheckProbe, CheckResult, Engine, Event, EventKind, Identity, Instant, Probe,
 };
@@ -25,8 +25,6 @@ use crate::upstream_tls::{TlsProber, alpn_of};
 const PARALLEL_PROBES: usize = 64;
 /// Active checks under way at once.
 const PARALLEL_CHECKS: usize = 256;
-/// Switches that are remembered.
-const REMEMBERED: usize = 1000;
 
 /// Moves the engine on.
 pub(crate) struct Driver {
@@ -40,6 +38,12 @@ pub(crate) struct Driver {
     /// Active checks without a result.
     pending: watch::Sender<usize>,
     switches: Mutex<VecDeque<Switch>>,
+    /// How many switches there were.
+    switched: watch::Sender<u64>,
+    /// When the driver was made, in milliseconds since 1970.
+    started_ms: u64,
+    /// Moment zero of the engine's clock, in milliseconds since 1970.
+    epoch_ms: u64,
 }
 
 impl Driver {
@@ -53,6 +57,8 @@ impl Driver {
         let probes = Arc::new(Semaphore::new(PARALLEL_PROBES));
         let checks = Arc::new(Semaphore::new(PARALLEL_CHECKS));
         let pending = watch::Sender::new(0);
+        let started_ms = unix_millis();
+        let epoch_ms = started_ms.saturating_sub(clock.now().as_micros() / 1000);
         Arc::new(Self {
             engine,
             wake,
@@ -63,6 +69,9 @@ impl Driver {
             tls,
             pending,
             switches: Mutex::default(),
+            switched: watch::Sender::new(0),
+            started_ms,
+            epoch_ms,
         })
     }
 
@@ -135,6 +144,16 @@ impl Driver {
 
     fn announce(&self, event: Event) {
         let Some(pool) = event.pool else { return };
+        let backends = {
+            let endpoint = match &event.kind {
+                EventKind::Failover { .. } | EventKind::Failback { .. } => None,
+                EventKind::Ejection { endpoint, .. }
+                | EventKind::Return { endpoint, .. }
+                | EventKind::Unhealthy { endpoint, .. }
+                | EventKind::Healthy { endpoint, .. } => Some(endpoint),
+            };
+            self.engine.origins(&pool, endpoint)
+        };
         let (kind, endpoint, cause, lasted) = match event.kind {
             EventKind::Failover { cause, lasted } => (SwitchKind::Failover, None, cause, lasted),
             EventKind::Failback { cause, lasted } => (SwitchKind::Failback, None, cause, lasted),
@@ -172,17 +191,30 @@ impl Driver {
             SwitchKind::Healthy => log::info!("{what} of {pool} is healthy after {lasted:?}: {cause}"),
         }
         let mut switches = self.switches.lock();
-        if switches.len() == REMEMBERED {
+        if switches.len() == Reports::MAX_SWITCHES {
             switches.pop_front();
         }
         let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
-        switches.push_back(Switch { at_ms: unix_millis(), kind, pool, endpoint, cause, lasted_ms });
+        let seq = *self.switched.borrow() + 1;
+        let at_ms = unix_millis();
+        switches.push_back(Switch { seq, at_ms, kind, pool, endpoint, backends, cause, lasted_ms });
+        // Not before it can be found.
+        self.switched.send_replace(seq);
     }
 
-    /// What the pools see now, and what happened last.
-    pub(crate) fn reports(&self) -> Reports {
-        let pools = self.engine.reports(self.clock.now());
-        Reports { pools, switches: self.switches.lock().iter().cloned().collect() }
+    /// How many switches there were, and each change of that.
+    pub(crate) fn switched(&self) -> watch::Receiver<u64> {
+        self.switched.subscribe()
+    }
+
+    /// What the pools see now, what the guard refuses, and what happened last.
+    pub(crate) fn reports(&self, refused: &BTreeSet<RefusedTarget>) -> Reports {
+        Reports {
+            started_ms: self.started_ms,
+            pools: self.engine.reports(self.clock.now(), self.epoch_ms),
+            refused: refused.iter().cloned().collect(),
+            switches: self.switches.lock().iter().cloned().collect(),
+        }
     }
 }
 

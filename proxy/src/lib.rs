@@ -5,6 +5,8 @@
 
 mod check;
 mod driver;
+mod guard;
+mod reporter;
 mod server;
 mod service;
 mod upstream_h2;
@@ -14,6 +16,7 @@ mod world;
 pub mod access_log;
 pub mod admin;
 pub mod clock;
+mod decimal;
 pub mod listeners;
 pub mod metrics;
 pub mod resolver;

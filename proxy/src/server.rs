@@ -3,6 +3,7 @@
 //! Inputs: options, the state directory, changes of addresses. Outputs: a served [`World`], acknowledgements and
 //! reports in the state directory.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -25,8 +26,10 @@ use crate::access_log::{AccessLog, AccessLogError, LogDestination, LogFormat};
 use crate::admin::{Admin, AdminError, AdminPages};
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::guard::{self, RefusalLog, TargetGuard};
 use crate::listeners::{BindError, ListenerOptions, Listeners, TlsTable};
 use crate::metrics::{Metrics, MetricsError};
+use crate::reporter;
 use crate::resolver::{Resolver, ResolverError, ResolverOptions};
 use crate::service::Service;
 use crate::source::{Source, Status};
@@ -38,8 +41,6 @@ use crate::world::{Outside, World, names};
 const NAMES_BOUND: Duration = Duration::from_secs(5);
 /// How long a new world waits for the first round of active checks.
 const CHECKS_BOUND: Duration = Duration::from_secs(5);
-/// How often the reports are looked at for changes.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections to endpoints that are kept, per thread.
 const POOL_SIZE: usize = 1024;
 /// What small pieces of requests' bodies that wait on one connection of a client may cost beside their bytes, as the
@@ -126,6 +127,9 @@ struct Server {
     /// One world is built at a time; it is of this state.
     building: tokio::sync::Mutex<Option<Arc<State>>>,
     acknowledge: Notify,
+    /// Where this proxy's own admin server listens.
+    admin: Option<SocketAddr>,
+    refusals: parking_lot::Mutex<RefusalLog>,
 }
 
 /// Serves what stands in the state directory until `stop` is over.
@@ -183,6 +187,8 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         listeners,
         building: tokio::sync::Mutex::default(),
         acknowledge: Notify::new(),
+        admin: options.admin,
+        refusals: parking_lot::Mutex::default(),
     });
     let source = {
         let (server, control) = (server.clone(), control.clone());
@@ -198,7 +204,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     tasks.spawn(driver.clone().run());
     tasks.spawn(server.clone().follow_names());
     tasks.spawn(server.clone().acknowledge_changes(options.state.clone(), source.status()));
-    tasks.spawn(report(options.state, driver));
+    tasks.spawn(reporter::run(options.state, driver, server.world.clone()));
     stop.await;
     log::info!("stopping: requests under way are finished");
     let left = server.listeners.shut_down(options.drain).await;
@@ -245,6 +251,7 @@ fn admin(
     let status = source.status();
     let (server, driver) = (server.clone(), driver.clone());
     let refused = source.status();
+    let world = server.world.clone();
     let pages = AdminPages {
         ready: Box::new(move || status.borrow().readiness()),
         metrics: Box::new(move || {
@@ -254,7 +261,7 @@ fn admin(
             server.set_serving();
             server.metrics.encode().map_err(|error| error.to_string())
         }),
-        reports: Box::new(move || driver.reports()),
+        reports: Box::new(move || driver.reports(&world.load().refused)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     Admin::start(address, pages, control)
@@ -306,8 +313,14 @@ impl Server {
         let resolve = |name: &str, dns: &understudy_conf::Dns| self.resolver.resolved(name, dns);
         let before = self.world.load_full();
         let tls = self.upstream_tls.load_full();
-        let outside = Outside { resolve: &resolve, tls: &tls };
-        let world = World::build(state, &before, outside, &self.engine, &self.metrics, self.clock.now());
+        let target_guard = TargetGuard::build(state.guards.values().map(AsRef::as_ref), self.admin);
+        let refused = RefCell::default();
+        let outside = Outside { resolve: &resolve, tls: &tls, guard: &target_guard, refused: &refused };
+        let now = self.clock.now();
+        let world = World::build(state, &before, outside, &self.engine, &self.metrics, now);
+        for line in self.refusals.lock().lines(&before.refused, &world.refused, now) {
+            log::warn!("{line}");
+        }
         // H1: no endpoint gets a request before its check passed, so a request had better wait for the first round.
         if !self.driver.first_checks(CHECKS_BOUND).await {
             log::warn!("some endpoints have no result of their active check after {CHECKS_BOUND:?}");
@@ -327,7 +340,7 @@ impl Server {
 
     /// Says for each pool which priority serves.
     fn set_serving(&self) {
-        let reports = self.engine.reports(self.clock.now());
+        let reports = self.engine.reports(self.clock.now(), 0);
         for table in self.world.load().rules.iter().filter_map(|rule| rule.pool.as_ref()) {
             let report = reports.binary_search_by(|report| report.pool.cmp(table.pool.name()));
             let serving = report.ok().and_then(|index| {
@@ -347,6 +360,8 @@ impl Server {
         while changes.changed().await.is_ok() {
             if let Some(state) = &*self.building.lock().await {
                 self.build(state).await;
+                // The guard may see other addresses now.
+                self.acknowledge.notify_one();
             }
         }
     }
@@ -364,7 +379,11 @@ impl Server {
                 Acknowledgement {
                     serving: status.serving,
                     refused: status.refused.clone(),
-                    degraded: degraded.cloned().chain(unbound).collect(),
+                    degraded: degraded
+                        .cloned()
+                        .chain(guard::degraded(&world.refused))
+                        .chain(unbound)
+                        .collect(),
                 }
             };
             if written.as_ref() != Some(&acknowledgement) {
@@ -398,30 +417,4 @@ fn sockets(state: &State) -> Vec<SocketAddr> {
     sockets.sort();
     sockets.dedup();
     sockets
-}
-
-/// Writes the reports when they have changed.
-async fn report(folder: PathBuf, driver: Arc<Driver>) {
-    let mut written = None;
-    let mut complained = false;
-    loop {
-        tokio::time::sleep(REPORT_EVERY).await;
-        let reports = driver.reports();
-        if written.as_ref() == Some(&reports) {
-            continue;
-        }
-        match store::write_reports(&folder, &reports) {
-            Ok(()) => {
-                written = Some(reports);
-                complained = false;
-            }
-            Err(error) => {
-                // Once: it is tried every second.
-                if !std::mem::replace(&mut complained, true) {
-                    log::error!("the reports cannot be written: {error}");
-                }
-                written = None;
-            }
-        }
-    }
 }

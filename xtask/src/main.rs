@@ -13,6 +13,7 @@ mod direction;
 mod docs;
 mod files;
 mod fuzz;
+mod manifests;
 mod image;
 mod paths;
 mod release;
@@ -57,6 +58,8 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Renders k8s/install.yaml from its parts.
+    Manifests,
     /// Builds the fuzz targets with coverage and runs them for a bounded time each.
     Fuzz {
         /// Only these targets.
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test { fast, only } => test::run_all(fast, only),
         Chore::Bench { publish, args } => bench::run(&args, publish).map(|()| true),
+        Chore::Manifests => manifests::write().map(|()| true),
         Chore::Fuzz { targets, seconds, args } => fuzz::run(&targets, seconds, &args).map(|done| {
             if let Done::Note(note) = done {
                 println!("{note}");

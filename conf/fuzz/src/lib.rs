@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use understudy_conf::store::{ROOT_FILE, Read, Reader, Writer, from_text};
-use understudy_conf::{Backend, CaBundle, Certificate, Gateway, Policy, Pool, Route, State};
+use understudy_conf::{Backend, CaBundle, Certificate, Gateway, Guard, Policy, Pool, Route, State};
 
 /// Files are slow, so most inputs are decoded only: one of so many is written.
 const WRITTEN: usize = 8;
@@ -62,6 +62,8 @@ struct Document {
     certificates: Vec<Certificate>,
     #[serde(default)]
     ca_bundles: Vec<CaBundle>,
+    #[serde(default)]
+    guards: Vec<Guard>,
 }
 
 /// The state that a document makes, if it can be read.
@@ -76,6 +78,7 @@ fn parse(text: &str) -> Option<State> {
         backends: by_name(document.backends, |backend| backend.name.clone()),
         certificates: by_name(document.certificates, |certificate| certificate.name.clone()),
         ca_bundles: by_name(document.ca_bundles, |bundle| bundle.name.clone()),
+        guards: by_name(document.guards, |guard| guard.name.clone()),
     })
 }
 

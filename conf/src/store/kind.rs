@@ -8,13 +8,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Policy,
-    PolicyName, Pool, PoolName, Route, RouteName, State,
+    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Guard,
+    GuardName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
 };
 
 /// A kind of object, in the order in which they are written: what is referred to comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
+    Guards,
     Policies,
     CaBundles,
     Certificates,
@@ -25,7 +26,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Guards,
         Self::Policies,
         Self::CaBundles,
         Self::Certificates,
@@ -38,6 +40,7 @@ impl Kind {
     /// The name of its folder and in the names of its index files.
     pub(crate) fn folder(self) -> &'static str {
         match self {
+            Self::Guards => "guards",
             Self::Policies => "policies",
             Self::CaBundles => "ca-bundles",
             Self::Backends => "backends",
@@ -94,6 +97,7 @@ macro_rules! objects {
 }
 
 objects! {
+    Guard, GuardName, Guards, guards;
     Policy, PolicyName, Policies, policies;
     CaBundle, CaBundleName, CaBundles, ca_bundles;
     Backend, BackendName, Backends, backends;
@@ -106,6 +110,7 @@ objects! {
 /// Runs a generic function once for each kind, in the order of [`Kind::ALL`].
 macro_rules! for_each_kind {
     ($function:ident ( $($argument:expr),* $(,)? )) => {{
+        $function::<crate::Guard>($($argument),*)?;
         $function::<crate::Policy>($($argument),*)?;
         $function::<crate::CaBundle>($($argument),*)?;
         $function::<crate::Certificate>($($argument),*)?;

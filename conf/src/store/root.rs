@@ -30,6 +30,8 @@ pub(crate) struct Root {
     ca_bundles: Shards,
     #[serde(default, skip_serializing_if = "Shards::is_empty")]
     certificates: Shards,
+    #[serde(default, skip_serializing_if = "Shards::is_empty")]
+    guards: Shards,
     gateways: Shards,
     routes: Shards,
 }
@@ -44,6 +46,7 @@ impl Root {
             pools: shards(Kind::Pools),
             ca_bundles: shards(Kind::CaBundles),
             certificates: shards(Kind::Certificates),
+            guards: shards(Kind::Guards),
             gateways: shards(Kind::Gateways),
             routes: shards(Kind::Routes),
         }
@@ -56,6 +59,7 @@ impl Root {
             Kind::Pools => &self.pools,
             Kind::CaBundles => &self.ca_bundles,
             Kind::Certificates => &self.certificates,
+            Kind::Guards => &self.guards,
             Kind::Gateways => &self.gateways,
             Kind::Routes => &self.routes,
         }

@@ -21,7 +21,7 @@ pub(crate) struct Shard {
 
 /// All index files, by kind and number. A number without an object has no file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Index([BTreeMap<u8, Arc<Shard>>; 7]);
+pub(crate) struct Index([BTreeMap<u8, Arc<Shard>>; 8]);
 
 impl Index {
     pub(crate) fn kind(&self, kind: Kind) -> &BTreeMap<u8, Arc<Shard>> {

@@ -86,12 +86,10 @@ impl fmt::Display for Diagnostic {
 
 /// Sorts by file, line, object and field, and drops repetitions.
 pub(crate) fn sort(diagnostics: &mut Vec<Diagnostic>) {
-    diagnostics.sort_by(|a, b| {
-        let key = |d: &Diagnostic| {
-            (d.file.clone(), d.line, d.object.clone(), d.field.clone(), d.severity, d.reason)
-        };
-        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
-    });
+    fn key(d: &Diagnostic) -> impl Ord + '_ {
+        (&d.file, d.line, &d.object, &d.field, d.severity, d.reason, &d.message)
+    }
+    diagnostics.sort_by(|a, b| key(a).cmp(&key(b)));
     diagnostics.dedup();
 }
 

@@ -17,14 +17,19 @@ pub(crate) struct Place {
 impl Place {
     /// A field of an object.
     pub(crate) fn field(origin: &Origin, object: &str, field: &str) -> Self {
-        let line = origin.line_of(field);
+        let line = origin.file.is_some().then(|| origin.line_of(field));
         let field = (!field.is_empty()).then(|| field.to_owned());
-        Self { file: Some(origin.file.clone()), line: Some(line), object: Some(object.to_owned()), field }
+        Self { file: origin.file.clone(), line, object: Some(object.to_owned()), field }
     }
 
     /// A line of a file.
     pub(crate) fn line(file: &Arc<str>, line: u32) -> Self {
         Self { file: Some(file.clone()), line: Some(line), object: None, field: None }
+    }
+
+    /// A line of a file, or of an object that comes from no file.
+    pub(crate) fn somewhere(file: Option<&Arc<str>>, line: u32) -> Self {
+        Self { file: file.cloned(), line: file.map(|_| line), object: None, field: None }
     }
 
     /// A file.

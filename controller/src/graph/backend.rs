@@ -44,6 +44,19 @@ pub(crate) fn build_backends(
     for backend in tls.cluster.backends.values() {
         let key = &backend.key;
         let Ok(name) = BackendName::new(format!("backend/{}/{}", key.namespace, key.name)) else { continue };
+        if !options.backend_api {
+            let diagnostic = reasons::backend_api_off(&backend.at(""));
+            let unusable = Unusable {
+                reason: diagnostic.reason,
+                message: format!("{} is not served: {}", backend.label, diagnostic.message),
+                remedy: diagnostic.remedy.clone(),
+            };
+            diagnostics.push(diagnostic);
+            let (fallback, endpoints) = (backend.value.is_fallback(), Err(unusable));
+            let protocol = UpstreamProtocol::Http1;
+            nodes.insert(key.clone(), BackendNode { name, fallback, endpoints, protocol, tls: None });
+            continue;
+        }
         report_not_acting(backend, diagnostics);
         let (endpoints, tls) = match resolve_tls(tls, backend, diagnostics) {
             Ok(node) => (resolve_endpoints(tls.cluster, options, backend, node.is_some()), node),
@@ -173,7 +186,7 @@ fn resolve_endpoint(
 
 /// The endpoints of the Service that a name stands for; `None` where the name belongs to DNS: names of no
 /// Service, of an ExternalName Service or of a single pod, unknown ports, other cluster domains, and Services
-/// of which the manifests hold no EndpointSlice.
+/// of which manifest files hold no EndpointSlice.
 fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoint) -> Option<Vec<Endpoint>> {
     let name = fqdn.canonical_hostname();
     let with_domain = format!(".svc.{}", options.cluster_domain);
@@ -186,5 +199,6 @@ fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoin
     }
     let port = service::find_port(&object.value, u16::try_from(fqdn.port).ok()?)?;
     let slices = cluster.slices_of(&key);
-    if slices.is_empty() { None } else { Some(service::resolve_endpoints(&slices, port)) }
+    let unknown = slices.is_empty() && !options.live;
+    (!unknown).then(|| service::resolve_endpoints(&slices, port))
 }

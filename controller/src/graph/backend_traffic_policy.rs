@@ -1,9 +1,10 @@
 //! BackendTrafficPolicy: bound to what it targets.
 //!
-//! The more specific policy wins as a whole: a route's rule, the route, a Gateway's listener, the Gateway. Of
-//! two with the same target the older one wins.
+//! The more specific policy wins as a whole: a route's rule, the route, a Gateway's listener, the Gateway (a
+//! ListenerSet and its listeners have their places between route and Gateway's listener, and do not act yet). Of
+//! two with the same target the older one wins. A route's policy with `mergeType` is merged with the next one above.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_conf::{Policy, PolicyName};
 use understudy_crds::{BackendTrafficPolicy, NamespacesFrom, PolicyTarget, PolicyTargetSelector};
@@ -13,6 +14,7 @@ use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway::GatewayNode;
 use crate::graph::listeners::namespace_labels;
 use crate::graph::policy_balancer::apply_annotations;
+use crate::graph::policy_merge::{merge_policies, merged_key};
 use crate::graph::policy_settings::build_policy;
 use crate::graph::policy_warnings::report_policy;
 use crate::graph::reference_grant::{Referrer, is_permitted};
@@ -39,11 +41,31 @@ pub(crate) enum Spot {
     Gateway(Key),
 }
 
+/// What came of one target of a policy.
+#[derive(Debug)]
+pub(crate) struct TargetNode {
+    /// What is meant, or the nearest thing to it that exists.
+    pub(crate) spot: Option<Spot>,
+    /// Kind and name of a target that does not exist.
+    pub(crate) missing: Option<(String, String)>,
+    /// Why the policy does not act on it.
+    pub(crate) refusal: Option<Box<Diagnostic>>,
+}
+
 /// The policies with their targets.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyIndex {
+    /// Policies, and what came of merging some (`policy_merge` names those).
     pub(crate) nodes: BTreeMap<Key, PolicyNode>,
-    spots: BTreeMap<Spot, Key>,
+    /// What came of each target of a policy.
+    pub(crate) targets: BTreeMap<Key, Vec<TargetNode>>,
+    /// Where policies are replaced as a whole, and by which.
+    pub(crate) overridden: BTreeMap<Key, Vec<(Spot, Key)>>,
+    /// With which ones policies are merged.
+    pub(crate) merged: BTreeMap<Key, BTreeSet<Key>>,
+    pub(super) spots: BTreeMap<Spot, Key>,
+    /// Policies that are merged with the one above them.
+    pub(super) merging: BTreeSet<Key>,
 }
 
 impl PolicyIndex {
@@ -55,12 +77,37 @@ impl PolicyIndex {
         gateway: &Key,
         listener: &str,
     ) -> Option<(&Key, &PolicyNode)> {
-        let rule = rule.and_then(|rule| self.spots.get(&Spot::Rule(route.clone(), rule.to_owned())));
-        let key = rule
-            .or_else(|| self.spots.get(&Spot::Route(route.clone())))
-            .or_else(|| self.spots.get(&Spot::Listener(gateway.clone(), listener.to_owned())))
-            .or_else(|| self.spots.get(&Spot::Gateway(gateway.clone())))?;
-        self.nodes.get_key_value(key)
+        let chain = self.chain(route, rule, gateway, listener);
+        let merged = (chain.len() > 1).then(|| merged_key(&chain));
+        merged
+            .and_then(|key| self.nodes.get_key_value(&key))
+            .or_else(|| self.nodes.get_key_value(chain.first().copied()?))
+    }
+
+    /// The policies that govern together, the most specific first: more than one where they are merged.
+    pub(super) fn chain(&self, route: &Key, rule: Option<&str>, gateway: &Key, listener: &str) -> Vec<&Key> {
+        let mut chain: Vec<&Key> = Vec::new();
+        let spots = [
+            rule.map(|rule| Spot::Rule(route.clone(), rule.to_owned())),
+            Some(Spot::Route(route.clone())),
+            Some(Spot::Listener(gateway.clone(), listener.to_owned())),
+            Some(Spot::Gateway(gateway.clone())),
+        ];
+        for key in spots.into_iter().flatten().filter_map(|spot| self.spots.get(&spot)) {
+            if chain.contains(&key) {
+                continue;
+            }
+            // What breaks its own rules says nothing that could be merged.
+            let usable = self.nodes.get(key).is_some_and(|node| node.policy.is_some());
+            if !chain.is_empty() && !usable {
+                break;
+            }
+            chain.push(key);
+            if !self.merging.contains(key) {
+                break;
+            }
+        }
+        chain
     }
 }
 
@@ -78,12 +125,14 @@ pub(crate) fn build_policies(
         let Ok(name) = PolicyName::new(format!("backendtrafficpolicy/{}/{}", key.namespace, key.name)) else {
             continue;
         };
+        let mut targets = Vec::new();
         for (field, target) in policy.value.spec.targets() {
-            match resolve_target(cluster, gateways, policy, &field, target) {
-                Ok(spot) => bind_policy(&mut index, cluster, policy, spot, &policy.at(&field), diagnostics),
-                Err(Some(diagnostic)) => diagnostics.push(*diagnostic),
-                Err(None) => {}
-            }
+            let found = match resolve_target(cluster, gateways, policy, &field, target) {
+                Ok(spot) => bind_policy(&mut index, cluster, policy, spot, &policy.at(&field)),
+                Err(found) => found,
+            };
+            diagnostics.extend(found.refusal.as_deref().cloned());
+            targets.push(found);
         }
         for (number, selector) in policy.value.spec.target_selectors.iter().flatten().enumerate() {
             let place = policy.at(&format!("spec.targetSelectors[{number}]"));
@@ -92,8 +141,14 @@ pub(crate) fn build_policies(
                 diagnostics.push(reasons::selector_without_targets(&place, &selector.kind));
             }
             for spot in spots {
-                bind_policy(&mut index, cluster, policy, spot, &place, diagnostics);
+                let found = bind_policy(&mut index, cluster, policy, spot, &place);
+                diagnostics.extend(found.refusal.as_deref().cloned());
+                targets.push(found);
             }
+        }
+        index.targets.insert(key.clone(), targets);
+        if policy.is_valid && policy.value.spec.merge_type.is_some() {
+            index.merging.insert(key.clone());
         }
         let mut built = policy.is_valid.then(|| build_policy(name.clone(), &policy.value.spec));
         if let Some(built) = &mut built {
@@ -104,7 +159,8 @@ pub(crate) fn build_policies(
         }
         index.nodes.insert(key.clone(), PolicyNode { name, policy: built });
     }
-    report_overridden(&index, cluster, diagnostics);
+    merge_policies(&mut index, cluster, gateways, diagnostics);
+    report_overridden(&mut index, cluster, diagnostics);
     index
 }
 
@@ -114,39 +170,39 @@ fn bind_policy(
     policy: &Object<BackendTrafficPolicy>,
     spot: Spot,
     place: &Place,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    match index.spots.get(&spot) {
-        Some(owner) if *owner == policy.key => {}
-        Some(owner) => {
-            let location = cluster.policies.get(owner).map(Object::location).unwrap_or_default();
-            diagnostics.push(reasons::policy_conflicted(place, owner, &location));
-        }
-        None => {
-            index.spots.insert(spot, policy.key.clone());
-        }
-    }
+) -> TargetNode {
+    let owner = index.spots.entry(spot.clone()).or_insert_with(|| policy.key.clone());
+    let refusal = (*owner != policy.key).then(|| {
+        let location = cluster.policies.get(owner).map(Object::location).unwrap_or_default();
+        Box::new(reasons::policy_conflicted(place, owner, &location))
+    });
+    TargetNode { spot: Some(spot), missing: None, refusal }
 }
 
-/// Follows a target by name. `Err(None)` where the kind's own rules have spoken already.
+/// Follows a target by name. The error says nothing where the kind's own rules have spoken already.
 fn resolve_target(
     cluster: &Cluster,
     gateways: &BTreeMap<Key, GatewayNode>,
     policy: &Object<BackendTrafficPolicy>,
     field: &str,
     target: &PolicyTarget,
-) -> Result<Spot, Option<Box<Diagnostic>>> {
+) -> Result<Spot, TargetNode> {
+    let refused = |spot: Option<Spot>, diagnostic: Diagnostic| {
+        Err(TargetNode { spot, missing: None, refusal: Some(diagnostic.into()) })
+    };
     let at = |name: &str| policy.at(&format!("{field}.{name}"));
     let key = Key::new(&policy.key.namespace, &target.name);
     let missing = |kind: Kind, near: Option<&str>| {
-        let refused = cluster.refused.get(&ObjectId { kind, key: key.clone() });
-        Some(Box::new(reasons::target_not_found(&at("name"), kind, &key, near, refused)))
+        let unreadable = cluster.refused.get(&ObjectId { kind, key: key.clone() });
+        let refusal = reasons::target_not_found(&at("name"), kind, &key, near, unreadable);
+        let missing = Some((target.kind.clone(), target.name.clone()));
+        Err(TargetNode { spot: None, missing, refusal: Some(refusal.into()) })
     };
     match (target.group.as_str(), target.kind.as_str()) {
         (GATEWAY_API, "HTTPRoute") => {
             let Some(route) = cluster.http_routes.get(&key) else {
                 let names = cluster.http_routes.keys().filter(|known| known.namespace == key.namespace);
-                return Err(missing(Kind::HttpRoute, nearest(&key.name, names.map(|known| &*known.name))));
+                return missing(Kind::HttpRoute, nearest(&key.name, names.map(|known| &*known.name)));
             };
             let Some(section) = &target.section_name else { return Ok(Spot::Route(key)) };
             let names = || route.value.spec.rules.iter().flatten().filter_map(|rule| rule.name.as_deref());
@@ -154,16 +210,17 @@ fn resolve_target(
                 Ok(Spot::Rule(key, section.clone()))
             } else {
                 let near = nearest(section, names());
-                Err(Some(reasons::missing_rule(&at("sectionName"), &key, section, near).into()))
+                let refusal = reasons::missing_rule(&at("sectionName"), &key, section, near);
+                refused(Some(Spot::Route(key.clone())), refusal)
             }
         }
         (GATEWAY_API, "Gateway") => {
             let Some(gateway) = cluster.gateways.get(&key) else {
                 let names = cluster.gateways.keys().filter(|known| known.namespace == key.namespace);
-                return Err(missing(Kind::Gateway, nearest(&key.name, names.map(|known| &*known.name))));
+                return missing(Kind::Gateway, nearest(&key.name, names.map(|known| &*known.name)));
             };
             if !gateways.contains_key(&key) {
-                return Err(Some(reasons::parent_not_served(&at("name"), &key).into()));
+                return refused(None, reasons::parent_not_served(&at("name"), &key));
             }
             let Some(section) = &target.section_name else { return Ok(Spot::Gateway(key)) };
             let names = || gateway.value.spec.listeners.iter().map(|listener| listener.name.as_str());
@@ -171,13 +228,14 @@ fn resolve_target(
                 Ok(Spot::Listener(key, section.clone()))
             } else {
                 let near = nearest(section, names());
-                Err(Some(reasons::missing_listener_target(&at("sectionName"), &key, section, near).into()))
+                let refusal = reasons::missing_listener_target(&at("sectionName"), &key, section, near);
+                refused(Some(Spot::Gateway(key.clone())), refusal)
             }
         }
         (GATEWAY_API, kind @ ("ListenerSet" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute")) => {
-            Err(Some(reasons::not_acting(&at("kind"), &format!("{kind}s do not act yet")).into()))
+            refused(None, reasons::not_acting(&at("kind"), &format!("{kind}s do not act yet")))
         }
-        _ => Err(None),
+        _ => Err(TargetNode { spot: None, missing: None, refusal: None }),
     }
 }
 
@@ -218,12 +276,15 @@ fn resolve_selector(
 }
 
 /// Says which policies of a parent are replaced somewhere below it.
-fn report_overridden(index: &PolicyIndex, cluster: &Cluster, diagnostics: &mut Vec<Diagnostic>) {
-    for (spot, winner) in &index.spots {
+fn report_overridden(index: &mut PolicyIndex, cluster: &Cluster, diagnostics: &mut Vec<Diagnostic>) {
+    let replacing = index.spots.iter().filter(|(_, winner)| !index.merging.contains(*winner));
+    for (spot, winner) in replacing {
         for above in parents_of(spot, cluster) {
             let Some(loser) = index.spots.get(&above).filter(|loser| *loser != winner) else { continue };
             if let Some(policy) = cluster.policies.get(loser) {
                 diagnostics.push(reasons::policy_overridden(&policy.at("spec"), &describe(spot), winner));
+                let place = (spot.clone(), winner.clone());
+                index.overridden.entry(loser.clone()).or_default().push(place);
             }
         }
     }
@@ -255,7 +316,7 @@ fn parents_of(spot: &Spot, cluster: &Cluster) -> Vec<Spot> {
     }
 }
 
-fn describe(spot: &Spot) -> String {
+pub(crate) fn describe(spot: &Spot) -> String {
     match spot {
         Spot::Rule(route, rule) => format!("rule {rule} of HTTPRoute {route}"),
         Spot::Route(route) => format!("HTTPRoute {route}"),

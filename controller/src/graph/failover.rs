@@ -8,6 +8,7 @@ use understudy_crds::BackendTrafficPolicy;
 
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::policy_merge::child_of;
 use crate::graph::{Graph, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode};
 
 /// Reports, for every rule and each policy that governs it somewhere, what keeps it from failing over.
@@ -153,7 +154,7 @@ impl RuleReport<'_> {
     }
 
     fn policy_object(&self, policy: Option<&Key>) -> Option<&Object<BackendTrafficPolicy>> {
-        self.cluster.policies.get(policy?)
+        self.cluster.policies.get(&child_of(policy?))
     }
 
     fn settings(&self, policy: Option<&Key>) -> Option<&Policy> {

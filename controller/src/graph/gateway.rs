@@ -1,4 +1,7 @@
 //! Gateway: addresses, and who gets which socket.
+//!
+//! On this machine and on nodes with host ports a listener has the Gateway's addresses and its own port; in a pod it
+//! has all addresses and the container port that its Gateway's Service leads to.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,12 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::GatewayName;
 
-use crate::Options;
-use crate::cluster::{Key, Object};
-use crate::diagnostics::{Diagnostic, reasons};
-use crate::graph::gateway_class::resolve_class;
+use crate::addresses::{
+    ClassParameters, foreign_service, recorded_ports, requested_address, resolve_parameters,
+};
+use crate::cluster::{Cluster, Key, Object};
+use crate::diagnostics::{Diagnostic, Place, reasons};
+use crate::graph::gateway_class::{is_ours, resolve_class};
 use crate::graph::listener_tls::Certificates;
-use crate::graph::listeners::{ListenerNode, build_listeners};
+use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
+use crate::{Options, Placement};
 
 /// A Gateway that is served.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub(crate) struct GatewayNode {
     pub(crate) name: GatewayName,
     /// The listeners that are served.
     pub(crate) listeners: Vec<ListenerNode>,
+    /// One for each listener of the spec, served or not; `None` where it says nothing that could be read.
+    pub(crate) shapes: Vec<Option<ListenerShape>>,
 }
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
@@ -28,6 +36,7 @@ pub(crate) fn build_gateways(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> BTreeMap<Key, GatewayNode> {
     let cluster = certificates.cluster;
+    let parameters = report_parameters(cluster, options, diagnostics);
     let mut by_age: Vec<_> = cluster.gateways.values().collect();
     by_age.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
     let mut sockets = Sockets::default();
@@ -43,12 +52,11 @@ pub(crate) fn build_gateways(
             continue;
         };
         report_not_acting(gateway, diagnostics);
-        let addresses = resolve_addresses(gateway, options, diagnostics);
-        let mut listeners = build_listeners(gateway, certificates, diagnostics);
-        listeners.retain_mut(|listener| {
-            sockets.bind_listener(gateway, listener, &addresses, options.listen.port_offset, diagnostics)
-        });
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners });
+        let parameters = parameters.get(class.as_str()).copied().unwrap_or_default();
+        let seats = resolve_seats(cluster, gateway, options, parameters, diagnostics);
+        let Listeners { nodes: mut listeners, shapes } = build_listeners(gateway, certificates, diagnostics);
+        listeners.retain_mut(|listener| sockets.bind_listener(gateway, listener, &seats, diagnostics));
+        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes });
     }
     nodes
 }
@@ -70,14 +78,74 @@ fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic
     }
 }
 
-/// The addresses that a Gateway asks for, or the default one.
-fn resolve_addresses(
+/// The parameters of the classes of ours whose Gateways get Services. Elsewhere parameters mean nothing.
+fn report_parameters<'a>(
+    cluster: &'a Cluster,
+    options: &Options,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> BTreeMap<&'a str, ClassParameters> {
+    let mut parameters = BTreeMap::new();
+    if !matches!(options.listen.placement, Placement::Service(_)) {
+        return parameters;
+    }
+    let ours = |class: &&Object<_>| is_ours(class);
+    for class in cluster.gateway_classes.values().filter(ours) {
+        match resolve_parameters(cluster, class) {
+            Ok(found) => drop(parameters.insert(&*class.key.name, found)),
+            Err(diagnostic) => diagnostics.push(*diagnostic),
+        }
+    }
+    parameters
+}
+
+/// Where the listeners of a Gateway are bound.
+enum Seats {
+    /// At these addresses, with their own port and so much.
+    Own { addresses: Vec<IpAddr>, port_offset: u16 },
+    /// At these addresses, each port with the one that the Gateway's Service leads to.
+    Led { addresses: Vec<IpAddr>, ports: BTreeMap<u16, u16> },
+}
+
+fn resolve_seats(
+    cluster: &Cluster,
     gateway: &Object<Gateway>,
     options: &Options,
+    parameters: ClassParameters,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Seats {
+    match options.listen.placement {
+        Placement::Local => {
+            let addresses = resolve_addresses(gateway, vec![options.listen.bind], diagnostics);
+            Seats::Own { addresses, port_offset: options.listen.port_offset }
+        }
+        Placement::Host(families) => {
+            let addresses = resolve_addresses(gateway, families.unspecified(), diagnostics);
+            Seats::Own { addresses, port_offset: 0 }
+        }
+        Placement::Service(families) => {
+            // The address is the Service's affair; whether it can be had is said here.
+            if let Err(unusable) = requested_address(&gateway.value, parameters.service_type) {
+                diagnostics.extend(unusable.into_iter().map(|wrong| {
+                    let place = gateway.at(&format!("spec.addresses[{}]", wrong.index));
+                    reasons::address_not_usable(&place, &wrong)
+                }));
+            }
+            if let Some(service) = foreign_service(cluster, &gateway.key) {
+                diagnostics.push(reasons::foreign_service(&gateway.at("metadata.name"), &service));
+            }
+            Seats::Led { addresses: families.unspecified(), ports: recorded_ports(cluster, &gateway.key) }
+        }
+    }
+}
+
+/// The addresses that a Gateway asks for, or the default ones.
+fn resolve_addresses(
+    gateway: &Object<Gateway>,
+    default: Vec<IpAddr>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<IpAddr> {
     let Some(asked) = gateway.value.spec.addresses.as_ref().filter(|addresses| !addresses.is_empty()) else {
-        return vec![options.listen.bind];
+        return default;
     };
     let mut addresses = Vec::new();
     for (index, address) in asked.iter().enumerate() {
@@ -96,6 +164,24 @@ fn resolve_addresses(
     addresses
 }
 
+impl Seats {
+    /// The sockets of a listener.
+    fn sockets(&self, listener: &ListenerNode, place: &Place) -> Result<Vec<SocketAddr>, Box<Diagnostic>> {
+        let (addresses, port) = match self {
+            Self::Own { addresses, port_offset } => {
+                let offset = if listener.port < 1024 { *port_offset } else { 0 };
+                let port = listener.port.checked_add(offset);
+                (addresses, port.ok_or_else(|| reasons::port_out_of_range(place, listener.port, offset))?)
+            }
+            Self::Led { addresses, ports } => {
+                let port = ports.get(&listener.port).copied();
+                (addresses, port.ok_or_else(|| reasons::no_container_port(place, listener.port))?)
+            }
+        };
+        Ok(addresses.iter().map(|address| SocketAddr::new(*address, port)).collect())
+    }
+}
+
 /// Which Gateway has which socket.
 #[derive(Default)]
 struct Sockets(BTreeMap<SocketAddr, Owner>);
@@ -112,18 +198,18 @@ impl Sockets {
         &mut self,
         gateway: &Object<Gateway>,
         listener: &mut ListenerNode,
-        addresses: &[IpAddr],
-        port_offset: u16,
+        seats: &Seats,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> bool {
         let place = gateway.at(&format!("{}.port", listener.field));
-        let offset = if listener.port < 1024 { port_offset } else { 0 };
-        let Some(port) = listener.port.checked_add(offset) else {
-            diagnostics.push(reasons::port_out_of_range(&place, listener.port, offset));
-            return false;
+        let wanted = match seats.sockets(listener, &place) {
+            Ok(wanted) => wanted,
+            Err(diagnostic) => {
+                diagnostics.push(*diagnostic);
+                return false;
+            }
         };
-        for address in addresses {
-            let socket = SocketAddr::new(*address, port);
+        for socket in wanted {
             match self.owner_of(socket, &gateway.key) {
                 Some((_, owner)) if owner.gateway == gateway.key && owner.port == listener.port => {
                     listener.bind.push(socket);

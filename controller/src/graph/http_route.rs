@@ -10,6 +10,7 @@ use understudy_conf::{
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::backend_tls::TlsSource;
+use crate::graph::parents::ParentNode;
 use crate::graph::rules::{BuiltRule, Outcome, build_rules};
 use crate::graph::{BackendNode, GatewayNode, ServiceBackend};
 
@@ -90,22 +91,21 @@ pub(crate) struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// Builds a route; `None` if it is attached to nothing.
+    /// Builds a route, `None` if it is attached to nothing, and what came of its parents.
     pub(crate) fn build_route(
         &self,
         route: &Object<HttpRoute>,
         services: &mut BTreeMap<String, ServiceBackend>,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> Option<RouteNode> {
-        let attachments = self.bind_parents(route, diagnostics);
+    ) -> (Option<RouteNode>, Vec<ParentNode>) {
+        let (attachments, parents) = self.bind_parents(route, diagnostics);
         let mut rules = Vec::new();
         for (index, rule) in build_rules(route).0.into_iter().enumerate() {
             rules.extend(self.build_rule(route, index, rule, services, diagnostics));
         }
-        if attachments.is_empty() {
-            return None;
-        }
-        Some(RouteNode { key: route.key.clone(), created: route.created, attachments, rules })
+        let (key, created) = (route.key.clone(), route.created);
+        let node = (!attachments.is_empty()).then_some(RouteNode { key, created, attachments, rules });
+        (node, parents)
     }
 
     fn build_rule(

@@ -28,19 +28,38 @@ pub(crate) struct ListenerNode {
     pub(crate) bind: Vec<SocketAddr>,
     /// What it shows to clients, if it ends TLS.
     pub(crate) certificates: Vec<Arc<Certificate>>,
+    /// Which routes may attach.
+    pub(crate) shape: ListenerShape,
+}
+
+/// What decides which routes attach to a listener, whether it is served or not.
+#[derive(Debug, Clone)]
+pub(crate) struct ListenerShape {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    pub(crate) hostname: Option<Hostname>,
     namespaces: AllowedNamespaces,
     /// Whether HTTPRoutes may attach.
     pub(crate) http_routes: bool,
 }
 
-#[derive(Debug)]
+/// The listeners of a Gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    /// Those that can be served.
+    pub(crate) nodes: Vec<ListenerNode>,
+    /// One for each in the spec; `None` where it says nothing that could be read.
+    pub(crate) shapes: Vec<Option<ListenerShape>>,
+}
+
+#[derive(Debug, Clone)]
 enum AllowedNamespaces {
     Same,
     All,
     Selector(TargetLabels),
 }
 
-impl ListenerNode {
+impl ListenerShape {
     /// Whether routes of a namespace may attach to this listener of a gateway.
     pub(crate) fn allows_namespace(
         &self,
@@ -61,7 +80,7 @@ pub(crate) fn namespace_labels(cluster: &Cluster, namespace: &str) -> BTreeMap<S
     let mut labels = cluster
         .namespaces
         .get(&crate::cluster::Key::new("", namespace))
-        .map(|object| object.labels.clone())
+        .map(|object| (*object.labels).clone())
         .unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
     labels
@@ -73,11 +92,15 @@ pub(crate) fn build_listeners(
     gateway: &Object<Gateway>,
     certificates: Certificates<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<ListenerNode> {
+) -> Listeners {
     let mut nodes: Vec<ListenerNode> = Vec::new();
+    let mut shapes = Vec::new();
     let listeners = &gateway.value.spec.listeners;
     for (index, listener) in listeners.iter().enumerate() {
         let field = format!("spec.listeners[{index}]");
+        let mut said = Vec::new();
+        let shape = build_shape(gateway, listener, &field, &mut said);
+        shapes.push(shape.clone());
         // UDP ports are others than TCP ports, and two protocols over TLS share one.
         let transport = |protocol: &str| match protocol {
             "UDP" => None,
@@ -109,9 +132,10 @@ pub(crate) fn build_listeners(
             }
             _ => continue,
         }
-        let Some(node) = build_listener(gateway, listener, certificates, field, diagnostics) else {
-            continue;
-        };
+        diagnostics.append(&mut said);
+        let node = shape
+            .and_then(|shape| build_listener(gateway, listener, shape, certificates, field, diagnostics));
+        let Some(node) = node else { continue };
         if nodes.iter().any(|other| other.name == node.name) {
             continue;
         }
@@ -123,16 +147,15 @@ pub(crate) fn build_listeners(
             None => nodes.push(node),
         }
     }
-    nodes
+    Listeners { nodes, shapes }
 }
 
-fn build_listener(
+fn build_shape(
     gateway: &Object<Gateway>,
     listener: &GatewayListeners,
-    certificates: Certificates<'_>,
-    field: String,
+    field: &str,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<ListenerNode> {
+) -> Option<ListenerShape> {
     let port = u16::try_from(listener.port).ok().filter(|port| *port != 0)?;
     let name = ListenerName::new(&listener.name).ok().filter(|name| name.as_str().len() <= 253)?;
     let hostname = match listener.hostname.as_deref() {
@@ -146,20 +169,34 @@ fn build_listener(
         Some(From::All) => AllowedNamespaces::All,
         Some(From::Selector) => AllowedNamespaces::Selector(target_labels(namespaces?.selector.as_ref()?)),
     };
-    let mut http_routes = true;
+    let mut http_routes = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
     if let Some(kinds) = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty())
     {
-        http_routes = false;
+        let may = std::mem::take(&mut http_routes);
         for (index, kind) in kinds.iter().enumerate() {
             let group = kind.group.as_deref().unwrap_or(GATEWAY_API);
             if group == GATEWAY_API && kind.kind == "HTTPRoute" {
-                http_routes = true;
+                http_routes = may;
             } else {
                 let place = gateway.at(&format!("{field}.allowedRoutes.kinds[{index}].kind"));
                 diagnostics.push(reasons::invalid_route_kind(&place, &kind.kind));
             }
         }
     }
+    let name = name.as_str().to_owned();
+    Some(ListenerShape { name, port, hostname, namespaces, http_routes })
+}
+
+fn build_listener(
+    gateway: &Object<Gateway>,
+    listener: &GatewayListeners,
+    shape: ListenerShape,
+    certificates: Certificates<'_>,
+    field: String,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<ListenerNode> {
+    let name = ListenerName::new(&shape.name).ok()?;
+    let (port, hostname) = (shape.port, shape.hostname.clone());
     let (protocol, certificates) = if listener.protocol == "HTTPS" {
         let found =
             certificates.resolve_listener(gateway, listener, hostname.as_ref(), &field, diagnostics)?;
@@ -168,7 +205,7 @@ fn build_listener(
         (Protocol::Http, Vec::new())
     };
     let bind = Vec::new();
-    Some(ListenerNode { name, field, port, protocol, certificates, hostname, bind, namespaces, http_routes })
+    Some(ListenerNode { name, field, port, protocol, certificates, hostname, bind, shape })
 }
 
 fn target_labels(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> TargetLabels {

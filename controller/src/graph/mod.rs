@@ -22,9 +22,11 @@ mod listeners;
 mod matches;
 mod parents;
 mod policy_balancer;
+mod policy_merge;
 mod policy_settings;
 mod policy_warnings;
 mod reference_grant;
+mod references;
 mod rules;
 mod service;
 mod validate;
@@ -33,13 +35,16 @@ use std::collections::BTreeMap;
 
 pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_tls::TlsNode;
-pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode};
+pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode, Spot, describe};
 pub(crate) use gateway::GatewayNode;
+pub(crate) use gateway_class::is_ours as is_our_class;
 pub(crate) use http_route::{
     AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };
-pub(crate) use listeners::ListenerNode;
+pub(crate) use listeners::{ListenerNode, ListenerShape};
+pub(crate) use parents::ParentNode;
 pub(crate) use reference_grant::Referrer;
+pub(crate) use references::referenced_contents;
 pub(crate) use service::ServiceBackend;
 pub(crate) use validate::validate_object;
 
@@ -54,6 +59,8 @@ pub(crate) struct Graph {
     pub(crate) gateways: BTreeMap<Key, GatewayNode>,
     /// The routes that are attached to a listener.
     pub(crate) routes: Vec<RouteNode>,
+    /// What came of the parents of each route that names a Gateway that is served.
+    pub(crate) parents: BTreeMap<Key, Vec<ParentNode>>,
     /// The backends that a route can use.
     pub(crate) backends: BTreeMap<Key, BackendNode>,
     /// The Service ports that routes use, by name of their set of endpoints.
@@ -77,11 +84,16 @@ pub(crate) fn build_graph(
     let policies = backend_traffic_policy::build_policies(cluster, &gateways, diagnostics);
     let mut services = BTreeMap::new();
     let mut routes = Vec::new();
+    let mut parents = BTreeMap::new();
     let resolver = http_route::Resolver { cluster, tls, gateways: &gateways, backends: &backends };
     for route in cluster.http_routes.values() {
-        routes.extend(resolver.build_route(route, &mut services, diagnostics));
+        let (node, outcomes) = resolver.build_route(route, &mut services, diagnostics);
+        routes.extend(node);
+        if !outcomes.is_empty() {
+            parents.insert(route.key.clone(), outcomes);
+        }
     }
-    let graph = Graph { gateways, routes, backends, services, policies };
+    let graph = Graph { gateways, routes, parents, backends, services, policies };
     failover::report_failover(cluster, &graph, diagnostics);
     graph
 }

@@ -6,16 +6,29 @@ use understudy_conf::Hostname;
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::ListenerNode;
+use crate::graph::gateway::GatewayNode;
 use crate::graph::http_route::{AttachmentNode, Resolver};
 use crate::watch::{GATEWAY_API, Kind, ObjectId, nearest};
 
+/// What came of one of a route's parents, where it is a Gateway that is served here.
+#[derive(Debug)]
+pub(crate) struct ParentNode {
+    /// Its place in `spec.parentRefs`.
+    pub(crate) index: usize,
+    pub(crate) gateway: Key,
+    /// The listeners that count the route as attached, served or not, by their places in the Gateway's spec.
+    pub(crate) listeners: Vec<usize>,
+    /// Why nothing of the route is served by this parent.
+    pub(crate) refusal: Option<Box<Diagnostic>>,
+}
+
 impl Resolver<'_> {
-    /// Binds a route to every listener that it names and that takes it.
+    /// Binds a route to every listener that it names and that takes it; says what came of each parent.
     pub(super) fn bind_parents(
         &self,
         route: &Object<HttpRoute>,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> Vec<AttachmentNode> {
+    ) -> (Vec<AttachmentNode>, Vec<ParentNode>) {
         if route.value.spec.use_default_gateways.is_some() {
             let place = route.at("spec.useDefaultGateways");
             diagnostics.push(reasons::not_acting(&place, "the field does not act yet"));
@@ -25,9 +38,16 @@ impl Resolver<'_> {
             diagnostics.push(reasons::no_parents(&route.at("spec.parentRefs")));
         }
         let mut attachments: Vec<AttachmentNode> = Vec::new();
+        let mut outcomes = Vec::new();
         for (index, parent) in parents.iter().enumerate() {
             let field = format!("spec.parentRefs[{index}]");
-            match self.bind_parent(route, parent, &field) {
+            let bound = self.bind_parent(route, parent, &field);
+            if let Some((gateway, node)) = self.served_gateway(route, parent) {
+                let listeners = self.count_listeners(route, parent, gateway, node);
+                let refusal = bound.as_ref().err().cloned();
+                outcomes.push(ParentNode { index, gateway: gateway.clone(), listeners, refusal });
+            }
+            match bound {
                 Ok(bound) => {
                     for one in bound {
                         let same = |known: &&mut AttachmentNode| {
@@ -42,7 +62,38 @@ impl Resolver<'_> {
             }
         }
         attachments.sort_by(|a, b| (&a.gateway, a.listener).cmp(&(&b.gateway, b.listener)));
-        attachments
+        (attachments, outcomes)
+    }
+
+    /// The Gateway that a parent names, if it is served here.
+    fn served_gateway(
+        &self,
+        route: &Object<HttpRoute>,
+        parent: &HttpRouteParentRefs,
+    ) -> Option<(&Key, &GatewayNode)> {
+        let group = parent.group.as_deref().unwrap_or(GATEWAY_API);
+        let kind = parent.kind.as_deref().unwrap_or("Gateway");
+        let key = Key::new(parent.namespace.as_deref().unwrap_or(&route.key.namespace), &parent.name);
+        self.gateways.get_key_value(&key).filter(|_| (group, kind) == (GATEWAY_API, "Gateway"))
+    }
+
+    /// The listeners that a route is attached to in Gateway API's sense, which does not ask whether they are served.
+    fn count_listeners(
+        &self,
+        route: &Object<HttpRoute>,
+        parent: &HttpRouteParentRefs,
+        gateway: &Key,
+        node: &GatewayNode,
+    ) -> Vec<usize> {
+        let counts = |shape: &crate::graph::ListenerShape| {
+            parent.section_name.as_deref().is_none_or(|section| shape.name == section)
+                && parent.port.is_none_or(|port| i32::from(shape.port) == port)
+                && shape.http_routes
+                && shape.allows_namespace(self.cluster, &gateway.namespace, &route.key.namespace)
+                && intersect_hostnames(route, shape.hostname.as_ref()).is_some()
+        };
+        let shapes = node.shapes.iter().enumerate();
+        shapes.filter(|(_, shape)| shape.as_ref().is_some_and(counts)).map(|(index, _)| index).collect()
     }
 
     fn bind_parent(
@@ -95,7 +146,8 @@ impl Resolver<'_> {
         let allowed: Vec<_> = wanted
             .into_iter()
             .filter(|(_, listener)| {
-                listener.http_routes && listener.allows_namespace(self.cluster, &key.namespace, namespace)
+                let shape = &listener.shape;
+                shape.http_routes && shape.allows_namespace(self.cluster, &key.namespace, namespace)
             })
             .collect();
         if allowed.is_empty() {
@@ -104,7 +156,7 @@ impl Resolver<'_> {
         let bound: Vec<_> = allowed
             .into_iter()
             .filter_map(|(index, listener)| {
-                let hostnames = intersect_hostnames(route, listener)?;
+                let hostnames = intersect_hostnames(route, listener.hostname.as_ref())?;
                 Some(AttachmentNode { gateway: key.clone(), listener: index, hostnames })
             })
             .collect();
@@ -118,14 +170,14 @@ impl Resolver<'_> {
 }
 
 /// The hostnames that a route has on a listener; `None` if they have none in common.
-fn intersect_hostnames(route: &Object<HttpRoute>, listener: &ListenerNode) -> Option<Vec<Hostname>> {
+fn intersect_hostnames(route: &Object<HttpRoute>, listener: Option<&Hostname>) -> Option<Vec<Hostname>> {
     let asked = route.value.spec.hostnames.as_deref().unwrap_or_default();
     if asked.is_empty() {
-        return Some(listener.hostname.iter().cloned().collect());
+        return Some(listener.into_iter().cloned().collect());
     }
     let mut both = Vec::new();
     for hostname in asked.iter().filter_map(|hostname| Hostname::new(hostname).ok()) {
-        let shared = match &listener.hostname {
+        let shared = match listener {
             None => Some(hostname),
             Some(of_listener) => of_listener.intersect(&hostname),
         };

@@ -44,7 +44,6 @@ fn fields_not_acting(spec: &BackendTrafficPolicySpec) -> Vec<String> {
             fields.push(field.to_owned());
         }
     };
-    add("mergeType", spec.merge_type.is_some());
     if let Some(health) = &spec.health_check {
         let active = health.active.as_ref();
         let log = active.is_some_and(|active| active.health_check_log.is_some());

@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     EndpointSlice,
     Secret,
     ConfigMap,
+    Node,
 }
 
 /// What is known of a kind.
@@ -42,7 +43,7 @@ const fn row(
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 pub(crate) const ENVOY: &str = understudy_crds::GROUP;
 
-const KINDS: [KindInfo; 12] = [
+const KINDS: [KindInfo; 13] = [
     row(Kind::Namespace, "Namespace", "", &["v1"], false),
     row(Kind::GatewayClass, "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], false),
     row(Kind::Gateway, "Gateway", GATEWAY_API, &["v1", "v1beta1"], true),
@@ -55,6 +56,7 @@ const KINDS: [KindInfo; 12] = [
     row(Kind::EndpointSlice, "EndpointSlice", "discovery.k8s.io", &["v1"], true),
     row(Kind::Secret, "Secret", "", &["v1"], true),
     row(Kind::ConfigMap, "ConfigMap", "", &["v1"], true),
+    row(Kind::Node, "Node", "", &["v1"], false),
 ];
 
 /// Kinds of the two gateway groups that are known and do not act.
@@ -78,6 +80,11 @@ const NOT_ACTING: [&str; 16] = [
 ];
 
 impl Kind {
+    /// Every kind that is read.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        KINDS.iter().map(|info| info.kind)
+    }
+
     pub(crate) fn info(self) -> &'static KindInfo {
         // Every kind has its row (a test proves it), so the fallback is never taken.
         KINDS.iter().find(|info| info.kind == self).unwrap_or(&KINDS[0])

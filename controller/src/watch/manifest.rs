@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gateway_api::apis::experimental::{gatewayclasses, gateways, httproutes, referencegrants};
 use gateway_api::apis::standard::backendtlspolicies;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
@@ -13,7 +13,7 @@ use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::validate_object;
 use crate::watch::de::{TypeError, UnknownField, from_node};
 use crate::watch::kinds::{Kind, Recognized, recognize};
-use crate::watch::node::{Node, Value};
+use crate::watch::node::{Entry, Node, Value};
 use crate::watch::yaml;
 
 /// More findings than this are not listed for one manifest.
@@ -100,17 +100,22 @@ macro_rules! known_objects {
             pub(crate) fn set_invalid(&mut self) {
                 match self { $(Self::$kind(object) => object.is_valid = false,)+ }
             }
+
+            /// Replaces what it was read from.
+            pub(crate) fn set_tree(&mut self, tree: Arc<Node>) {
+                match self { $(Self::$kind(object) => object.set_tree(tree),)+ }
+            }
         }
 
         fn read_typed(
             id: &ObjectId,
-            node: &Node,
-            origin: &Origin,
+            tree: Node,
+            origin: impl FnOnce(Node) -> Origin,
         ) -> (Result<KnownObject, TypeError>, Vec<UnknownField>) {
             match id.kind {
                 $(Kind::$kind => {
-                    let (result, unknown) = from_node::<$type>(node);
-                    let known = result.map(|value| KnownObject::$kind(Object::new(id, value, origin.clone())));
+                    let (result, unknown) = from_node::<$type>(&tree);
+                    let known = result.map(|value| KnownObject::$kind(Object::new(id, value, origin(tree))));
                     (known, unknown)
                 })+
             }
@@ -131,6 +136,7 @@ known_objects! {
     EndpointSlice: EndpointSlice,
     Secret: Secret,
     ConfigMap: ConfigMap,
+    Node: ClusterNode,
 }
 
 /// Reads all objects of a manifest.
@@ -276,54 +282,81 @@ impl Reader<'_> {
     }
 
     fn read_known(&mut self, id: ObjectId, node: &Node, end: u32) {
-        let mut tree = node.clone();
-        normalize(&mut tree, id.kind);
-        let origin = Origin::new(self.file.clone(), node.line, Arc::new(tree));
-        let tree = origin.tree();
-        let label = id.to_string();
-        let (result, unknown) = read_typed(&id, tree, &origin);
-        for field in unknown.iter().filter(|field| !matches!(field.path.as_str(), "apiVersion" | "kind")) {
-            let place = Place::line(self.file, field.line).named(Some(&label), &field.path);
-            self.report(reasons::unknown_field(&place, &field.key, field.nearest, field.known));
-        }
         let duplicates: Vec<_> =
             self.duplicates.iter().filter(|d| d.line >= node.line && d.line < end).collect();
-        for duplicate in &duplicates {
-            let place = Place::line(self.file, duplicate.line).named(Some(&label), &duplicate.key);
-            self.report(reasons::duplicate_key(&place, &duplicate.key, duplicate.first));
-        }
-        let object = match result {
-            Ok(mut object) => {
-                let problems = validate_object(&object);
-                if problems.iter().any(Diagnostic::is_error) || !duplicates.is_empty() {
-                    object.set_invalid();
-                }
-                problems.into_iter().for_each(|problem| self.report(problem));
-                Some(object)
-            }
-            Err(error) => {
-                let path = error.path();
-                let line = error.line().unwrap_or(node.line);
-                let place = Place::line(self.file, line).named(Some(&label), &path);
-                let message = error.message.trim_end_matches('.').to_owned();
-                self.report(if path.ends_with("Timestamp") {
-                    reasons::malformed(&place, "it is not a time", "Write it as in \"2026-01-31T12:00:00Z\".")
-                } else if error.remedy.is_empty() {
-                    reasons::malformed(&place, message, "Correct the value.")
-                } else {
-                    reasons::malformed(&place, message, error.remedy)
-                });
-                None
-            }
-        };
-        self.batch.found.push(Found { id, line: node.line, remains: Remains::of(node), object });
+        let source = ObjectSource { file: Some(self.file), duplicates: &duplicates };
+        let (found, diagnostics) = read_object(id, node.clone(), &source);
+        diagnostics.into_iter().for_each(|diagnostic| self.report(diagnostic));
+        self.batch.found.push(found);
     }
 }
 
-/// Leaves out what only an API server writes, and older versions' names of the same thing.
-fn normalize(node: &mut Node, kind: Kind) {
-    let Value::Map(entries) = &mut node.value else { return };
-    entries.retain(|entry| entry.key != "status");
+/// Where an object comes from.
+#[derive(Default)]
+pub(crate) struct ObjectSource<'a> {
+    /// `None` for objects of an API server.
+    pub(crate) file: Option<&'a Arc<str>>,
+    duplicates: &'a [&'a yaml::DuplicateKey],
+}
+
+/// Reads one object, with all that is wrong with it.
+pub(crate) fn read_object(
+    id: ObjectId,
+    mut tree: Node,
+    source: &ObjectSource<'_>,
+) -> (Found, Vec<Diagnostic>) {
+    let ObjectSource { file, duplicates } = *source;
+    let mut diagnostics = Vec::new();
+    let (line, label, remains) = (tree.line, id.to_string(), Remains::of(&tree));
+    let place = |line: u32, field: &str| Place::somewhere(file, line).named(Some(&label), field);
+    let status = normalize(&mut tree, id.kind);
+    let (result, unknown) = read_typed(&id, tree, |mut tree| {
+        // Who writes statuses compares with the one that stands there.
+        if let (Some(status), Value::Map(entries)) = (status, &mut tree.value) {
+            entries.push(status);
+        }
+        Origin::new(file.cloned(), line, Arc::new(tree))
+    });
+    for field in unknown.iter().filter(|field| !matches!(field.path.as_str(), "apiVersion" | "kind")) {
+        let place = place(field.line, &field.path);
+        diagnostics.push(reasons::unknown_field(&place, &field.key, field.nearest, field.known));
+    }
+    for duplicate in duplicates {
+        let place = place(duplicate.line, &duplicate.key);
+        diagnostics.push(reasons::duplicate_key(&place, &duplicate.key, duplicate.first));
+    }
+    let object = match result {
+        Ok(mut object) => {
+            let problems = validate_object(&object);
+            if problems.iter().any(Diagnostic::is_error) || !duplicates.is_empty() {
+                object.set_invalid();
+            }
+            diagnostics.extend(problems);
+            Some(object)
+        }
+        Err(error) => {
+            let path = error.path();
+            let place = place(error.line().unwrap_or(line), &path);
+            let message = error.message.trim_end_matches('.').to_owned();
+            diagnostics.push(if path.ends_with("Timestamp") {
+                reasons::malformed(&place, "it is not a time", "Write it as in \"2026-01-31T12:00:00Z\".")
+            } else if error.remedy.is_empty() {
+                reasons::malformed(&place, message, "Correct the value.")
+            } else {
+                reasons::malformed(&place, message, error.remedy)
+            });
+            None
+        }
+    };
+    (Found { id, line, remains, object }, diagnostics)
+}
+
+/// Leaves out what only an API server writes, and older versions' names of the same thing; gives the status.
+fn normalize(node: &mut Node, kind: Kind) -> Option<Entry> {
+    let Value::Map(entries) = &mut node.value else { return None };
+    // A Node has nothing else to say.
+    let is_status = |entry: &Entry| entry.key == "status" && kind != Kind::Node;
+    let status = entries.iter().position(is_status).map(|place| entries.remove(place));
     let info = kind.info();
     for entry in entries {
         if entry.key == "apiVersion" {
@@ -337,6 +370,7 @@ fn normalize(node: &mut Node, kind: Kind) {
             metadata.retain(|entry| entry.key != "managedFields");
         }
     }
+    status
 }
 
 /// Whether it is a DNS subdomain, which names of objects are.

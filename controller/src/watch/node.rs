@@ -56,6 +56,31 @@ impl Node {
         }
     }
 
+    /// The number of a mapping's entry.
+    pub(crate) fn integer(&self, key: &str) -> Option<i64> {
+        match self.child(key)?.value {
+            Value::Int(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The same value without its lines.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(value) => (*value).into(),
+            Value::Int(number) => (*number).into(),
+            Value::UInt(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::Text { text, .. } => text.clone().into(),
+            Value::List(items) => items.iter().map(Self::to_json).collect(),
+            Value::Map(entries) => {
+                Json::Object(entries.iter().map(|entry| (entry.key.clone(), entry.node.to_json())).collect())
+            }
+        }
+    }
+
     /// Whether nothing stands here.
     pub(crate) fn is_null(&self) -> bool {
         self.value == Value::Null

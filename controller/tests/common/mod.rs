@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use understudy_conf::{Backend, Gateway, Policy, Pool, Route, State};
+use understudy_conf::{Backend, Gateway, Guard, Policy, Pool, Route, State};
 use understudy_controller::{Diagnostic, Options, Report, Source, check};
 
 /// A state as text.
@@ -23,6 +23,8 @@ struct Document<'a> {
     /// Without their keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     certificates: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    guards: Vec<&'a Guard>,
 }
 
 pub(crate) fn state_yaml(state: &State) -> String {
@@ -34,6 +36,7 @@ pub(crate) fn state_yaml(state: &State) -> String {
         backends: state.backends.values().map(AsRef::as_ref).collect(),
         ca_bundles: state.ca_bundles.keys().map(AsRef::as_ref).collect(),
         certificates: state.certificates.keys().map(AsRef::as_ref).collect(),
+        guards: state.guards.values().map(AsRef::as_ref).collect(),
     })
     .unwrap()
 }

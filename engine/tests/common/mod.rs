@@ -253,7 +253,7 @@ impl World {
     pub fn phase(&self, pool: &Arc<Pool>, port: u16) -> understudy_conf::EndpointHealth {
         let address = format!("127.0.0.1:{port}");
         let report =
-            self.engine.reports(self.now).into_iter().find(|report| report.pool == *pool.name()).unwrap();
+            self.engine.reports(self.now, 0).into_iter().find(|report| report.pool == *pool.name()).unwrap();
         report.endpoints.into_iter().find(|endpoint| endpoint.address == address).unwrap().health
     }
 

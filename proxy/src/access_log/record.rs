@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use understudy_engine::Address;
 
 use super::text;
+use crate::decimal::push_number;
 
 /// Longer texts of the client are cut, so that a line has a bound.
 const LONGEST: usize = 2048;
@@ -180,7 +181,7 @@ impl Record<'_> {
     fn write_text(&self, line: &mut Vec<u8>) {
         text::timestamp(line, self.time);
         line.push(b' ');
-        text::number(line, self.status.into());
+        push_number(line, self.status.into());
         for value in [self.method, self.authority, self.path] {
             line.push(b' ');
             text::quoted(line, cut(value));
@@ -190,9 +191,9 @@ impl Record<'_> {
         line.push(b' ');
         text::millis(line, self.duration);
         line.extend_from_slice(b"ms in=");
-        text::number(line, self.bytes_received);
+        push_number(line, self.bytes_received);
         line.extend_from_slice(b" out=");
-        text::number(line, self.bytes_sent);
+        push_number(line, self.bytes_sent);
         if let Some(client) = &self.client {
             line.extend_from_slice(b" client=");
             text::socket(line, client);
@@ -209,9 +210,9 @@ impl Record<'_> {
             None => {}
         }
         line.extend_from_slice(b" attempts=");
-        text::number(line, self.attempts.into());
+        push_number(line, self.attempts.into());
         line.extend_from_slice(b" retries=");
-        text::number(line, self.retries.into());
+        push_number(line, self.retries.into());
         if !self.flags.is_empty() {
             named(line, " flags=", Some(&self.flags.text()));
         }

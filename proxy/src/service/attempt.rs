@@ -136,7 +136,7 @@ impl Service {
         socket: RawFd,
         digest: Option<&Digest>,
     ) -> Result<()> {
-        ctx.attempt.connecting_since = None;
+        let since = ctx.attempt.connecting_since.take();
         let Some(exchange) = &ctx.exchange else { return Ok(()) };
         if reused && self.workers_share_connections && is_dead(socket) {
             ctx.attempt.stale = true;
@@ -165,7 +165,9 @@ impl Service {
             ctx.attempt.last_on_connection = self.uses.count(socket, reused, limit);
         }
         let idle = table.limits.stream_idle;
-        ctx.attempt.armed = Some(Armed::new(socket, deadline_of(ctx), idle, self.clock));
+        // Taking a pooled connection takes no time.
+        let now = since.filter(|_| reused).unwrap_or_else(|| self.clock.now());
+        ctx.attempt.armed = Some(Armed::new(socket, deadline_of(ctx), idle, now, self.clock));
         Ok(())
     }
 
@@ -200,9 +202,10 @@ impl Service {
             }
         }
         if let Some(armed) = &ctx.attempt.armed {
-            armed.touch(now);
             if ctx.attempt.flowing_since.is_none() {
-                armed.set_deadline(ctx.headers_by.min(ctx.attempt.try_by));
+                armed.touch_until(now, ctx.headers_by.min(ctx.attempt.try_by));
+            } else {
+                armed.touch(now);
             }
         }
     }

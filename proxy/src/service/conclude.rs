@@ -12,6 +12,7 @@ use super::attempt::has_answer;
 use super::context::Context;
 use super::reply::Reply;
 use super::request::inet;
+use super::request_id::RequestId;
 use crate::access_log::{Flag, Flags, Record};
 use crate::metrics::AttemptOutcome;
 
@@ -116,7 +117,11 @@ impl Service {
             retries: exchange.map_or(0, Exchange::retries),
             flags,
             cause: ctx.cause.as_deref(),
-            request_id: ctx.request_id.as_deref().or_else(|| super::request::own_request_id(header)),
+            request_id: ctx
+                .request_id
+                .as_ref()
+                .map(RequestId::as_str)
+                .or_else(|| super::request_id::own_request_id(header)),
             user_agent: header.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()),
         });
     }

@@ -11,6 +11,7 @@ use understudy_engine::{ConnectFailure, Exchange, Facts, Failure, Instant};
 use super::deadline::Armed;
 use super::mirror::Feed;
 use super::reply::Reply;
+use super::request_id::RequestId;
 use crate::world::RuleTable;
 
 /// A request on its way.
@@ -46,7 +47,7 @@ pub(crate) struct Context {
     /// What went wrong last, for the log.
     pub(crate) cause: Option<String>,
     /// The identifier that the request was given; `None` if it brought one.
-    pub(crate) request_id: Option<Box<str>>,
+    pub(crate) request_id: Option<RequestId>,
     /// What the pool's balancer hashes, if it does and the request has it.
     pub(crate) hash: Option<u64>,
     /// The cookie that the client gets with the answer.

@@ -144,17 +144,16 @@ pub(crate) struct Armed {
 
 impl Armed {
     /// Arms the socket of an attempt. No other request may be on it.
-    pub(crate) fn new(socket: RawFd, deadline: Instant, idle: Duration, clock: Clock) -> Self {
-        Self::with(Target::Socket(socket), deadline, idle, clock)
+    pub(crate) fn new(socket: RawFd, deadline: Instant, idle: Duration, now: Instant, clock: Clock) -> Self {
+        Self::with(Target::Socket(socket), deadline, idle, now, clock)
     }
 
     /// Arms a stream: `told` is notified when a limit is reached.
     pub(crate) fn stream(told: Arc<Notify>, deadline: Instant, idle: Duration, clock: Clock) -> Self {
-        Self::with(Target::Stream(told), deadline, idle, clock)
+        Self::with(Target::Stream(told), deadline, idle, clock.now(), clock)
     }
 
-    fn with(target: Target, deadline: Instant, idle: Duration, clock: Clock) -> Self {
-        let now = clock.now();
+    fn with(target: Target, deadline: Instant, idle: Duration, now: Instant, clock: Clock) -> Self {
         let sweeper = Sweeper::of_this_thread(clock);
         let entry = Entry { target, deadline, idle, last_byte: now, expired: None };
         let limit = entry.next_limit().0;
@@ -163,16 +162,23 @@ impl Armed {
         Self { sweeper, key }
     }
 
-    /// Changes the deadline.
-    pub(crate) fn set_deadline(&self, deadline: Instant) {
-        self.sweeper.entries.lock()[self.key].deadline = deadline;
-        self.sweeper.expect_by(deadline);
-    }
-
     /// Leaves nothing but this deadline: silence is no reason any longer.
     pub(crate) fn keep_until(&self, deadline: Instant) {
-        self.sweeper.entries.lock()[self.key].idle = Duration::ZERO;
-        self.set_deadline(deadline);
+        self.change(|entry| (entry.idle, entry.deadline) = (Duration::ZERO, deadline));
+    }
+
+    /// A byte went in some direction, and from here on another deadline counts.
+    pub(crate) fn touch_until(&self, now: Instant, deadline: Instant) {
+        self.change(|entry| (entry.last_byte, entry.deadline) = (now, deadline));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Entry)) {
+        let mut entries = self.sweeper.entries.lock();
+        let entry = &mut entries[self.key];
+        change(entry);
+        let deadline = entry.deadline;
+        drop(entries);
+        self.sweeper.expect_by(deadline);
     }
 
     /// A byte went in some direction.
@@ -212,7 +218,7 @@ mod tests {
         let clock = Clock::new();
         let (mut client, _server) = pair().await;
         let limit = clock.now().after(Duration::from_millis(30));
-        let armed = Armed::new(client.as_raw_fd(), limit, Duration::ZERO, clock);
+        let armed = Armed::new(client.as_raw_fd(), limit, Duration::ZERO, clock.now(), clock);
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(armed.expired(), Some(Expired::Deadline));
         assert!(clock.now() >= limit);
@@ -222,7 +228,8 @@ mod tests {
     async fn silence_ends_an_attempt_and_bytes_keep_it() {
         let clock = Clock::new();
         let (mut client, _server) = pair().await;
-        let armed = Armed::new(client.as_raw_fd(), Instant::NEVER, Duration::from_millis(60), clock);
+        let armed =
+            Armed::new(client.as_raw_fd(), Instant::NEVER, Duration::from_millis(60), clock.now(), clock);
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(20)).await;
             armed.touch(clock.now());
@@ -237,10 +244,15 @@ mod tests {
         let clock = Clock::new();
         let (client, server) = pair().await;
         let soon = clock.now().after(Duration::from_millis(20));
-        drop(Armed::new(client.as_raw_fd(), soon, Duration::ZERO, clock));
+        drop(Armed::new(client.as_raw_fd(), soon, Duration::ZERO, clock.now(), clock));
         let (other, _peer) = pair().await;
-        let witness =
-            Armed::new(other.as_raw_fd(), soon.after(Duration::from_millis(20)), Duration::ZERO, clock);
+        let witness = Armed::new(
+            other.as_raw_fd(),
+            soon.after(Duration::from_millis(20)),
+            Duration::ZERO,
+            clock.now(),
+            clock,
+        );
         while witness.expired().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

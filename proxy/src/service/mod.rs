@@ -17,6 +17,7 @@ mod peer;
 mod peer_tls;
 mod reply;
 mod request;
+mod request_id;
 mod response;
 mod stream;
 mod to_h2;
@@ -103,16 +104,17 @@ impl Service {
 
 #[async_trait]
 impl ProxyHttp for Service {
-    type CTX = Context;
+    /// Boxed, because Pingora's futures hold it by value and are moved with it, four layers deep.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.clock.now())
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.clock.now()))
     }
 
     /// No module: answers are passed on as they come.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let has_body = !session.is_body_empty();
         // A request that comes before the answer to the one before waits for its turn.
         session.set_pipelining_enabled(true);
@@ -139,7 +141,7 @@ impl ProxyHttp for Service {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
         if let Some(peer) = ctx.next_peer.take() {
             return Ok(peer);
         }
@@ -161,7 +163,7 @@ impl ProxyHttp for Service {
         &self,
         session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         error: Box<Error>,
     ) -> Box<Error> {
         self.connecting_failed(session, ctx, error)
@@ -174,7 +176,7 @@ impl ProxyHttp for Service {
         _peer: &HttpPeer,
         socket: RawFd,
         digest: Option<&Digest>,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         self.connected(ctx, reused, socket, digest)
     }
@@ -183,7 +185,7 @@ impl ProxyHttp for Service {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         self.prepare_request(session, request, ctx)
     }
@@ -193,7 +195,7 @@ impl ProxyHttp for Service {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         ended: bool,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         self.pass_body(body.as_ref(), ended, ctx).await;
         Ok(())
@@ -203,7 +205,7 @@ impl ProxyHttp for Service {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         self.judge(session, response, ctx)
     }
@@ -212,7 +214,7 @@ impl ProxyHttp for Service {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<()> {
         self.finish_response(session, response, ctx)
     }
@@ -222,7 +224,7 @@ impl ProxyHttp for Service {
         _session: &mut Session,
         _body: &mut Option<Bytes>,
         ended: bool,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
         self.flow(ended, ctx);
         Ok(None)
@@ -233,17 +235,22 @@ impl ProxyHttp for Service {
         _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Box<Context>,
         reused: bool,
     ) -> Box<Error> {
         self.exchange_failed(session, ctx, error, reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Box<Context>,
+    ) -> FailToProxy {
         self.answer_failure(session, error, ctx).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
         let error = error.filter(|_| !ctx.answered);
         self.conclude(session, error, ctx);
         // The endpoint is free, whatever the client still does.
@@ -254,14 +261,14 @@ impl ProxyHttp for Service {
     }
 
     /// The access log has it, with more.
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Context>, _error: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _ctx: &Context,
+        _ctx: &Box<Context>,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {

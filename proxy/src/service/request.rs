@@ -1,9 +1,8 @@
 //! The request on its way in: which rule, and what is changed before it goes on.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_error::Result;
@@ -17,15 +16,15 @@ use super::Service;
 use super::context::Context;
 use super::headers::Headers;
 use super::reply::Reply;
+use super::request_id::{RequestId, X_REQUEST_ID, own_request_id};
+use crate::decimal::push_ip;
 use crate::listeners::server_name;
 use crate::world::{Limits, World};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A client's own request identifier is kept up to this length.
-const MAX_REQUEST_ID: usize = 128;
+// As text: Pingora makes a new text of a name that it is given as one.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
 
 /// What the first phase found out.
 pub(super) enum Found {
@@ -103,8 +102,8 @@ impl Service {
         forward_headers(session, request)?;
         if own_request_id(request).is_none() {
             // All attempts of a request have the same.
-            let id = ctx.request_id.get_or_insert_with(new_request_id);
-            request.insert_header(X_REQUEST_ID, &**id)?;
+            let id = ctx.request_id.get_or_insert_with(RequestId::new);
+            request.insert_header(X_REQUEST_ID, id.as_str())?;
         }
         // An upgraded connection is never used again anyway.
         if ctx.attempt.last_on_connection && !request.headers.contains_key(UPGRADE) {
@@ -203,38 +202,17 @@ fn scheme(is_tls: bool) -> &'static str {
 /// X-Forwarded-For gains the client, X-Forwarded-Proto says what the client spoke.
 fn forward_headers(session: &Session, request: &mut RequestHeader) -> Result<()> {
     if let Some(client) = session.client_addr().and_then(inet) {
-        let mut text = String::with_capacity(48);
+        let mut text = Vec::with_capacity(48);
         for before in request.headers.get_all(X_FORWARDED_FOR) {
-            if let Ok(before) = before.to_str() {
-                let _ = write!(text, "{before}, ");
+            if before.to_str().is_ok() {
+                text.extend_from_slice(before.as_bytes());
+                text.extend_from_slice(b", ");
             }
         }
-        let _ = write!(text, "{}", client.ip());
+        push_ip(&mut text, client.ip());
         request.insert_header(X_FORWARDED_FOR, text)?;
     }
     request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(tls_of(session).is_some())))
-}
-
-/// The identifier that a request brings, if it is usable.
-pub(super) fn own_request_id(request: &RequestHeader) -> Option<&str> {
-    let own = request.headers.get(X_REQUEST_ID)?.to_str().ok()?;
-    (!own.is_empty() && own.len() <= MAX_REQUEST_ID).then_some(own)
-}
-
-fn new_request_id() -> Box<str> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    // A version 4 UUID (RFC 9562, section 5.4).
-    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let mut id = String::with_capacity(36);
-    for (place, byte) in bits.to_be_bytes().into_iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            id.push('-');
-        }
-        for digit in [byte >> 4, byte & 0xf] {
-            id.push(DIGITS[usize::from(digit)].into());
-        }
-    }
-    id.into()
 }
 
 fn rewrite(
@@ -264,30 +242,6 @@ mod tests {
 
     fn request() -> RequestHeader {
         RequestHeader::build("GET", b"/", None).unwrap()
-    }
-
-    #[test]
-    fn a_request_without_an_identifier_gets_a_version_4_uuid() {
-        assert_eq!(own_request_id(&request()), None);
-        let id = new_request_id();
-        let groups: Vec<usize> = id.split('-').map(str::len).collect();
-        assert_eq!(groups, [8, 4, 4, 4, 12], "{id}");
-        assert_eq!(&id[14..15], "4");
-        assert!("89ab".contains(&id[19..20]), "{id}");
-        assert_ne!(new_request_id(), id);
-    }
-
-    #[test]
-    fn a_clients_own_identifier_is_kept_unless_it_is_unusable() {
-        let mut own = request();
-        own.insert_header(X_REQUEST_ID, "abc").unwrap();
-        assert_eq!(own_request_id(&own), Some("abc"));
-        let odd = HeaderValue::from_bytes(b"a\xffb").unwrap();
-        for unusable in [HeaderValue::from_str(&"x".repeat(129)).unwrap(), HeaderValue::from_static(""), odd]
-        {
-            own.insert_header(X_REQUEST_ID, unusable).unwrap();
-            assert_eq!(own_request_id(&own), None);
-        }
     }
 
     #[test]

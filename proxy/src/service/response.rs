@@ -68,8 +68,7 @@ impl Service {
         ctx.reply = None;
         ctx.attempt.flowing_since = Some(now);
         if let Some(armed) = &ctx.attempt.armed {
-            armed.set_deadline(ctx.complete_by);
-            armed.touch(now);
+            armed.touch_until(now, ctx.complete_by);
         }
         Ok(())
     }

@@ -5,10 +5,13 @@
 
 mod pool_spec;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_conf::{Action, Http2, PoolName, State, TcpKeepalive, Timeouts, UpstreamProtocol};
+use understudy_conf::{
+    Action, Http2, PoolName, RefusedTarget, State, TcpKeepalive, Timeouts, UpstreamProtocol,
+};
 use understudy_engine::{Engine, Instant, Pool, PoolSpec};
 use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
@@ -30,6 +33,8 @@ pub(crate) struct World {
     pub(crate) rules: Vec<Arc<RuleTable>>,
     /// What could not act, for the acknowledgement.
     pub(crate) degraded: Vec<String>,
+    /// Endpoints that the target guard refused.
+    pub(crate) refused: Arc<BTreeSet<RefusedTarget>>,
     /// Those of them that came with the router.
     router_problems: Arc<[String]>,
     state: Arc<State>,
@@ -114,6 +119,7 @@ impl World {
             version: 0,
             rules: Vec::new(),
             degraded: Vec::new(),
+            refused: Arc::default(),
             router_problems: Arc::default(),
         }
     }
@@ -183,9 +189,11 @@ impl World {
                 Arc::new(RuleTable { rule: rule.clone(), pool, mirrors, metrics: metrics.rule(&rule.label) })
             })
             .collect();
+        let refused = Arc::new(outside.refused.take());
         degraded.sort();
         degraded.dedup();
-        Self { version: state.version, router, rules, degraded, router_problems, state: state.clone() }
+        let state = state.clone();
+        Self { version: state.version, router, rules, degraded, refused, router_problems, state }
     }
 }
 

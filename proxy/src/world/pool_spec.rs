@@ -1,17 +1,19 @@
 //! From the state's pool to the engine's: references resolved, settings joined. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use understudy_conf::{
     Action, ActiveHealthCheck, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, LoadBalancer, Policy,
-    PolicyName, Pool, PoolRef, RefTarget, Retry, State,
+    PolicyName, Pool, PoolRef, RefTarget, RefusedTarget, Reports, Retry, State,
 };
 use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
 
 use super::Effective;
+use crate::guard::TargetGuard;
 use crate::upstream_tls::{UpstreamTls, UpstreamTlsTable};
 
 /// The addresses of a name, if it was ever answered; empty if it has none.
@@ -24,6 +26,38 @@ pub(crate) struct Outside<'a> {
     pub(crate) resolve: &'a Resolve<'a>,
     /// The TLS policies of the state.
     pub(crate) tls: &'a UpstreamTlsTable,
+    /// Which addresses no endpoint may have.
+    pub(crate) guard: &'a TargetGuard,
+    /// The endpoints that it refused.
+    pub(crate) refused: &'a RefCell<BTreeSet<RefusedTarget>>,
+}
+
+impl Outside<'_> {
+    /// Whether an address may be an endpoint's. If not, that is noted. What is refused is absent, as a name without an
+    /// address is: so its pool fails over.
+    fn admits(
+        &self,
+        backend: &Backend,
+        address: &Address,
+        name: Option<&str>,
+        check: Option<&CheckSpec>,
+    ) -> bool {
+        let of_check = || match (address, check?.settings.port?) {
+            // A policy's author chooses this port, and may be nobody's friend either.
+            (Address::Socket(socket), port) => {
+                let why = self.guard.refusal(&Address::Socket(SocketAddr::new(socket.ip(), port)))?;
+                Some(format!("its active check goes to port {port}: {why}"))
+            }
+            (Address::Unix(_), _) => None,
+        };
+        let Some(why) = self.guard.refusal(address).or_else(of_check) else { return true };
+        let target = name.map_or_else(|| address.to_string(), |name| format!("{address} ({name})"));
+        let mut refused = self.refused.borrow_mut();
+        if refused.len() < Reports::MAX_REFUSED {
+            refused.insert(RefusedTarget { backend: backend.name.as_str().to_owned(), target, why });
+        }
+        false
+    }
 }
 
 /// The TLS policies of a pool's references; none at all where no reference has one.
@@ -219,6 +253,9 @@ fn ref_spec(state: &State, reference: &PoolRef, source: &MemberSource<'_>) -> Re
 fn members_of(backend: &Backend, endpoint: &Endpoint, source: &MemberSource<'_>) -> Vec<MemberSpec> {
     let check = source.check(endpoint);
     let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| {
+        if !source.outside.admits(backend, &address, hostname, check.as_deref()) {
+            return None;
+        }
         let tls = match &backend.tls {
             None => None,
             // Without a name to verify it cannot be reached.

@@ -64,6 +64,21 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     )
 }
 
+fn guard(name: GuardName) -> impl Strategy<Value = Guard> {
+    let network =
+        (any::<IpAddr>(), 0..=32_u8).prop_map(|(address, bits)| Network::new(address, bits).unwrap());
+    let denied = (text(), vec(network, 0..3), vec(any::<u16>(), 0..3))
+        .prop_map(|(what, networks, ports)| DeniedTargets { what, networks, ports });
+    (vec(denied, 0..3), vec(any::<IpAddr>(), 0..2), option::of(text())).prop_map(
+        move |(deny, allow, folder)| Guard {
+            name: name.clone(),
+            deny,
+            allow: allow.into_iter().map(Into::into).collect(),
+            unix_folder: folder.map(Into::into),
+        },
+    )
+}
+
 fn header() -> impl Strategy<Value = HeaderValue> {
     (text(), text()).prop_map(|(name, value)| HeaderValue { name, value })
 }
@@ -263,13 +278,18 @@ pub(super) fn state() -> impl Strategy<Value = State> {
         .prop_flat_map(|names| names.into_iter().map(certificate).collect::<Vec<_>>());
     let bundles = names(|name| CaBundleName::new(name).unwrap())
         .prop_flat_map(|names| names.into_iter().map(ca_bundle).collect::<Vec<_>>());
+    let guards = names(|name| GuardName::new(name).unwrap())
+        .prop_flat_map(|names| names.into_iter().map(guard).collect::<Vec<_>>());
     let backends = btree_map(raw_name(), (vec(endpoint(), 0..3), option::of(backend_tls())), 0..6);
     let pools = btree_map(raw_name(), (any::<Index>(), vec(pool_ref(), 0..3)), 0..6);
     let attachment = (any::<Index>(), any::<Index>(), vec(hostname(), 0..3));
     let routes = btree_map(raw_name(), (any::<i64>(), vec(attachment, 0..3), vec(rule(), 0..3)), 0..6);
-    let objects = (gateways, policies, (certificates, bundles), backends, pools, routes);
-    objects.prop_map(|(gateways, policies, (certificates, bundles), backends, pools, routes)| {
+    let objects = (gateways, policies, (certificates, bundles, guards), backends, pools, routes);
+    objects.prop_map(|(gateways, policies, (certificates, bundles, guards), backends, pools, routes)| {
         let mut state = State::default();
+        for guard in guards {
+            state.guards.insert(guard.name.clone(), Arc::new(guard));
+        }
         let gateways: Vec<_> = gateways
             .into_iter()
             .map(|(name, listeners)| {

@@ -199,18 +199,27 @@ fn the_proxy_s_answers_are_read_as_they_were_written() {
     store::write_acknowledgement(folder.path(), &acknowledgement).unwrap();
     assert_eq!(store::read_acknowledgement(folder.path()).unwrap(), Some(acknowledgement));
     let reports = Reports {
+        started_ms: 5,
+        refused: vec![RefusedTarget {
+            backend: "a".into(),
+            target: "127.0.0.1:1".into(),
+            why: "loopback".into(),
+        }],
         pools: vec![PoolReport {
             pool: PoolName::new("httproute/default/shop/rule/0").unwrap(),
             state: PoolState::Split,
             reason: "1 of 3 is healthy".to_owned(),
             load: vec![(0, 46), (1, 54)],
             endpoints: vec![],
+            without_endpoints: vec!["backend/default/b".to_owned()],
         }],
         switches: vec![Switch {
+            seq: 3,
             at_ms: 1,
             kind: SwitchKind::Failover,
             pool: PoolName::new("p").unwrap(),
             endpoint: None,
+            backends: vec!["backend/default/a".to_owned()],
             cause: "x".to_owned(),
             lasted_ms: u64::MAX,
         }],

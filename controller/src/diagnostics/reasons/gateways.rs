@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::suggest;
+use crate::addresses::{UnusableAddress, WrongParameter};
 use crate::cluster::Key;
 use crate::diagnostics::{Diagnostic, Place, Reason};
 
@@ -99,5 +100,74 @@ pub(crate) fn protocol_conflict(place: &Place, other: &str, protocol: &str, port
             "listener {other} has port {port} with protocol {protocol} already, so this one is not served"
         ),
         "Give it another port.",
+    )
+}
+
+/// Only known for as long as the leader has not written the Service, or has no port left.
+pub(crate) fn no_container_port(place: &Place, port: u16) -> Diagnostic {
+    place.info(
+        Reason::PortUnavailable,
+        format!("the Gateway's Service leads port {port} nowhere yet, so the listener is not served yet"),
+        "The leading controller writes the Service; its log says why, if it cannot.",
+    )
+}
+
+pub(crate) fn address_not_usable(place: &Place, wrong: &UnusableAddress) -> Diagnostic {
+    place.error(
+        Reason::UnsupportedAddress,
+        format!("{:?} of type {} cannot be given to the Gateway's Service: {}", wrong.value, wrong.kind, wrong.why),
+        "Use one address of type IPAddress, with a class whose serviceType is LoadBalancer or ClusterIP; or leave \
+         addresses out.",
+    )
+}
+
+pub(crate) fn invalid_parameters_kind(place: &Place, kind: &str) -> Diagnostic {
+    place.error(
+        Reason::InvalidParameters,
+        format!(
+            "parameters of kind {kind:?} are unknown, so the Services of the class's Gateways are left alone"
+        ),
+        "Refer to a ConfigMap (group \"\").",
+    )
+}
+
+pub(crate) fn parameters_without_namespace(place: &Place) -> Diagnostic {
+    place.error(
+        Reason::InvalidParameters,
+        "the reference names no namespace, so the Services of the class's Gateways are left alone",
+        "Add the ConfigMap's namespace.",
+    )
+}
+
+pub(crate) fn missing_parameters(place: &Place, key: &Key) -> Diagnostic {
+    place.error(
+        Reason::InvalidParameters,
+        format!("there is no ConfigMap {key}, so the Services of the class's Gateways are left alone"),
+        "Add it, or correct name and namespace.",
+    )
+}
+
+pub(crate) fn wrong_parameter(place: &Place, config_map: &Key, wrong: &WrongParameter) -> Diagnostic {
+    let remedy = match wrong.allowed {
+        "" => "Its keys are serviceType, externalTrafficPolicy and addresses.".to_owned(),
+        allowed => format!("Use {allowed}."),
+    };
+    place.error(
+        Reason::InvalidParameters,
+        format!(
+            "ConfigMap {config_map} says {}: {:?}, so the Services of the class's Gateways are left alone",
+            wrong.key, wrong.value
+        ),
+        remedy,
+    )
+}
+
+pub(crate) fn foreign_service(place: &Place, service: &Key) -> Diagnostic {
+    place.error(
+        Reason::PortUnavailable,
+        format!(
+            "Service {service} has the name that the Gateway's Service would have, and was not made here"
+        ),
+        "Rename or remove it, or give the Gateway another name; nobody else's Service is taken over.",
     )
 }

@@ -92,6 +92,17 @@ pub(crate) fn policy_overridden(place: &Place, spot: &str, winner: &Key) -> Diag
     )
 }
 
+pub(crate) fn merge_invalid(place: &Place, with: &str, problem: &understudy_crds::Problem) -> Diagnostic {
+    place.error(
+        Reason::Invalid,
+        format!(
+            "merged with {with}, {} breaks a rule ({}), so it acts alone",
+            problem.field, problem.message
+        ),
+        problem.remedy.clone(),
+    )
+}
+
 pub(crate) fn local_origin_without_split(place: &Place) -> Diagnostic {
     place.warning(
         Reason::NoEffect,

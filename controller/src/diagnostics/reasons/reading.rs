@@ -102,3 +102,22 @@ pub(crate) fn last_good_object(place: &Place) -> Diagnostic {
         "Correct it; what was served goes on until then.",
     )
 }
+
+pub(crate) fn unreadable_settings(place: &Place, problem: &str, backend_api: bool) -> Diagnostic {
+    place.error(
+        Reason::Malformed,
+        format!(
+            "the settings cannot be read ({problem}), so Backends stay switched {}",
+            if backend_api { "on" } else { "off" }
+        ),
+        "Write extensionApis: {enableBackend: true}, or false.",
+    )
+}
+
+pub(crate) fn unknown_setting(place: &Place, key: &str) -> Diagnostic {
+    place.warning(
+        Reason::UnknownField,
+        format!("there is no setting {:?}", crate::watch::shortened(key)),
+        "Known is extensionApis.enableBackend.",
+    )
+}

@@ -126,6 +126,15 @@ pub(crate) fn unusable_backend(place: &Place, unusable: &Unusable) -> Diagnostic
     place.error(unusable.reason, &unusable.message, &unusable.remedy)
 }
 
+pub(crate) fn backend_api_off(place: &Place) -> Diagnostic {
+    place.error(
+        Reason::UnsupportedValue,
+        "Backends are switched off in this cluster",
+        "Whoever administers it can allow them: extensionApis.enableBackend: true under the key understudy.yaml of \
+         ConfigMap understudy-config in the namespace of the installation.",
+    )
+}
+
 pub(crate) fn backend_without_endpoints(place: &Place) -> Diagnostic {
     place.warning(
         Reason::EndpointsNotFound,

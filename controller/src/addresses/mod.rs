@@ -1,0 +1,33 @@
+//! Addresses of Gateways: the Service that leads to each, its endpoints, and what its status says.
+//!
+//! Inputs: passes over the cluster, and the pods that serve. Outputs: a Service for each Gateway, in the Gateway's
+//! namespace and without a selector, with EndpointSlices that hold the pods of the DaemonSet; and for each Gateway the
+//! addresses that work.
+//!
+//! The Service is also the record of which container port a listener has: every sidecar reads it there, and only the
+//! leader writes it. Why it is like this: `docs/decisions/0014-a-service-for-each-gateway.md`.
+
+mod names;
+mod parameters;
+mod peers;
+mod plan;
+mod ports;
+mod requested;
+mod service;
+mod slices;
+mod status;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use parameters::{
+    ClassParameters, ServiceType, StatusAddresses, WrongParameter, resolve_parameters,
+};
+#[expect(unused_imports, reason = "for the statuses of Gateways, and for who starts the writers")]
+pub(crate) use peers::{Peers, follow_peers};
+pub(crate) use ports::{foreign_service, recorded_ports};
+pub(crate) use requested::{UnusableAddress, requested_address};
+#[expect(unused_imports, reason = "for the statuses of Gateways")]
+pub(crate) use status::{GatewayAddress, gateway_addresses};
+#[expect(unused_imports, reason = "for who starts the writers")]
+pub(crate) use writer::{Signs, run};

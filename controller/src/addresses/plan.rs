@@ -1,0 +1,292 @@
+//! What has to be written so that each Gateway has its Service and each Service its endpoints.
+//!
+//! Inputs: the cluster as it was watched, what was written since, the pods that serve. Outputs: the differences. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_api::apis::experimental::gateways::Gateway;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::addresses::names::{MANAGER, fnv1a, service_name};
+use crate::addresses::peers::Peers;
+use crate::addresses::ports::{Claim, PortMap, allocate, is_ours, listener_ports, ports_of};
+use crate::addresses::service::build_service;
+use crate::addresses::slices::{SLICE_MANAGED_BY, build_slices};
+use crate::addresses::{ClassParameters, requested_address, resolve_parameters};
+use crate::cluster::{Cluster, Key, Object};
+use crate::graph::{Graph, is_our_class};
+use crate::watch::{Kind, ObjectId};
+
+/// The annotation that says what was applied last, so that what is no longer wanted shows, too.
+const APPLIED: &str = "understudy.dev/applied";
+
+/// One write.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    ApplyService(Box<Service>),
+    ApplySlice(Box<EndpointSlice>),
+    /// Only the very object that was seen.
+    DeleteService {
+        key: Key,
+        uid: Option<String>,
+    },
+    DeleteSlice {
+        key: Key,
+        uid: Option<String>,
+    },
+}
+
+/// What a change is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Target {
+    Service(Key),
+    Slice(Key),
+}
+
+impl Change {
+    pub(crate) fn target(&self) -> Target {
+        match self {
+            Self::ApplyService(service) => Target::Service(key_of(&service.metadata)),
+            Self::ApplySlice(slice) => Target::Slice(key_of(&slice.metadata)),
+            Self::DeleteService { key, .. } => Target::Service(key.clone()),
+            Self::DeleteSlice { key, .. } => Target::Slice(key.clone()),
+        }
+    }
+}
+
+pub(super) fn key_of(metadata: &ObjectMeta) -> Key {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Key::new(&text(&metadata.namespace), &text(&metadata.name))
+}
+
+/// What was written and may not have been watched yet; `None` where it was deleted.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) services: BTreeMap<Key, Option<Service>>,
+    pub(crate) slices: BTreeMap<Key, Option<EndpointSlice>>,
+}
+
+/// The cluster as it stands after what was written.
+struct Present<'a> {
+    cluster: &'a Cluster,
+    written: &'a Written,
+}
+
+impl<'a> Present<'a> {
+    fn service(&self, key: &Key) -> Option<&'a Service> {
+        match self.written.services.get(key) {
+            Some(written) => written.as_ref(),
+            None => self.cluster.services.get(key).map(|service| &*service.value),
+        }
+    }
+
+    fn slice(&self, key: &Key) -> Option<&'a EndpointSlice> {
+        match self.written.slices.get(key) {
+            Some(written) => written.as_ref(),
+            None => self.cluster.endpoint_slices.get(key).map(|slice| &*slice.value),
+        }
+    }
+}
+
+/// What there is to do.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) changes: Vec<Change>,
+    /// What cannot be done, in words for a log.
+    pub(crate) problems: BTreeSet<String>,
+}
+
+/// A Gateway that is served.
+struct Wish<'a> {
+    gateway: &'a Object<Gateway>,
+    service: Key,
+    parameters: ClassParameters,
+    /// Its Service stays as it is: the class's parameters or the Gateway's addresses cannot be understood.
+    left_alone: bool,
+}
+
+/// Compares what should stand in the cluster with what does.
+pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Written) -> Plan {
+    let present = Present { cluster, written };
+    let mut plan = Plan::default();
+    let wishes = wishes(cluster, graph);
+    let free = |service: &Key| present.service(service).is_none_or(is_ours);
+    let (wishes, refused): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|wish| free(&wish.service));
+    plan.problems.extend(refused.iter().map(|wish| {
+        format!("Service {} was not made here, so {} gets none", wish.service, wish.gateway.label)
+    }));
+    let ports = assign_ports(&present, &wishes, &mut plan.problems);
+    let wanted: BTreeSet<&Key> = wishes.iter().map(|wish| &wish.service).collect();
+    let mut slices = Vec::new();
+    for wish in &wishes {
+        let current = present.service(&wish.service);
+        let ports = ports.get(&wish.gateway.key).cloned().unwrap_or_default();
+        if !ports.is_empty() && !wish.left_alone {
+            let address = requested_address(&wish.gateway.value, wish.parameters.service_type).ok().flatten();
+            let service = stamped(build_service(wish.gateway, wish.parameters, address, &ports));
+            if differs(&service, current) {
+                plan.changes.push(Change::ApplyService(Box::new(service)));
+            }
+        }
+        // They follow the Service as it is: a port of theirs must not lead where nobody listens yet.
+        let ports = current.map(ports_of).unwrap_or_default();
+        plan_slices(&present, wish, &ports, peers, &mut slices);
+    }
+    plan.changes.append(&mut slices);
+    plan.changes.extend(superfluous(&present, &wanted));
+    plan
+}
+
+/// The Gateways that are served and stay, the senior ones first.
+fn wishes<'a>(cluster: &'a Cluster, graph: &Graph) -> Vec<Wish<'a>> {
+    let mut wishes: Vec<_> = graph
+        .gateways
+        .keys()
+        .filter_map(|key| cluster.gateways.get(key))
+        // Without these, what is made for it could not go with it, or would come back while it goes.
+        .filter(|gateway| gateway.value.metadata.uid.is_some())
+        .filter(|gateway| gateway.value.metadata.deletion_timestamp.is_none())
+        .filter_map(|gateway| {
+            let class = cluster.gateway_classes.get(&Key::new("", &gateway.value.spec.gateway_class_name))?;
+            let parameters = resolve_parameters(cluster, class);
+            let found = parameters.as_ref().copied().unwrap_or_default();
+            let unusable = requested_address(&gateway.value, found.service_type).is_err();
+            let service = Key::new(&gateway.key.namespace, &service_name(&gateway.key.name));
+            let left_alone = parameters.is_err() || unusable;
+            Some(Wish { gateway, service, parameters: found, left_alone })
+        })
+        .collect();
+    wishes.sort_by(|a, b| a.gateway.seniority().cmp(&b.gateway.seniority()));
+    wishes
+}
+
+fn assign_ports(
+    present: &Present<'_>,
+    wishes: &[Wish<'_>],
+    problems: &mut BTreeSet<String>,
+) -> BTreeMap<Key, PortMap> {
+    let claims: Vec<_> = wishes
+        .iter()
+        .map(|wish| Claim {
+            gateway: &wish.gateway.key,
+            wanted: listener_ports(&wish.gateway.value),
+            recorded: present.service(&wish.service).map(ports_of).unwrap_or_default(),
+        })
+        .collect();
+    // A Service whose Gateway is gone leads clients to its port until it is gone itself.
+    let others = present.cluster.services.values().map(|service| &*service.value).filter(|s| is_ours(s));
+    let reserved = others.flat_map(|service| ports_of(service).into_values()).collect();
+    let given = allocate(&claims, &reserved);
+    for claim in &claims {
+        let missing = claim.wanted.iter().filter(|port| !given[claim.gateway].contains_key(port));
+        problems.extend(
+            missing.map(|port| {
+                format!("no container port is left for port {port} of Gateway {}", claim.gateway)
+            }),
+        );
+    }
+    given
+}
+
+fn plan_slices(
+    present: &Present<'_>,
+    wish: &Wish<'_>,
+    ports: &PortMap,
+    peers: &Peers,
+    changes: &mut Vec<Change>,
+) {
+    let mut wanted = BTreeSet::new();
+    if !ports.is_empty() {
+        for slice in build_slices(wish.gateway, ports, peers) {
+            let slice = stamped(slice);
+            let key = key_of(&slice.metadata);
+            if differs(&slice, present.slice(&key)) {
+                changes.push(Change::ApplySlice(Box::new(slice)));
+            }
+            wanted.insert(key);
+        }
+    }
+    let ours = |slice: &&&Object<EndpointSlice>| {
+        slice.labels.get(SLICE_MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+    };
+    let there = present.cluster.slices_of(&wish.service);
+    for slice in there.iter().filter(ours).filter(|slice| !wanted.contains(&slice.key)) {
+        if present.slice(&slice.key).is_some() {
+            let uid = slice.value.metadata.uid.clone();
+            changes.push(Change::DeleteSlice { key: slice.key.clone(), uid });
+        }
+    }
+}
+
+/// Services of ours that no Gateway wants: its class is another's now. Those of a Gateway that is gone go with it, and
+/// those of one that cannot be read for the moment stay.
+fn superfluous(present: &Present<'_>, wanted: &BTreeSet<&Key>) -> Vec<Change> {
+    let cluster = present.cluster;
+    let unwanted = |service: &&Object<Service>| {
+        let owners = service.value.metadata.owner_references.iter().flatten();
+        let Some(owner) = owners.into_iter().find(|owner| owner.kind == "Gateway") else { return false };
+        let key = Key::new(&service.key.namespace, &owner.name);
+        match cluster.gateways.get(&key) {
+            Some(gateway) => {
+                let class = Key::new("", &gateway.value.spec.gateway_class_name);
+                cluster.gateway_classes.get(&class).is_some_and(|class| !is_our_class(class))
+            }
+            None => !cluster.refused.contains_key(&ObjectId { kind: Kind::Gateway, key }),
+        }
+    };
+    cluster
+        .services
+        .values()
+        .filter(|service| is_ours(&service.value) && !wanted.contains(&service.key))
+        .filter(|service| present.service(&service.key).is_some())
+        .filter(unwanted)
+        .map(|service| Change::DeleteService {
+            key: service.key.clone(),
+            uid: service.value.metadata.uid.clone(),
+        })
+        .collect()
+}
+
+/// The object with a hash of itself.
+fn stamped<T: Resource + Serialize>(mut object: T) -> T {
+    let text = serde_json::to_string(&object).unwrap_or_default();
+    let hash = format!("{:016x}", fnv1a(text.as_bytes()));
+    object.meta_mut().annotations.get_or_insert_default().insert(APPLIED.to_owned(), hash);
+    object
+}
+
+/// Whether anything of an object is not there, or stands there from before and is no longer wanted.
+fn differs<T: Serialize>(wanted: &T, current: Option<&T>) -> bool {
+    let Some(current) = current else { return true };
+    match (serde_json::to_value(wanted), serde_json::to_value(current)) {
+        (Ok(wanted), Ok(current)) => !contains(&current, &wanted),
+        _ => true,
+    }
+}
+
+/// Whether a value holds all of another; lists in any order.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => part.iter().all(|(key, part)| {
+            // What is empty is not stored.
+            whole.get(key).map_or_else(|| is_empty(part), |whole| contains(whole, part))
+        }),
+        (Value::Array(whole), Value::Array(part)) => {
+            part.iter().all(|part| whole.iter().any(|whole| contains(whole, part)))
+        }
+        _ => whole == part,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}

@@ -1,0 +1,197 @@
+//! Container ports: each port of a Gateway leads to one that no other Gateway has, and keeps it.
+//!
+//! Inputs: the ports that Gateways want, and those that stand in their Services. Outputs: the same with the missing
+//! ones added. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use gateway_api::apis::experimental::gateways::Gateway;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::addresses::names::{MANAGED_BY, MANAGER, fnv1a, service_name};
+use crate::cluster::{Cluster, Key};
+
+/// The container ports that are given to Gateways. They are the pod's own, so nothing else is in the way; the
+/// proxy's admin address and the controller's health are above.
+pub(crate) const RANGE: RangeInclusive<u16> = 10_000..=18_999;
+
+/// Ports of a Gateway's listeners with the container ports that they lead to.
+pub(crate) type PortMap = BTreeMap<u16, u16>;
+
+/// The ports of a Gateway's listeners that clients reach over TCP, whether they can be served now or not: a Secret
+/// that is missing for a moment must not cost a listener its port.
+pub(crate) fn listener_ports(gateway: &Gateway) -> BTreeSet<u16> {
+    let listeners = gateway.spec.listeners.iter();
+    let served = listeners.filter(|listener| matches!(listener.protocol.as_str(), "HTTP" | "HTTPS"));
+    served.filter_map(|listener| u16::try_from(listener.port).ok().filter(|port| *port != 0)).collect()
+}
+
+/// Whether a Service was made here, and not by somebody who likes the same name.
+pub(crate) fn is_ours(service: &Service) -> bool {
+    let labels = service.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
+}
+
+/// The Service by the name of a Gateway's, if somebody else made it.
+pub(crate) fn foreign_service(cluster: &Cluster, gateway: &Key) -> Option<Key> {
+    let key = Key::new(&gateway.namespace, &service_name(&gateway.name));
+    cluster.services.get(&key).filter(|service| !is_ours(&service.value)).map(|service| service.key.clone())
+}
+
+/// The ports that stand in a Gateway's Service; none, if there is no Service, or it is another's.
+pub(crate) fn recorded_ports(cluster: &Cluster, gateway: &Key) -> PortMap {
+    let key = Key::new(&gateway.namespace, &service_name(&gateway.name));
+    cluster
+        .services
+        .get(&key)
+        .filter(|service| is_ours(&service.value))
+        .map(|s| ports_of(&s.value))
+        .unwrap_or_default()
+}
+
+/// The ports of a Service that lead to a container port of the range.
+pub(crate) fn ports_of(service: &Service) -> PortMap {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let pair = |port: &k8s_openapi::api::core::v1::ServicePort| {
+        let Some(IntOrString::Int(target)) = port.target_port else { return None };
+        let target = u16::try_from(target).ok().filter(|target| RANGE.contains(target))?;
+        Some((u16::try_from(port.port).ok()?, target))
+    };
+    ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP").filter_map(pair).collect()
+}
+
+/// What a Gateway wants, and what it has.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) gateway: &'a Key,
+    pub(crate) wanted: BTreeSet<u16>,
+    pub(crate) recorded: PortMap,
+}
+
+/// Gives every wanted port a container port. Claims come by seniority: of two that have the same one, the first keeps
+/// it. What stands in `reserved` is given to nobody. A port is left out when there is none left for it.
+///
+/// New ones are looked for from a place that depends on the Gateway's name and the port alone. So a Service that
+/// somebody deleted comes back as it was, and a port that a Gateway gave up is seldom another's a moment later,
+/// when some node may still lead clients to it.
+pub(crate) fn allocate(claims: &[Claim<'_>], reserved: &BTreeSet<u16>) -> BTreeMap<Key, PortMap> {
+    let mut taken = BTreeSet::new();
+    let mut given: BTreeMap<Key, PortMap> = BTreeMap::new();
+    for claim in claims {
+        let kept = given.entry(claim.gateway.clone()).or_default();
+        for (port, target) in &claim.recorded {
+            if claim.wanted.contains(port) && RANGE.contains(target) && taken.insert(*target) {
+                kept.insert(*port, *target);
+            }
+        }
+    }
+    taken.extend(reserved);
+    for claim in claims {
+        let ports = given.entry(claim.gateway.clone()).or_default();
+        for port in &claim.wanted {
+            if !ports.contains_key(port)
+                && let Some(target) = free_port(claim.gateway, *port, &taken)
+            {
+                taken.insert(target);
+                ports.insert(*port, target);
+            }
+        }
+    }
+    given
+}
+
+fn free_port(gateway: &Key, port: u16, taken: &BTreeSet<u16>) -> Option<u16> {
+    let size = u64::from(RANGE.end() - RANGE.start()) + 1;
+    let begin = fnv1a(format!("{gateway}:{port}").as_bytes()) % size;
+    // Each sum stays below the range's end, so the conversion cannot fail.
+    let candidate = |step: u64| Some(RANGE.start() + u16::try_from((begin + step) % size).ok()?);
+    (0..size).filter_map(candidate).find(|candidate| !taken.contains(candidate))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claims<'a>(gateways: &'a [(Key, BTreeSet<u16>)], recorded: &BTreeMap<Key, PortMap>) -> Vec<Claim<'a>> {
+        let claim = |(gateway, wanted): &'a (Key, BTreeSet<u16>)| Claim {
+            gateway,
+            wanted: wanted.clone(),
+            recorded: recorded.get(gateway).cloned().unwrap_or_default(),
+        };
+        gateways.iter().map(claim).collect()
+    }
+
+    fn gateways(count: usize, ports: &[u16]) -> Vec<(Key, BTreeSet<u16>)> {
+        (0..count).map(|n| (Key::new("default", &format!("g{n}")), ports.iter().copied().collect())).collect()
+    }
+
+    fn targets(given: &BTreeMap<Key, PortMap>) -> Vec<u16> {
+        given.values().flat_map(|ports| ports.values().copied()).collect()
+    }
+
+    #[test]
+    fn three_thousand_gateways_have_container_ports_of_their_own() {
+        let gateways = gateways(3000, &[80, 443]);
+        let given = allocate(&claims(&gateways, &BTreeMap::new()), &BTreeSet::new());
+        let targets = targets(&given);
+        assert_eq!(targets.len(), 6000);
+        assert_eq!(targets.iter().collect::<BTreeSet<_>>().len(), 6000);
+        assert!(targets.iter().all(|target| RANGE.contains(target)));
+    }
+
+    #[test]
+    fn what_two_gateways_have_stays_with_the_senior_one() {
+        let gateways = gateways(2, &[80]);
+        let both = gateways.iter().map(|(key, _)| (key.clone(), PortMap::from([(80, 12_345)]))).collect();
+        let given = allocate(&claims(&gateways, &both), &BTreeSet::new());
+        assert_eq!(given[&gateways[0].0][&80], 12_345);
+        assert_ne!(given[&gateways[1].0][&80], 12_345);
+    }
+
+    #[test]
+    fn ports_outside_of_the_range_are_not_kept() {
+        let gateways = gateways(1, &[80]);
+        let recorded = BTreeMap::from([(gateways[0].0.clone(), PortMap::from([(80, 19_000)]))]);
+        let given = allocate(&claims(&gateways, &recorded), &BTreeSet::new());
+        assert!(RANGE.contains(&given[&gateways[0].0][&80]));
+    }
+
+    #[test]
+    fn a_range_that_is_used_up_leaves_the_rest_without() {
+        let gateways = gateways(2, &[80, 443]);
+        let reserved: BTreeSet<u16> = RANGE.skip(3).collect();
+        let given = allocate(&claims(&gateways, &BTreeMap::new()), &reserved);
+        assert_eq!(targets(&given).len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn gateways_that_come_and_go_never_move_the_ports_of_those_that_stay(
+            steps in prop::collection::vec(prop::collection::btree_set((0..12_usize, 1..6_u16), 0..20), 1..8),
+        ) {
+            let mut recorded: BTreeMap<Key, PortMap> = BTreeMap::new();
+            for step in steps {
+                let mut wanted: BTreeMap<Key, BTreeSet<u16>> = BTreeMap::new();
+                for (gateway, port) in step {
+                    wanted.entry(Key::new("default", &format!("g{gateway}"))).or_default().insert(port);
+                }
+                let wanted: Vec<_> = wanted.into_iter().collect();
+                let given = allocate(&claims(&wanted, &recorded), &BTreeSet::new());
+                let all = targets(&given);
+                prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+                for (gateway, ports) in &wanted {
+                    for port in ports {
+                        let now = given[gateway][port];
+                        let before = recorded.get(gateway).and_then(|ports| ports.get(port));
+                        prop_assert!(before.is_none_or(|before| *before == now));
+                    }
+                }
+                recorded = given;
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The addresses that a Gateway's status shows: those at which clients reach it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::Placement;
+use crate::addresses::names::service_name;
+use crate::addresses::peers::{NodeAddresses, Peers};
+use crate::addresses::ports::is_ours;
+use crate::addresses::{StatusAddresses, resolve_parameters};
+use crate::cluster::{Cluster, Key, Object};
+use crate::watch::{Node, NodeValue};
+
+/// The most addresses that the API allows in a status.
+const MOST: usize = 16;
+
+/// An entry of `status.addresses`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GatewayAddress {
+    /// `IPAddress` or `Hostname`.
+    pub(crate) kind: &'static str,
+    pub(crate) value: String,
+}
+
+impl GatewayAddress {
+    fn ip(value: impl ToString) -> Self {
+        Self { kind: "IPAddress", value: value.to_string() }
+    }
+}
+
+/// The addresses of a Gateway that is served here; none, as long as it has none.
+///
+/// With Services: what the load balancer got, or where there is no load balancer, as the class wants it, the nodes' or
+/// the Service's own addresses. With host ports: those that the Gateway asks for, or those of the nodes that serve.
+/// `peers` is `None` until the pods are known.
+pub(crate) fn gateway_addresses(
+    cluster: &Cluster,
+    peers: Option<&Peers>,
+    placement: Placement,
+    gateway: &Key,
+) -> Vec<GatewayAddress> {
+    let mut found = match placement {
+        Placement::Local => Vec::new(),
+        Placement::Host(_) => {
+            let asked = asked_addresses(cluster, gateway);
+            if asked.is_empty() { node_addresses(peers) } else { asked }
+        }
+        Placement::Service(_) => {
+            let key = Key::new(&gateway.namespace, &service_name(&gateway.name));
+            match cluster.services.get(&key).filter(|service| is_ours(&service.value)) {
+                Some(service) => service_addresses(service, shows_nodes(cluster, gateway), peers),
+                None => Vec::new(),
+            }
+        }
+    };
+    found.truncate(MOST);
+    found
+}
+
+fn asked_addresses(cluster: &Cluster, gateway: &Key) -> Vec<GatewayAddress> {
+    let gateway = cluster.gateways.get(gateway);
+    let asked = gateway.iter().flat_map(|gateway| gateway.value.spec.addresses.iter().flatten());
+    asked
+        .filter(|address| address.r#type.as_deref().unwrap_or("IPAddress") == "IPAddress")
+        .filter_map(|address| address.value.as_deref()?.parse::<IpAddr>().ok())
+        .map(GatewayAddress::ip)
+        .collect()
+}
+
+/// Whether a Gateway's class wants the nodes' addresses shown.
+fn shows_nodes(cluster: &Cluster, gateway: &Key) -> bool {
+    let class = cluster.gateways.get(gateway).and_then(|gateway| {
+        let class = &gateway.value.spec.gateway_class_name;
+        cluster.gateway_classes.get(&Key::new("", class))
+    });
+    class
+        .and_then(|class| resolve_parameters(cluster, class).ok())
+        .is_some_and(|parameters| parameters.addresses == StatusAddresses::Nodes)
+}
+
+fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<GatewayAddress> {
+    let assigned = balancer_addresses(service.status());
+    if !assigned.is_empty() {
+        return assigned;
+    }
+    if nodes {
+        return node_addresses(peers);
+    }
+    let spec = service.value.spec.as_ref();
+    let all = spec.and_then(|spec| spec.cluster_ips.clone());
+    let first = spec.and_then(|spec| spec.cluster_ip.clone());
+    let addresses = all.or(first.map(|first| vec![first])).unwrap_or_default();
+    addresses.iter().filter(|address| address.parse::<IpAddr>().is_ok()).map(GatewayAddress::ip).collect()
+}
+
+/// What a load balancer reported in a Service's status.
+fn balancer_addresses(status: Option<&Node>) -> Vec<GatewayAddress> {
+    let ingress = status.and_then(|status| status.child("loadBalancer")?.child("ingress"));
+    let Some(Node { value: NodeValue::List(ingress), .. }) = ingress else { return Vec::new() };
+    let address = |entry: &Node| match (entry.text("ip"), entry.text("hostname")) {
+        (Some(ip), _) => Some(GatewayAddress::ip(ip)),
+        (None, Some(name)) => Some(GatewayAddress { kind: "Hostname", value: name.to_owned() }),
+        (None, None) => None,
+    };
+    ingress.iter().filter_map(address).collect()
+}
+
+/// The addresses of the nodes whose pod takes clients: those that are reached from outside, if any node has such.
+fn node_addresses(peers: Option<&Peers>) -> Vec<GatewayAddress> {
+    let Some(peers) = peers else { return Vec::new() };
+    let serving: BTreeSet<&str> =
+        peers.pods.values().filter(|peer| peer.ready).map(|peer| peer.node.as_str()).collect();
+    let nodes: Vec<&NodeAddresses> = serving.iter().filter_map(|node| peers.nodes.get(*node)).collect();
+    let collect = |of: fn(&NodeAddresses) -> &Vec<IpAddr>| -> Vec<GatewayAddress> {
+        nodes.iter().flat_map(|node| of(node)).map(GatewayAddress::ip).collect()
+    };
+    let external = collect(|node| &node.external);
+    if external.is_empty() { collect(|node| &node.internal) } else { external }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::NodeEntry as Entry;
+
+    fn map(key: &str, node: NodeValue) -> NodeValue {
+        NodeValue::Map(vec![Entry { key: key.to_owned(), line: 1, node: Node { line: 1, value: node } }])
+    }
+
+    #[test]
+    fn a_load_balancer_reports_addresses_or_names() {
+        let text = |text: &str| NodeValue::Text { text: text.to_owned(), plain: true };
+        let ingress =
+            [map("ip", text("10.98.0.1")), map("hostname", text("lb.example.com")), map("x", text(""))];
+        let ingress = ingress.map(|value| Node { line: 1, value }).to_vec();
+        let status = map("loadBalancer", map("ingress", NodeValue::List(ingress)));
+        let found = balancer_addresses(Some(&Node { line: 1, value: status }));
+        let name = GatewayAddress { kind: "Hostname", value: "lb.example.com".to_owned() };
+        assert_eq!(found, [GatewayAddress::ip("10.98.0.1"), name]);
+        assert_eq!(balancer_addresses(None), []);
+    }
+}

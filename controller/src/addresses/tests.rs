@@ -1,0 +1,522 @@
+//! Plans and writes against a cluster in memory, which does what an API server does with server-side apply.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::peers::tests::{peer, peers};
+use super::peers::{Peer, Peers};
+use super::plan::{Change, Plan, Written, key_of, plan};
+use super::ports::{RANGE, ports_of};
+use super::status::{GatewayAddress, gateway_addresses};
+use super::writer::{Done, Signs, Store, write_to};
+use crate::cluster::{Cluster, Key};
+use crate::load::{Loader, Settling};
+use crate::pass::Pass;
+use crate::{GatewayMode, ListenOptions, Options, Placement, Source};
+
+fn class(name: &str, more: &str) -> String {
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: {name}}}
+spec: {{controllerName: understudy.dev/gateway-controller{more}}}
+"
+    )
+}
+
+fn gateway(name: &str, class: &str, ports: &[u16]) -> String {
+    let listeners: String =
+        ports.iter().map(|port| format!("    - {{name: p{port}, protocol: HTTP, port: {port}}}\n")).collect();
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: default, uid: uid-{name}}}
+spec:
+  gatewayClassName: {class}
+  listeners:
+{listeners}"
+    )
+}
+
+fn placement() -> Placement {
+    GatewayMode::Service.in_pod(&[])
+}
+
+fn pass(text: &str) -> Pass {
+    let mut loader = Loader::default();
+    loader.take_stdin(Ok(text.to_owned()));
+    loader.refresh(&[Source::Stdin], Settling::TakeAll);
+    let loaded = loader.load();
+    let mut diagnostics = loaded.diagnostics;
+    let listen = ListenOptions { placement: placement(), ..ListenOptions::default() };
+    let options = Options { listen, ..Options::default() };
+    let graph = crate::graph::build_graph(&loaded.cluster, &options, 0, &mut diagnostics);
+    Pass {
+        cluster: Arc::new(loaded.cluster),
+        graph: Arc::new(graph),
+        diagnostics: diagnostics.into(),
+        version: 1,
+    }
+}
+
+fn two_pods() -> Peers {
+    peers(&[peer(1), peer(2)])
+}
+
+/// A cluster that keeps what is written to it.
+#[derive(Default)]
+struct InMemory {
+    services: Mutex<BTreeMap<Key, Service>>,
+    slices: Mutex<BTreeMap<Key, EndpointSlice>>,
+    writes: AtomicUsize,
+    /// So many writes fail.
+    failures: AtomicUsize,
+}
+
+impl InMemory {
+    fn text(&self) -> String {
+        let services = self.services.lock().unwrap().values().map(serde_yaml::to_string).collect::<Vec<_>>();
+        let slices = self.slices.lock().unwrap().values().map(serde_yaml::to_string).collect::<Vec<_>>();
+        services.into_iter().chain(slices).map(|text| format!("---\n{}", text.unwrap())).collect()
+    }
+
+    fn pass(&self, manifests: &str) -> Pass {
+        pass(&format!("{manifests}{}", self.text()))
+    }
+
+    fn apply(&self, change: &Change) -> Done {
+        let version = Some(self.writes.fetch_add(1, Ordering::SeqCst).to_string());
+        match change {
+            Change::ApplyService(service) => {
+                let mut service = (**service).clone();
+                let key = key_of(&service.metadata);
+                service.metadata.resource_version = version;
+                service.metadata.uid = Some(format!("uid-{key}"));
+                let spec = service.spec.get_or_insert_default();
+                let address = format!("10.96.0.{}", self.services.lock().unwrap().len() + 1);
+                spec.cluster_ip.get_or_insert(address);
+                spec.cluster_ips = spec.cluster_ip.clone().map(|ip| vec![ip]);
+                spec.session_affinity = Some("None".to_owned());
+                // In another order, as after a merge.
+                spec.ports.as_mut().unwrap().reverse();
+                self.services.lock().unwrap().insert(key.clone(), service.clone());
+                Done::Service(key, Some(Box::new(service)))
+            }
+            Change::ApplySlice(slice) => {
+                let mut slice = (**slice).clone();
+                let key = key_of(&slice.metadata);
+                slice.metadata.resource_version = version;
+                self.slices.lock().unwrap().insert(key.clone(), slice.clone());
+                Done::Slice(key, Some(Box::new(slice)))
+            }
+            Change::DeleteService { key, .. } => {
+                self.services.lock().unwrap().remove(key);
+                Done::Service(key.clone(), None)
+            }
+            Change::DeleteSlice { key, .. } => {
+                self.slices.lock().unwrap().remove(key);
+                Done::Slice(key.clone(), None)
+            }
+        }
+    }
+
+    /// Plans and writes until nothing is left to do; says how many writes that took.
+    fn settle(&self, manifests: &str, peers: &Peers) -> usize {
+        let before = self.writes.load(Ordering::SeqCst);
+        for _ in 0..10 {
+            let plan = self.plan(manifests, peers);
+            if plan.changes.is_empty() {
+                return self.writes.load(Ordering::SeqCst) - before;
+            }
+            for change in &plan.changes {
+                self.apply(change);
+            }
+        }
+        panic!("there is always something to write: {:?}", self.plan(manifests, peers).changes);
+    }
+
+    fn plan(&self, manifests: &str, peers: &Peers) -> Plan {
+        let pass = self.pass(manifests);
+        plan(&pass.cluster, &pass.graph, peers, &Written::default())
+    }
+
+    fn service(&self, name: &str) -> Service {
+        self.services.lock().unwrap()[&Key::new("default", name)].clone()
+    }
+
+    fn slice(&self, name: &str) -> EndpointSlice {
+        self.slices.lock().unwrap()[&Key::new("default", name)].clone()
+    }
+}
+
+impl Store for InMemory {
+    async fn write(&self, change: &Change) -> Result<Done, kube::Error> {
+        if self.failures.load(Ordering::SeqCst) > 0 {
+            self.failures.fetch_sub(1, Ordering::SeqCst);
+            return Err(kube::Error::LinesCodecMaxLineLengthExceeded);
+        }
+        Ok(self.apply(change))
+    }
+}
+
+fn conditions(slice: &EndpointSlice) -> Vec<(String, bool, bool)> {
+    let endpoints = slice.endpoints.iter().flatten();
+    endpoints
+        .map(|endpoint| {
+            let conditions = endpoint.conditions.clone().unwrap();
+            (endpoint.addresses[0].clone(), conditions.ready.unwrap(), conditions.terminating.unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn each_gateway_gets_a_service_with_the_pods_behind_it() {
+    let cluster = InMemory::default();
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80, 443]), gateway("b", "eg", &[80])].concat();
+    assert_eq!(cluster.settle(&manifests, &two_pods()), 4);
+    let service = cluster.service("understudy-eg");
+    let spec = service.spec.clone().unwrap();
+    assert_eq!((spec.type_.as_deref(), spec.selector), (Some("LoadBalancer"), None));
+    let owner = &service.metadata.owner_references.clone().unwrap()[0];
+    assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("Gateway", "uid-eg"));
+    let (first, second) = (ports_of(&service), ports_of(&cluster.service("understudy-b")));
+    assert_eq!(first.keys().copied().collect::<Vec<_>>(), [80, 443]);
+    assert!(first.values().all(|target| RANGE.contains(target) && *target != second[&80]));
+    let slice = cluster.slice("understudy-eg-v4");
+    assert_eq!(
+        conditions(&slice),
+        [("10.0.0.1".to_owned(), true, false), ("10.0.0.2".to_owned(), true, false)]
+    );
+    let targets: BTreeMap<_, _> =
+        slice.ports.unwrap().into_iter().map(|port| (port.name.unwrap(), port.port.unwrap())).collect();
+    assert_eq!(targets["tcp-80"], i32::from(first[&80]));
+    // The sidecars listen there.
+    let pass = cluster.pass(&manifests);
+    let node = &pass.graph.gateways[&Key::new("default", "eg")];
+    assert_eq!(node.listeners[0].bind[0].to_string(), format!("0.0.0.0:{}", first[&80]));
+}
+
+#[test]
+fn nothing_is_written_again_until_something_changes() {
+    let cluster = InMemory::default();
+    let one = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    cluster.settle(&one, &two_pods());
+    assert_eq!(cluster.settle(&one, &two_pods()), 0);
+    let before = ports_of(&cluster.service("understudy-eg"));
+    let more = [class("eg", ""), gateway("eg", "eg", &[80, 8080])].concat();
+    assert_eq!(cluster.settle(&more, &two_pods()), 2);
+    assert_eq!(ports_of(&cluster.service("understudy-eg"))[&80], before[&80]);
+    // What is no longer wanted goes, too: here the port, and the label.
+    assert_eq!(cluster.settle(&one, &two_pods()), 2);
+    assert_eq!(ports_of(&cluster.service("understudy-eg")), before);
+    let labelled = one.replace(
+        "spec:\n  gatewayClassName",
+        "spec:\n  infrastructure: {labels: {team: a}, annotations: {cloud/x: y}}\n  gatewayClassName",
+    );
+    assert_eq!(cluster.settle(&labelled, &two_pods()), 2);
+    let metadata = cluster.service("understudy-eg").metadata;
+    assert_eq!(
+        (&metadata.labels.unwrap()["team"][..], &metadata.annotations.unwrap()["cloud/x"][..]),
+        ("a", "y")
+    );
+    assert_eq!(cluster.settle(&one, &two_pods()), 2);
+    assert!(!cluster.service("understudy-eg").metadata.labels.unwrap().contains_key("team"));
+}
+
+#[test]
+fn what_others_add_to_a_service_stays_and_what_they_change_is_changed_back() {
+    let cluster = InMemory::default();
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    cluster.settle(&manifests, &two_pods());
+    let key = Key::new("default", "understudy-eg");
+    let before = ports_of(&cluster.service("understudy-eg"));
+    let change = |change: &dyn Fn(&mut Service)| {
+        change(cluster.services.lock().unwrap().get_mut(&key).unwrap());
+        cluster.settle(&manifests, &two_pods())
+    };
+    assert_eq!(
+        change(&|service| drop(
+            service.metadata.annotations.as_mut().unwrap().insert("a".into(), "b".into())
+        )),
+        0
+    );
+    assert_eq!(change(&|service| service.spec.as_mut().unwrap().type_ = Some("ClusterIP".into())), 1);
+    // A container port is what stands in the Service.
+    assert_eq!(
+        change(&|service| service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port =
+            Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(80))),
+        3,
+        "nothing leads anywhere until the Service does"
+    );
+    assert_eq!(ports_of(&cluster.service("understudy-eg")), before);
+}
+
+#[test]
+fn somebody_elses_service_is_left_alone() {
+    let cluster = InMemory::default();
+    let foreign = "---
+apiVersion: v1
+kind: Service
+metadata: {name: understudy-eg, namespace: default, uid: x}
+spec: {ports: [{port: 80}]}
+";
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let plan = cluster.plan(&format!("{manifests}{foreign}"), &two_pods());
+    assert_eq!(plan.changes, []);
+    assert!(plan.problems.iter().any(|problem| problem.contains("was not made here")), "{plan:?}");
+    let pass = pass(&format!("{manifests}{foreign}"));
+    assert!(pass.diagnostics.iter().any(|d| d.is_error() && d.to_string().contains("nobody else's")));
+}
+
+#[test]
+fn a_pod_that_comes_or_goes_changes_the_slices_alone() {
+    let cluster = InMemory::default();
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    cluster.settle(&manifests, &two_pods());
+    let leaving = Peer { ready: false, terminating: true, ..peer(1) };
+    assert_eq!(cluster.settle(&manifests, &peers(&[leaving, peer(2)])), 1);
+    assert_eq!(
+        conditions(&cluster.slice("understudy-eg-v4")),
+        [("10.0.0.1".to_owned(), false, true), ("10.0.0.2".to_owned(), true, false)]
+    );
+    assert_eq!(cluster.settle(&manifests, &peers(&[peer(2)])), 1);
+    let both = Peer { addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()], ..peer(2) };
+    assert_eq!(cluster.settle(&manifests, &peers(&[both])), 1);
+    assert_eq!(conditions(&cluster.slice("understudy-eg-v6")), [("fd00::2".to_owned(), true, false)]);
+    assert_eq!(cluster.settle(&manifests, &peers(&[peer(2)])), 1);
+    assert!(!cluster.slices.lock().unwrap().contains_key(&Key::new("default", "understudy-eg-v6")));
+}
+
+#[test]
+fn slices_hold_no_more_endpoints_than_the_api_allows() {
+    let cluster = InMemory::default();
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let many = (0..2100_u16)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            (format!("understudy-{n}"), Peer { addresses: vec![[10, 1, high, low].into()], ..peer(1) })
+        })
+        .collect();
+    cluster.settle(&manifests, &Peers { pods: many, nodes: BTreeMap::new() });
+    let count = |name: &str| cluster.slice(name).endpoints.unwrap().len();
+    let counts = ["understudy-eg-v4", "understudy-eg-v4-2", "understudy-eg-v4-3"].map(count);
+    assert_eq!(counts, [1000, 1000, 100]);
+}
+
+#[test]
+fn a_class_that_cannot_be_understood_leaves_services_as_they_are() {
+    let cluster = InMemory::default();
+    let reference = ", parametersRef: {group: \"\", kind: ConfigMap, name: p, namespace: a}";
+    let config = "---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: p, namespace: a}
+data: {serviceType: NodePort, externalTrafficPolicy: Local}
+";
+    let manifests = [class("eg", reference), gateway("eg", "eg", &[80])].concat();
+    assert_eq!(cluster.settle(&manifests, &two_pods()), 0);
+    cluster.settle(&format!("{manifests}{config}"), &two_pods());
+    let spec = cluster.service("understudy-eg").spec.unwrap();
+    assert_eq!(
+        (spec.type_.as_deref(), spec.external_traffic_policy.as_deref()),
+        (Some("NodePort"), Some("Local"))
+    );
+    assert_eq!(cluster.settle(&manifests, &two_pods()), 0);
+}
+
+#[test]
+fn a_service_goes_when_its_gateway_is_another_controllers_and_stays_while_nothing_is_known() {
+    let cluster = InMemory::default();
+    let (ours, gateway) = (class("eg", ""), gateway("eg", "eg", &[80]));
+    cluster.settle(&format!("{ours}{gateway}"), &two_pods());
+    assert_eq!(cluster.settle(&gateway, &two_pods()), 0, "the class is gone");
+    let unreadable = gateway.replace("listeners:", "listeners: 7\n  x:");
+    assert_eq!(cluster.settle(&format!("{ours}{unreadable}"), &two_pods()), 0);
+    let foreign = ours.replace("understudy.dev", "example.com");
+    assert_eq!(cluster.settle(&format!("{foreign}{gateway}"), &two_pods()), 1);
+    assert!(cluster.services.lock().unwrap().is_empty());
+}
+
+#[test]
+fn the_service_of_a_gateway_that_is_gone_goes() {
+    let cluster = InMemory::default();
+    let ours = class("eg", "");
+    cluster.settle(&format!("{ours}{}", gateway("eg", "eg", &[80])), &two_pods());
+    assert_eq!(cluster.settle(&ours, &two_pods()), 1);
+    assert!(cluster.services.lock().unwrap().is_empty());
+}
+
+#[test]
+fn an_address_that_is_asked_for_stands_in_the_service() {
+    for (kind, field) in [("ClusterIP", "clusterIP"), ("LoadBalancer", "loadBalancerIP")] {
+        let cluster = InMemory::default();
+        let config = format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: p, namespace: a}}\ndata: {{serviceType: {kind}}}\n"
+        );
+        let class = class("eg", ", parametersRef: {group: \"\", kind: ConfigMap, name: p, namespace: a}");
+        let asking = gateway("eg", "eg", &[80])
+            .replace("spec:\n", "spec:\n  addresses: [{type: IPAddress, value: 10.96.7.7}]\n");
+        cluster.settle(&format!("{class}{config}{asking}"), &two_pods());
+        let spec = json!(cluster.service("understudy-eg").spec);
+        assert_eq!(spec[field], "10.96.7.7", "{kind}");
+        let wrong = asking.replace("IPAddress", "Hostname");
+        assert_eq!(cluster.settle(&format!("{class}{config}{wrong}"), &two_pods()), 0, "left as it is");
+    }
+}
+
+fn shown(cluster: &Cluster, placement: Placement, peers: Option<&Peers>) -> Vec<String> {
+    let found = gateway_addresses(cluster, peers, placement, &Key::new("default", "eg"));
+    found.into_iter().map(|GatewayAddress { kind, value }| format!("{kind} {value}")).collect()
+}
+
+#[test]
+fn a_status_shows_the_load_balancer_else_the_service_or_the_nodes() {
+    let store = InMemory::default();
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    assert!(shown(&store.pass(&manifests).cluster, placement(), None).is_empty());
+    store.settle(&manifests, &two_pods());
+    let look =
+        |manifests: &str, peers: &Peers| shown(&store.pass(manifests).cluster, placement(), Some(peers));
+    assert_eq!(look(&manifests, &two_pods()), ["IPAddress 10.96.0.1"]);
+    let config = "---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: p, namespace: a}
+data: {addresses: nodes}
+";
+    let reference = ", parametersRef: {group: \"\", kind: ConfigMap, name: p, namespace: a}";
+    let nodes = [&class("eg", reference)[..], &gateway("eg", "eg", &[80]), config].concat();
+    assert_eq!(look(&nodes, &two_pods()), ["IPAddress 192.0.2.1", "IPAddress 192.0.2.2"]);
+    let mut one = two_pods();
+    one.pods.values_mut().next().unwrap().ready = false;
+    assert_eq!(look(&nodes, &one), ["IPAddress 192.0.2.2"]);
+    one.nodes.get_mut("node-2").unwrap().external.push([203, 0, 113, 2].into());
+    assert_eq!(look(&nodes, &one), ["IPAddress 203.0.113.2"]);
+}
+
+#[test]
+fn with_host_ports_a_status_shows_what_is_asked_for_else_the_nodes() {
+    let host = GatewayMode::Host.in_pod(&[]);
+    let plain = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let two = two_pods();
+    assert_eq!(
+        shown(&pass(&plain).cluster, host, Some(&two)),
+        ["IPAddress 192.0.2.1", "IPAddress 192.0.2.2"]
+    );
+    assert!(shown(&pass(&plain).cluster, host, None).is_empty());
+    let asking = plain.replace("  listeners:", "  addresses: [{value: 192.0.2.2}]\n  listeners:");
+    assert_eq!(shown(&pass(&asking).cluster, host, Some(&two)), ["IPAddress 192.0.2.2"]);
+}
+
+/// A writer at work, and the ends of what it follows.
+struct Running {
+    cluster: Arc<InMemory>,
+    passes: watch::Sender<Option<Arc<Pass>>>,
+    peers: watch::Sender<Option<Arc<Peers>>>,
+    leading: watch::Sender<bool>,
+    leaving: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+const BOUND: Duration = Duration::from_secs(120);
+
+impl Running {
+    fn start(manifests: &str, leads: bool) -> Self {
+        let cluster = Arc::new(InMemory::default());
+        let passes = watch::Sender::new(Some(Arc::new(pass(manifests))));
+        let peers = watch::Sender::new(Some(Arc::new(two_pods())));
+        let (leading, leaving) = (watch::Sender::new(leads), watch::Sender::new(false));
+        let signs = Signs {
+            passes: passes.subscribe(),
+            peers: peers.subscribe(),
+            leading: leading.subscribe(),
+            leaving: leaving.subscribe(),
+        };
+        let store = cluster.clone();
+        let task = tokio::spawn(async move { write_to(&*store, "understudy-uid-1", signs).await });
+        Self { cluster, passes, peers, leading, leaving, task }
+    }
+
+    async fn wait_for(&self, what: impl Fn(&InMemory) -> bool) {
+        let start = Instant::now();
+        while !what(&self.cluster) {
+            assert!(start.elapsed() < BOUND, "it did not happen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn has(service: &'static str) -> impl Fn(&InMemory) -> bool {
+    move |cluster| {
+        cluster.slices.lock().unwrap().contains_key(&Key::new("default", &format!("{service}-v4")))
+            && cluster.services.lock().unwrap().contains_key(&Key::new("default", service))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_leader_writes() {
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let running = Running::start(&manifests, false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(running.cluster.writes.load(Ordering::SeqCst), 0);
+    running.leading.send_replace(true);
+    running.wait_for(has("understudy-eg")).await;
+    // The cluster's own news does not come for a while; what was written is believed.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(running.cluster.writes.load(Ordering::SeqCst), 2);
+    drop(running.passes);
+    timeout(BOUND, running.task).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_tried_again() {
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let running = Running::start(&manifests, false);
+    running.cluster.failures.store(5, Ordering::SeqCst);
+    running.leading.send_replace(true);
+    running.wait_for(has("understudy-eg")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_leaves_withdraws_its_pod_before_it_ends() {
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let running = Running::start(&manifests, true);
+    running.wait_for(has("understudy-eg")).await;
+    running.cluster.failures.store(2, Ordering::SeqCst);
+    running.leaving.send_replace(true);
+    timeout(BOUND, running.task).await.unwrap().unwrap();
+    assert_eq!(
+        conditions(&running.cluster.slice("understudy-eg-v4")),
+        [("10.0.0.1".to_owned(), false, true), ("10.0.0.2".to_owned(), true, false)]
+    );
+    drop((running.passes, running.peers, running.leading));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_lead_leaves_at_once() {
+    let running = Running::start(&class("eg", ""), false);
+    running.leaving.send_replace(true);
+    timeout(Duration::from_secs(1), running.task).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_gateways_are_written_at_a_bounded_rate() {
+    let gateways: String = (0..200).map(|n| gateway(&format!("g{n}"), "eg", &[80])).collect();
+    let start = Instant::now();
+    let running = Running::start(&format!("{}{gateways}", class("eg", "")), true);
+    running.wait_for(|cluster| cluster.slices.lock().unwrap().len() == 200).await;
+    let writes = running.cluster.writes.load(Ordering::SeqCst);
+    assert_eq!(writes, 400);
+    assert!(start.elapsed() >= Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+}

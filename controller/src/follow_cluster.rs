@@ -1,0 +1,314 @@
+//! Follows a cluster: every change that the API server tells of is read, translated and published.
+//!
+//! Inputs: a [`KubernetesSource`]. Outputs: states on disk, and a [`Pass`] after each for those who write to the API
+//! server. What was published stays as it is while the API server is away.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Client, Config};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use crate::cluster::Cluster;
+use crate::diagnostics::{self, Diagnostic};
+use crate::follow::FollowError;
+use crate::graph::{Graph, build_graph};
+use crate::health::Health;
+use crate::pass::Pass;
+use crate::publish::Publisher;
+use crate::translate::build_state;
+use crate::watch::kubernetes::{Change, KubernetesSource, Store};
+use crate::{Options, Report, Sidecar};
+
+/// What belongs together often comes on several watches: a change waits this long for others.
+const TOGETHER: Duration = Duration::from_millis(5);
+/// States are published at most this often.
+const INTERVAL: Duration = Duration::from_millis(30);
+/// Once anything is published, a change waits at most this long for a Secret or ConfigMap that the API server does not
+/// give.
+const CONTENT: Duration = Duration::from_secs(1);
+/// Events that are taken at once.
+const BATCH: usize = 1024;
+/// How often a proxy that refuses the state is looked for, and a state written that could not be.
+const REPAIR: Duration = Duration::from_secs(1);
+/// How often it is said what is waited for.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// How a cluster is followed.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// How objects are translated. Whether Backends are served is for the cluster's ConfigMap to say.
+    pub options: Options,
+    /// Who follows it.
+    pub sidecar: Sidecar,
+    /// Told when something stands on disk.
+    pub health: Arc<Health>,
+    /// How often kinds are looked for that the cluster did not have.
+    pub rediscovery: Duration,
+}
+
+impl ClusterOptions {
+    /// Options of a sidecar, with what is usual for the rest.
+    #[must_use]
+    pub fn new(options: Options, sidecar: Sidecar) -> Self {
+        Self { options, sidecar, health: Arc::default(), rediscovery: Duration::from_secs(30) }
+    }
+}
+
+/// Why there is no API server to follow.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// There is neither a kubeconfig nor a service account.
+    #[error(
+        "no cluster is known: {0}. Set KUBECONFIG to a file that names one, or run in a pod that has a service account"
+    )]
+    NoCluster(String),
+    /// What is known does not make a client.
+    #[error("the cluster's API server cannot be used: {0}")]
+    Unusable(#[source] Box<kube::Error>),
+}
+
+/// Makes a client for the API server that `KUBECONFIG` (or `~/.kube/config`) names, or, within a pod, for its own. Nothing
+/// is sent yet.
+///
+/// # Errors
+/// [`ConnectError`] if neither names an API server, or one in a way that cannot be used.
+pub async fn connect() -> Result<Client, ConnectError> {
+    let config = Config::infer().await.map_err(|error| ConnectError::NoCluster(error.to_string()))?;
+    log::info!("the API server is {}", config.cluster_url);
+    Client::try_from(config).map_err(|error| ConnectError::Unusable(error.into()))
+}
+
+/// Publishes a cluster's state into a folder, and again after every change, until `shutdown` is ready.
+///
+/// Nothing is published before every kind was listed once: what stood in the folder goes on being served. `on_report`
+/// gets each report whose state or diagnostics differ from the one before, always after its state was published. A state
+/// that cannot be written is logged and written a little later.
+///
+/// # Errors
+/// [`FollowError`] if the folder cannot be opened for writing at the start, or if the runtime ends.
+pub async fn follow_cluster(
+    client: Client,
+    options: ClusterOptions,
+    state_dir: impl Into<PathBuf>,
+    shutdown: impl Future<Output = ()>,
+    mut on_report: impl FnMut(&Report),
+) -> Result<(), FollowError> {
+    let folder = state_dir.into();
+    let publisher =
+        Publisher::open(&folder).map_err(|source| FollowError::State { folder: folder.clone(), source })?;
+    let ClusterOptions { options, sidecar, health, rediscovery } = options;
+    if publisher.has_state() {
+        health.set_published();
+    }
+    let (passes, received) = watch::channel(None);
+    let _writers = start_writers(&client, &received, &Arc::new(sidecar.clone()));
+    let mut source = KubernetesSource::start(client, rediscovery);
+    let mut store = Store::new(&sidecar.namespace);
+    let mut passer = Passer {
+        publisher,
+        options: Options { live: true, ..options },
+        diagnostics: Arc::new([]),
+        graph: None,
+        version: 0,
+        failed: false,
+    };
+    let mut pending = Pending::default();
+    let mut events = Vec::new();
+    let mut repair = ticks(REPAIR);
+    let mut reminder = ticks(REMINDER);
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            () = source.events(&mut events, BATCH) => {
+                for event in events.drain(..) {
+                    pending.note(store.take(event), Instant::now());
+                }
+                source.read_contents(store.take_questions());
+            }
+            () = pending.due(&store, passer.graph.is_some()) => {
+                let work = pending.take();
+                store.stop_waiting();
+                let report;
+                (passer, report) = passer.run(work, &store).await?;
+                pending.ran(Instant::now());
+                if let Some(Outcome { pass, report }) = report {
+                    if !passer.failed {
+                        health.set_published();
+                    }
+                    if let Some(report) = report {
+                        on_report(&report);
+                    }
+                    passes.send_replace(Some(Arc::new(pass)));
+                }
+            }
+            _ = repair.tick() => {
+                if passer.failed {
+                    pending.note(Change::Meaning, Instant::now());
+                }
+                passer = passer.repair().await?;
+            }
+            _ = reminder.tick() => {
+                let unlisted: Vec<_> = store.unlisted().map(|kind| kind.to_string()).collect();
+                if !unlisted.is_empty() {
+                    log::warn!("waiting for the first list of {} before anything is published", unlisted.join(", "));
+                }
+            }
+        }
+    }
+}
+
+/// Starts everything that writes to the API server. Each of them reads passes, and ends when there are no more.
+fn start_writers(
+    _client: &Client,
+    _passes: &watch::Receiver<Option<Arc<Pass>>>,
+    _sidecar: &Arc<Sidecar>,
+) -> JoinSet<()> {
+    // The leader's Lease first, then each with its receiver: writers.spawn(KIND::run(client, passes, sidecar, leader)).
+    JoinSet::new()
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// What changed since the last pass, and when the next one is due.
+#[derive(Debug, Default)]
+struct Pending {
+    change: Option<Change>,
+    /// When the first of the changes came.
+    since: Option<Instant>,
+    /// When the last pass ended.
+    last: Option<Instant>,
+}
+
+impl Pending {
+    fn note(&mut self, change: Change, now: Instant) {
+        if change > Change::Nothing {
+            self.change = self.change.max(Some(change));
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// Waits until a pass is due.
+    async fn due(&self, store: &Store, ran_before: bool) {
+        let never = std::future::pending::<()>();
+        let Some(since) = self.since.filter(|_| store.unlisted().next().is_none()) else {
+            return never.await;
+        };
+        let mut due = since + TOGETHER;
+        if store.is_waiting() {
+            if !ran_before {
+                return never.await;
+            }
+            due = since + CONTENT;
+        }
+        if let Some(last) = self.last {
+            due = due.max(last + INTERVAL);
+        }
+        sleep_until(due).await;
+    }
+
+    fn take(&mut self) -> Change {
+        self.since = None;
+        self.change.take().unwrap_or(Change::Nothing)
+    }
+
+    fn ran(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+}
+
+/// What a pass came to.
+struct Outcome {
+    pass: Pass,
+    /// `None` where nothing differs from the last one.
+    report: Option<Report>,
+}
+
+/// Makes passes.
+struct Passer {
+    publisher: Publisher,
+    options: Options,
+    /// Those of the last pass.
+    diagnostics: Arc<[Diagnostic]>,
+    graph: Option<Arc<Graph>>,
+    version: u64,
+    /// Whether the last state could not be written.
+    failed: bool,
+}
+
+impl Passer {
+    /// Makes a pass over what is known now. Where only statuses changed, everything else stays as it was.
+    async fn run(mut self, change: Change, store: &Store) -> Result<(Self, Option<Outcome>), FollowError> {
+        let cluster = store.cluster();
+        if let (Change::Status, Some(graph)) = (change, &self.graph) {
+            let (graph, diagnostics, version) = (graph.clone(), self.diagnostics.clone(), self.version);
+            return Ok((
+                self,
+                Some(Outcome { pass: Pass { cluster, graph, diagnostics, version }, report: None }),
+            ));
+        }
+        self.options.backend_api = store.backend_api();
+        let said = store.diagnostics();
+        let run = move || {
+            let outcome = self.build(cluster, said);
+            (self, outcome)
+        };
+        tokio::task::spawn_blocking(run).await.map_err(FollowError::CutShort)
+    }
+
+    fn build(&mut self, cluster: Arc<Cluster>, mut said: Vec<Diagnostic>) -> Option<Outcome> {
+        let now = jiff::Timestamp::now().as_second();
+        let graph = Arc::new(build_graph(&cluster, &self.options, now, &mut said));
+        let state = build_state(&graph);
+        diagnostics::sort(&mut said);
+        match self.publisher.publish(&state) {
+            Ok(published) => {
+                self.failed = false;
+                self.version = published.version;
+                let is_new = published.changed || *said != *self.diagnostics || self.graph.is_none();
+                if published.changed {
+                    log::info!(
+                        "state version {}: {} files written, {} removed",
+                        published.version,
+                        published.written,
+                        published.removed
+                    );
+                }
+                self.diagnostics = said.into();
+                self.graph = Some(graph.clone());
+                let diagnostics = self.diagnostics.clone();
+                let report = is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state });
+                Some(Outcome { pass: Pass { cluster, graph, diagnostics, version: self.version }, report })
+            }
+            Err(error) => {
+                self.failed = true;
+                log::error!("the state could not be written, and is tried again: {error}");
+                None
+            }
+        }
+    }
+
+    /// Writes again what the proxy refuses.
+    async fn repair(mut self) -> Result<Self, FollowError> {
+        let now = Instant::now();
+        let run = move || {
+            match self.publisher.repair_refused(now) {
+                Ok(Some(published)) => self.version = published.version,
+                Ok(None) => {}
+                Err(error) => log::error!("the state could not be written again: {error}"),
+            }
+            self
+        };
+        tokio::task::spawn_blocking(run).await.map_err(FollowError::CutShort)
+    }
+}

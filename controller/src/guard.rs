@@ -1,0 +1,101 @@
+//! The target guard of a cluster: what no Backend may point to.
+//!
+//! Inputs: the Service `kubernetes` with its EndpointSlice, the Nodes, and [`GuardOptions`]. Outputs: the state's
+//! [`Guard`]. Whoever writes Backends, Services or EndpointSlices elsewhere has no say in it. The proxy adds what is
+//! never a backend anywhere, and judges each address after it was resolved.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+use understudy_conf::{DeniedTargets, Guard, GuardName, Network};
+
+use crate::Options;
+use crate::cluster::{Cluster, Key};
+
+/// Where every kubelet listens unless it is told otherwise, with and without authentication.
+const KUBELET_PORTS: [u16; 2] = [10250, 10255];
+
+/// What an operator adds to the target guard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardOptions {
+    /// Networks that are refused beside what always is.
+    pub deny: Vec<Network>,
+    /// Networks that are allowed although they are reserved (loopback, link-local and so on). The API server, kubelets
+    /// and the proxy's admin address stay refused.
+    pub allow: Vec<Network>,
+    /// The folder in which Unix-domain sockets may be; without one they are all refused.
+    pub unix_folder: Option<PathBuf>,
+}
+
+/// The guards of the state; none where none is asked for.
+pub(crate) fn build_guards(cluster: &Cluster, options: &Options) -> BTreeMap<GuardName, Arc<Guard>> {
+    let Some(asked) = &options.guard else { return BTreeMap::new() };
+    // The name is a valid one, so this never is empty.
+    let Ok(name) = GuardName::new("guard/cluster") else { return BTreeMap::new() };
+    let mut deny = api_server(cluster);
+    deny.extend(kubelets(cluster));
+    if !asked.deny.is_empty() {
+        let what = "denied by the operator".to_owned();
+        deny.push(DeniedTargets { what, networks: asked.deny.clone(), ports: Vec::new() });
+    }
+    let guard = Guard {
+        name: name.clone(),
+        deny,
+        allow: asked.allow.clone(),
+        unix_folder: asked.unix_folder.clone(),
+    };
+    BTreeMap::from([(name, Arc::new(guard))])
+}
+
+/// The Service `kubernetes`, whatever its port, and the sockets behind it.
+fn api_server(cluster: &Cluster) -> Vec<DeniedTargets> {
+    let key = Key::new("default", "kubernetes");
+    let what = || "the API server".to_owned();
+    let mut denied = Vec::new();
+    let spec = cluster.services.get(&key).and_then(|service| service.value.spec.as_ref());
+    let own = spec.into_iter().flat_map(|spec| {
+        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).chain(spec.external_ips.iter().flatten())
+    });
+    let networks = addresses(own.map(String::as_str));
+    if !networks.is_empty() {
+        denied.push(DeniedTargets { what: what(), networks, ports: Vec::new() });
+    }
+    // The API server writes this slice and no other. Slices that others add to the Service could name anybody.
+    if let Some(slice) = cluster.endpoint_slices.get(&key) {
+        let endpoints = slice.value.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
+        let networks = addresses(endpoints.map(String::as_str));
+        let ports = slice.value.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok());
+        let ports: BTreeSet<u16> = ports.collect();
+        if !networks.is_empty() {
+            denied.push(DeniedTargets { what: what(), networks, ports: ports.into_iter().collect() });
+        }
+    }
+    denied
+}
+
+/// The kubelets' ports on every address of every node. Nodes with the same ports stand together.
+fn kubelets(cluster: &Cluster) -> Vec<DeniedTargets> {
+    let mut by_ports: BTreeMap<BTreeSet<u16>, Vec<&Node>> = BTreeMap::new();
+    for node in cluster.nodes.values() {
+        let own = node.value.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
+        let own = own.and_then(|daemons| u16::try_from(daemons.kubelet_endpoint.as_ref()?.port).ok());
+        by_ports.entry(KUBELET_PORTS.into_iter().chain(own).collect()).or_default().push(&node.value);
+    }
+    let denied = by_ports.into_iter().filter_map(|(ports, nodes)| {
+        let statuses = nodes.into_iter().filter_map(|node| node.status.as_ref());
+        let found = statuses.flat_map(|status| status.addresses.iter().flatten());
+        let networks = addresses(found.map(|address| address.address.as_str()));
+        let what = "a node's kubelet".to_owned();
+        (!networks.is_empty()).then(|| DeniedTargets { what, networks, ports: ports.into_iter().collect() })
+    });
+    denied.collect()
+}
+
+/// The texts that are addresses, each once; names and `None` are none.
+fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Network> {
+    let found: BTreeSet<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    found.into_iter().map(Network::from).collect()
+}

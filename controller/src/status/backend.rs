@@ -1,0 +1,41 @@
+//! Backend: whether routes can use it.
+
+use crate::diagnostics::Reason;
+use crate::status::condition::{Condition, OWN_ACCEPTED, OWN_WARNING};
+use crate::status::findings::{Findings, sentences};
+use crate::status::{Desired, Inputs, Report, has_other_manager};
+use crate::watch::{Kind, ObjectId};
+
+pub(super) fn build_backends(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec<Desired> {
+    // Where another gateway accepts and refuses Backends, two of us would write over each other without end.
+    let kind = if has_other_manager(inputs.cluster) { OWN_ACCEPTED } else { "Accepted" };
+    let mut desired = Vec::new();
+    for backend in inputs.cluster.backends.values() {
+        let Some(node) = inputs.graph.backends.get(&backend.key) else { continue };
+        let accepted = match &node.endpoints {
+            Ok(_) => Condition::new(kind, true, "Accepted", "The Backend is accepted."),
+            Err(unusable) => {
+                let errors: Vec<_> = findings.errors(&backend.label).collect();
+                let message = if errors.is_empty() {
+                    format!("{}. {}", unusable.message, unusable.remedy)
+                } else {
+                    sentences(&errors)
+                };
+                Condition::new(kind, false, "Invalid", message)
+            }
+        };
+        let warnings: Vec<_> = findings
+            .warnings(&backend.label)
+            .filter(|finding| finding.reason != Reason::LastGoodKept)
+            .collect();
+        let warning = warnings
+            .first()
+            .map(|first| Condition::new(OWN_WARNING, true, first.reason.as_str(), sentences(&warnings)));
+        desired.push(Desired {
+            id: ObjectId { kind: Kind::Backend, key: backend.key.clone() },
+            generation: backend.generation(),
+            report: Report::Backend(std::iter::once(accepted).chain(warning).collect()),
+        });
+    }
+    desired
+}

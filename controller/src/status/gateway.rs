@@ -1,0 +1,249 @@
+//! Gateway: whether it and its listeners are accepted and served, by which nodes, with how many routes.
+
+use std::collections::BTreeMap;
+
+use gateway_api::apis::experimental::gateways::Gateway;
+
+use crate::cluster::{Key, Object};
+use crate::diagnostics::{Diagnostic, Reason};
+use crate::graph::GatewayNode;
+use crate::lease::ServingSidecar;
+use crate::status::condition::{
+    Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
+};
+use crate::status::findings::{Findings, field, is_below, sentences};
+use crate::status::{Address, Desired, Inputs, ListenerReport, Report};
+use crate::watch::{Kind, ObjectId};
+
+/// More nodes than this are counted, not named.
+const MAX_NODES: usize = 5;
+/// More addresses than this have no place in a status.
+const MAX_ADDRESSES: usize = 16;
+
+pub(super) fn build_gateways(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec<Desired> {
+    let attached = count_routes(inputs);
+    let served = inputs.graph.gateways.iter();
+    served
+        .filter_map(|(key, node)| {
+            let gateway = inputs.cluster.gateways.get(key)?;
+            Some(Builder { inputs, findings, gateway, node }.build(&attached))
+        })
+        .collect()
+}
+
+/// How many routes are attached to each listener, by its place in the Gateway's spec.
+fn count_routes(inputs: Inputs<'_>) -> BTreeMap<(&Key, usize), usize> {
+    let mut counts = BTreeMap::new();
+    for parents in inputs.graph.parents.values() {
+        let mut listeners: Vec<_> = parents
+            .iter()
+            .flat_map(|parent| parent.listeners.iter().map(|listener| (&parent.gateway, *listener)))
+            .collect();
+        // Two parents of one route may mean the same listener.
+        listeners.sort_unstable();
+        listeners.dedup();
+        for listener in listeners {
+            *counts.entry(listener).or_default() += 1;
+        }
+    }
+    counts
+}
+
+struct Builder<'a> {
+    inputs: Inputs<'a>,
+    findings: &'a Findings<'a>,
+    gateway: &'a Object<Gateway>,
+    node: &'a GatewayNode,
+}
+
+impl Builder<'_> {
+    fn build(&self, attached: &BTreeMap<(&Key, usize), usize>) -> Desired {
+        let key = &self.gateway.key;
+        let accepted = self.accepted();
+        let addresses = self.addresses();
+        let programmed = self.programmed(accepted.holds, &addresses);
+        let mut listeners: Vec<ListenerReport> = Vec::new();
+        for (index, listener) in self.gateway.value.spec.listeners.iter().enumerate() {
+            // An API server refuses two of one name, and a status has place for one.
+            if listeners.iter().any(|known| known.name == listener.name) {
+                continue;
+            }
+            let shape = self.node.shapes.get(index).and_then(Option::as_ref);
+            listeners.push(ListenerReport {
+                name: listener.name.clone(),
+                http_routes: shape.is_some_and(|shape| shape.http_routes),
+                attached_routes: attached.get(&(key, index)).copied().unwrap_or(0),
+                conditions: self.listener_conditions(index, &programmed),
+            });
+        }
+        Desired {
+            id: ObjectId { kind: Kind::Gateway, key: key.clone() },
+            generation: self.gateway.generation(),
+            report: Report::Gateway { conditions: vec![accepted, programmed], addresses, listeners },
+        }
+    }
+
+    fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.findings.errors(&self.gateway.label)
+    }
+
+    fn accepted(&self) -> Condition {
+        let addresses: Vec<_> =
+            self.errors().filter(|finding| finding.reason == Reason::UnsupportedAddress).collect();
+        if !addresses.is_empty() {
+            return not_accepted("UnsupportedAddress", sentences(&addresses));
+        }
+        let spec = &self.gateway.value.spec.listeners;
+        let refused: Vec<_> = (0..spec.len())
+            .filter(|index| !self.is_served(*index))
+            .map(|index| spec[index].name.as_str())
+            .collect();
+        if refused.is_empty() && !spec.is_empty() {
+            return accepted("The Gateway is accepted.");
+        }
+        let message = if spec.is_empty() {
+            "The Gateway has no listener.".to_owned()
+        } else {
+            format!("Not served: {}. See the conditions of each listener.", named(&refused))
+        };
+        let holds = refused.len() < spec.len();
+        Condition::new("Accepted", holds, "ListenersNotValid", message)
+    }
+
+    fn is_served(&self, index: usize) -> bool {
+        let field = format!("spec.listeners[{index}]");
+        self.node.listeners.iter().any(|listener| listener.field == field)
+    }
+
+    /// The addresses that clients use.
+    fn addresses(&self) -> Vec<Address> {
+        if let Some(assigned) = self.inputs.addresses.get(&self.gateway.key) {
+            return assigned.iter().take(MAX_ADDRESSES).cloned().collect();
+        }
+        let mut addresses: Vec<Address> = Vec::new();
+        let sockets = self.node.listeners.iter().flat_map(|listener| &listener.bind);
+        for socket in sockets.filter(|socket| !socket.ip().is_unspecified()).take(MAX_ADDRESSES) {
+            let address = Address { kind: "IPAddress", value: socket.ip().to_string() };
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    fn programmed(&self, accepted: bool, addresses: &[Address]) -> Condition {
+        if !accepted {
+            return not_programmed("Invalid", "The Gateway is not accepted.");
+        }
+        if addresses.is_empty() {
+            return not_programmed("AddressNotAssigned", "No address is assigned to the Gateway yet.");
+        }
+        let sidecars = self.inputs.sidecars;
+        if sidecars.is_empty() {
+            return not_programmed("Pending", "No node has reported what it serves yet.");
+        }
+        let generation = self.gateway.generation();
+        let behind = |sidecar: &&ServingSidecar| {
+            sidecar.gateways.get(&self.gateway.key).is_none_or(|served| *served < generation)
+        };
+        let behind: Vec<_> = sidecars.iter().filter(behind).map(|sidecar| sidecar.node.as_str()).collect();
+        if !behind.is_empty() {
+            let message = format!("Generation {generation} is not served yet by {}.", named(&behind));
+            return not_programmed("Pending", message);
+        }
+        let degraded = sidecars
+            .iter()
+            .find_map(|sidecar| Some((sidecar, sidecar.degraded.iter().find(|text| self.is_about(text))?)));
+        match degraded {
+            Some((sidecar, text)) => {
+                let others = sidecars
+                    .iter()
+                    .filter(|other| {
+                        other.node != sidecar.node && other.degraded.iter().any(|t| self.is_about(t))
+                    })
+                    .count();
+                let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
+                not_programmed("NoResources", format!("On node {}{more}: {text}.", sidecar.node))
+            }
+            None => programmed(),
+        }
+    }
+
+    /// Whether what a proxy could not do concerns this Gateway: it names the Gateway, or one of its sockets.
+    fn is_about(&self, text: &str) -> bool {
+        let is_word = |word: &str| {
+            text.match_indices(word).any(|(at, _)| {
+                let next = text[at + word.len()..].chars().next();
+                !next.is_some_and(|next| next.is_ascii_alphanumeric() || next == '-')
+            })
+        };
+        let mut sockets = self.node.listeners.iter().flat_map(|listener| &listener.bind);
+        is_word(self.node.name.as_str()) || sockets.any(|socket| is_word(&socket.to_string()))
+    }
+
+    fn listener_conditions(&self, index: usize, gateway: &Condition) -> Vec<Condition> {
+        let prefix = format!("spec.listeners[{index}]");
+        let about: Vec<&Diagnostic> = self
+            .findings
+            .of(&self.gateway.label)
+            .iter()
+            .copied()
+            .filter(|finding| is_below(finding, &prefix))
+            // That a protocol is not served is no error in `check`, where it is said for the whole Gateway.
+            .filter(|finding| finding.is_error() || finding.reason == Reason::UnsupportedProtocol)
+            .collect();
+        let of = |reasons: &[Reason]| -> Vec<&Diagnostic> {
+            about.iter().copied().filter(|finding| reasons.contains(&finding.reason)).collect()
+        };
+        let conflicts = of(&[Reason::HostnameConflict, Reason::ProtocolConflict]);
+        let references =
+            of(&[Reason::InvalidRouteKinds, Reason::RefNotPermitted, Reason::InvalidCertificateRef]);
+        let refused: Vec<_> = about
+            .iter()
+            .copied()
+            .filter(|finding| !references.iter().any(|reference| std::ptr::eq(*reference, *finding)))
+            .collect();
+        let is_served = self.is_served(index);
+        vec![
+            match refused.first() {
+                Some(first) => not_accepted(first.reason.as_str(), sentences(&refused)),
+                None => accepted("The listener is accepted."),
+            },
+            match conflicts.first() {
+                Some(first) => {
+                    Condition::new("Conflicted", true, first.reason.as_str(), sentences(&conflicts))
+                }
+                None => {
+                    Condition::new("Conflicted", false, "NoConflicts", "No other listener is in its way.")
+                }
+            },
+            match references
+                .iter()
+                .find(|finding| !field(finding).ends_with("certificateRefs"))
+                .or(references.first())
+            {
+                Some(first) => unresolved_refs(first.reason.as_str(), sentences(&references)),
+                None => resolved_refs(),
+            },
+            match (is_served, gateway.holds) {
+                (true, true) => programmed(),
+                (true, false) => not_programmed(
+                    if gateway.reason == "Invalid" { "Invalid" } else { "Pending" },
+                    gateway.message.clone(),
+                ),
+                (false, _) => {
+                    not_programmed("Invalid", "The listener is not served; see its other conditions.")
+                }
+            },
+        ]
+    }
+}
+
+/// Names with commas; beyond a few, how many more.
+pub(super) fn named(names: &[&str]) -> String {
+    let shown = names.iter().take(MAX_NODES).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NODES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,132 @@
+//! Golden pairs: manifests `tests/status/NAME.in.yaml` give statuses `tests/status/NAME.out.yaml`.
+//!
+//! Comments in the manifests set the scene: `#! sidecar NODE GATEWAY=GENERATION …` is a ready sidecar with what it
+//! serves, `#! degraded NODE TEXT` what it could not do, `#! address GATEWAY VALUE` the address of a Gateway.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::load::{Loader, Settling};
+use crate::watch::Kind;
+use crate::{Options, Source};
+
+/// 2026-11-23T00:00:00Z.
+const NOW: i64 = 1_795_392_000;
+
+/// A cluster with what it comes to.
+pub(super) struct Scene {
+    pub(super) cluster: Cluster,
+    graph: Graph,
+    diagnostics: Vec<Diagnostic>,
+    pub(super) sidecars: Vec<ServingSidecar>,
+    addresses: Addresses,
+}
+
+impl Scene {
+    pub(super) fn read(text: &str) -> Self {
+        let mut loader = Loader::default();
+        loader.take_stdin(Ok(text.to_owned()));
+        loader.refresh(&[Source::Stdin], Settling::TakeAll);
+        let loaded = loader.load();
+        let mut diagnostics = loaded.diagnostics;
+        let graph = crate::graph::build_graph(&loaded.cluster, &Options::default(), NOW, &mut diagnostics);
+        crate::diagnostics::sort(&mut diagnostics);
+        let mut scene = Self {
+            cluster: loaded.cluster,
+            graph,
+            diagnostics,
+            sidecars: Vec::new(),
+            addresses: Addresses::new(),
+        };
+        for line in text.lines().filter_map(|line| line.strip_prefix("#! ")) {
+            scene.set(line);
+        }
+        scene
+    }
+
+    fn set(&mut self, line: &str) {
+        let key = |text: &str| {
+            let (namespace, name) = text.split_once('/').unwrap();
+            Key::new(namespace, name)
+        };
+        let mut words = line.split(' ');
+        match (words.next().unwrap(), words.next().unwrap()) {
+            ("sidecar", node) => {
+                let gateways = words.map(|word| word.split_once('=').unwrap());
+                self.sidecars.push(ServingSidecar {
+                    node: node.to_owned(),
+                    gateways: gateways.map(|(name, served)| (key(name), served.parse().unwrap())).collect(),
+                    ..ServingSidecar::default()
+                });
+            }
+            ("degraded", node) => {
+                let sidecar = self.sidecars.iter_mut().find(|sidecar| sidecar.node == node).unwrap();
+                sidecar.degraded.push(words.collect::<Vec<_>>().join(" "));
+            }
+            ("address", gateway) => {
+                let list = self.addresses.entry(key(gateway)).or_default();
+                list.extend(words.map(|value| Address { kind: "IPAddress", value: value.to_owned() }));
+            }
+            (other, _) => panic!("{other} is unknown"),
+        }
+    }
+
+    pub(super) fn desired(&self) -> Vec<Desired> {
+        build_statuses(Inputs {
+            cluster: &self.cluster,
+            graph: &self.graph,
+            diagnostics: &self.diagnostics,
+            sidecars: &self.sidecars,
+            addresses: &self.addresses,
+        })
+    }
+
+    pub(super) fn present(&self, id: &ObjectId) -> Option<Value> {
+        let cluster = &self.cluster;
+        let status = match id.kind {
+            Kind::GatewayClass => cluster.gateway_classes.get(&id.key)?.status(),
+            Kind::Gateway => cluster.gateways.get(&id.key)?.status(),
+            Kind::HttpRoute => cluster.http_routes.get(&id.key)?.status(),
+            Kind::Backend => cluster.backends.get(&id.key)?.status(),
+            Kind::BackendTrafficPolicy => cluster.policies.get(&id.key)?.status(),
+            Kind::BackendTlsPolicy => cluster.backend_tls_policies.get(&id.key)?.status(),
+            _ => None,
+        };
+        status.map(crate::watch::Node::to_json)
+    }
+}
+
+fn assert_golden(path: &Path, found: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(path, found).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert!(expected == found, "{} differs; UPDATE_GOLDEN=1 rewrites it. Found:\n{found}", path.display());
+}
+
+#[test]
+fn every_manifest_gives_its_golden_statuses_and_nothing_is_written_twice() {
+    let entries = fs::read_dir("tests/status").unwrap().map(|entry| entry.unwrap().path());
+    let mut inputs: Vec<PathBuf> =
+        entries.filter(|path| path.to_string_lossy().ends_with(".in.yaml")).collect();
+    inputs.sort();
+    assert!(inputs.len() >= 8, "{inputs:?}");
+    for input in inputs {
+        let scene = Scene::read(&fs::read_to_string(&input).unwrap());
+        let mut found = Vec::new();
+        for desired in scene.desired() {
+            let present = scene.present(&desired.id);
+            let Some(status) = merge(&desired, present.as_ref(), NOW) else { continue };
+            // What was written once needs no second write, even later.
+            assert_eq!(merge(&desired, Some(&status), NOW + 60), None, "{}", desired.id);
+            found.push(json!({ "object": desired.id.to_string(), "status": status }));
+        }
+        let text = serde_yaml::to_string(&found).unwrap();
+        let path = input.to_string_lossy().replace(".in.yaml", ".out.yaml");
+        assert_golden(path.as_ref(), &text);
+    }
+}

@@ -1,0 +1,123 @@
+//! What is kept of an object, so that memory grows with what is served and with nothing else.
+
+use crate::watch::kubernetes::json::RawObject;
+use crate::watch::{Kind, Node, NodeEntry, NodeValue};
+
+/// Takes from an object what nobody looks at: its change is no change then, either.
+pub(crate) fn narrow(object: &mut RawObject, kind: Kind) {
+    let NodeValue::Map(entries) = &mut object.0.value else { return };
+    if !keeps_status(kind) {
+        entries.retain(|entry| entry.key != "status");
+    }
+    if kind == Kind::Node {
+        entries.retain(|entry| entry.key != "spec");
+        for entry in entries {
+            match entry.key.as_str() {
+                "status" => narrow_node_status(&mut entry.node),
+                "metadata" => retain(&mut entry.node, |key| key != "annotations"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What stays beside the typed value: metadata and status. Of few kinds there are so many objects that the rest would
+/// count; what a policy or a Gateway says in full may be needed as it was written.
+pub(crate) fn kept_tree(object: &RawObject, kind: Kind) -> Node {
+    let mut tree = Node { line: 0, value: NodeValue::Null };
+    let NodeValue::Map(entries) = &object.0.value else { return tree };
+    let is_kept = |entry: &&NodeEntry| {
+        !is_numerous(kind) || matches!(entry.key.as_str(), "apiVersion" | "kind" | "metadata" | "status")
+    };
+    tree.value = NodeValue::Map(entries.iter().filter(is_kept).cloned().collect());
+    tree
+}
+
+fn keeps_status(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::HttpRoute
+            | Kind::Backend
+            | Kind::BackendTrafficPolicy
+            | Kind::BackendTlsPolicy
+            | Kind::Service
+            | Kind::Node
+    )
+}
+
+fn is_numerous(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::HttpRoute
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::Secret
+            | Kind::ConfigMap
+            | Kind::Namespace
+            | Kind::Node
+    )
+}
+
+/// Of a node's status: its addresses, and whether it is ready. The rest changes all the time.
+fn narrow_node_status(status: &mut Node) {
+    retain(status, |key| matches!(key, "addresses" | "conditions"));
+    let NodeValue::Map(entries) = &mut status.value else { return };
+    for entry in entries.iter_mut().filter(|entry| entry.key == "conditions") {
+        let NodeValue::List(conditions) = &mut entry.node.value else { continue };
+        conditions.retain(|condition| condition.text("type") == Some("Ready"));
+        for condition in conditions {
+            retain(condition, |key| matches!(key, "type" | "status"));
+        }
+    }
+}
+
+fn retain(node: &mut Node, keep: impl Fn(&str) -> bool) {
+    if let NodeValue::Map(entries) = &mut node.value {
+        entries.retain(|entry| keep(&entry.key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> RawObject {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn of_a_node_only_readiness_addresses_and_labels_are_kept() {
+        let mut node = parse(
+            r#"{"metadata": {"name": "a", "labels": {"b": "c"}, "annotations": {"d": "e"}}, "spec": {"podCIDR": "f"},
+                "status": {"images": [], "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+                    "conditions": [{"type": "DiskPressure", "status": "False"},
+                        {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]}}"#,
+        );
+        narrow(&mut node, Kind::Node);
+        let kept = parse(
+            r#"{"metadata": {"name": "a", "labels": {"b": "c"}},
+                "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+                    "conditions": [{"type": "Ready", "status": "True"}]}}"#,
+        );
+        assert_eq!(node, kept);
+    }
+
+    #[test]
+    fn beside_a_typed_route_its_metadata_and_status_stay() {
+        let text = r#"{"kind": "HTTPRoute", "metadata": {"name": "a"}, "spec": {"rules": []}, "status": {"parents": []}}"#;
+        let mut route = parse(text);
+        narrow(&mut route, Kind::HttpRoute);
+        assert_eq!(route, parse(text));
+        let kept = kept_tree(&route, Kind::HttpRoute);
+        assert!(
+            kept.child("spec").is_none()
+                && kept.child("status").is_some()
+                && kept.child("metadata").is_some()
+        );
+        let mut slice = parse(r#"{"metadata": {"name": "a"}, "endpoints": [], "status": {}}"#);
+        narrow(&mut slice, Kind::EndpointSlice);
+        assert!(slice.0.child("status").is_none() && slice.0.child("endpoints").is_some());
+    }
+}

@@ -1,0 +1,252 @@
+//! Follows one kind, for ever.
+//!
+//! kube's own watcher gives no sign when a list that comes as a stream begins anew, and what was deleted between the
+//! two would stay; and it waits for ever on servers that know no such lists. So the steps are our own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::core::WatchEvent;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+
+use crate::watch::kubernetes::Event;
+use crate::watch::kubernetes::backoff::Backoff;
+use crate::watch::kubernetes::json::RawObject;
+use crate::watch::kubernetes::lines::Lines;
+use crate::watch::kubernetes::requests::{RequestError, Requests};
+use crate::watch::kubernetes::target::Target;
+
+/// A server that sends nothing for this long at the beginning of a list does not know lists as streams.
+const FIRST_OBJECTS: Duration = Duration::from_secs(5);
+/// A watch on which nothing comes for this long may be dead; bookmarks come every minute.
+const SILENCE: Duration = Duration::from_secs(150);
+/// A watch that ends sooner did not work.
+const SHORT: Duration = Duration::from_secs(1);
+/// After so many failures to go on from where we were, all is listed again.
+const RESUMES: u32 = 3;
+/// A failure that lasts is said again after this many.
+const REPEATED: u32 = 20;
+
+/// The annotation of the bookmark that ends a list as a stream.
+const END_OF_LIST: &str = "k8s.io/initial-events-end";
+
+/// What a reflector works with.
+pub(crate) struct Reflector {
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) target: Target,
+    pub(crate) events: mpsc::Sender<Event>,
+    /// Told when the kind seems to be gone.
+    pub(crate) missing: Arc<Notify>,
+}
+
+/// Nobody takes the events any more.
+#[derive(Debug)]
+struct Closed;
+
+/// How a watch ended.
+enum End {
+    /// As watches do, after some minutes.
+    Done,
+    /// Changes were lost, so that all must be listed again.
+    Lost,
+    Failed(RequestError),
+}
+
+impl Reflector {
+    /// Lists and follows, until nobody takes the events.
+    pub(crate) async fn run(self) {
+        let mut follower = Follower { reflector: self, streams: true, backoff: Backoff::default() };
+        while follower.list_and_follow().await.is_ok() {}
+    }
+}
+
+struct Follower {
+    reflector: Reflector,
+    /// Whether the server may know lists as streams.
+    streams: bool,
+    backoff: Backoff,
+}
+
+impl Follower {
+    /// One list, and all changes from there until some of them are lost.
+    async fn list_and_follow(&mut self) -> Result<(), Closed> {
+        let (mut version, mut stream) = self.list().await?;
+        let mut resumes = 0;
+        loop {
+            let mut lines = match stream.take() {
+                Some(lines) => lines,
+                None => match self.reflector.requests.watch(self.reflector.target, &version, false).await {
+                    Ok(lines) => lines,
+                    Err(RequestError::Expired) => return Ok(()),
+                    Err(error) => {
+                        resumes += 1;
+                        self.fail(&error).await;
+                        if resumes >= RESUMES {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                },
+            };
+            let began = Instant::now();
+            let end = self.follow(&mut lines, &mut version).await?;
+            let lasted = began.elapsed() >= SHORT;
+            if lasted {
+                resumes = 0;
+                self.backoff.reset();
+            }
+            match end {
+                End::Lost => return Ok(()),
+                End::Done if lasted => {}
+                End::Done => self.fail(&RequestError::Failed("the watch ended at once".to_owned())).await,
+                End::Failed(error) => self.fail(&error).await,
+            }
+        }
+    }
+
+    /// Takes changes until the watch ends.
+    async fn follow(&mut self, lines: &mut Lines, version: &mut String) -> Result<End, Closed> {
+        let kind = self.reflector.target.kind;
+        loop {
+            let line = match timeout(SILENCE, lines.next()).await {
+                Err(_) => return Ok(End::Done),
+                Ok(Err(error)) => {
+                    return Ok(End::Failed(RequestError::Failed(format!("the watch broke: {error}"))));
+                }
+                Ok(Ok(None)) => return Ok(End::Done),
+                Ok(Ok(Some(line))) => line,
+            };
+            if line.is_empty() {
+                continue;
+            }
+            let event = match serde_json::from_slice::<WatchEvent<RawObject>>(line) {
+                Ok(event) => event,
+                // Whatever it was, it is missed. A list says all.
+                Err(error) => {
+                    log::warn!("{kind}: the API server sent a change that cannot be read: {error}");
+                    self.backoff.fail();
+                    self.backoff.wait().await;
+                    return Ok(End::Lost);
+                }
+            };
+            self.backoff.reset();
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    note(version, object.version());
+                    self.send(Event::Applied(kind, object)).await?;
+                }
+                WatchEvent::Deleted(object) => {
+                    note(version, object.version());
+                    self.send(Event::Deleted(kind, object)).await?;
+                }
+                WatchEvent::Bookmark(bookmark) => note(version, &bookmark.metadata.resource_version),
+                WatchEvent::Error(status) => {
+                    return Ok(match RequestError::of_status(status.code, &status.reason, &status.message) {
+                        RequestError::Expired => End::Lost,
+                        error => End::Failed(error),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Lists until it succeeds; gives the version to go on from, and a stream that goes on already if there is one.
+    async fn list(&mut self) -> Result<(String, Option<Lines>), Closed> {
+        loop {
+            let listed = if self.streams { self.list_as_stream().await } else { self.list_in_pages().await };
+            match listed {
+                Ok((objects, version, stream)) => {
+                    self.backoff.reset();
+                    self.send(Event::Listed(self.reflector.target.kind, objects)).await?;
+                    return Ok((version, stream));
+                }
+                Err(RequestError::Invalid(reason)) if self.streams => {
+                    log::debug!("{}: listed in pages: {reason}", self.reflector.target.kind);
+                    self.streams = false;
+                }
+                Err(error) => self.fail(&error).await,
+            }
+        }
+    }
+
+    async fn list_as_stream(&self) -> Result<(Vec<RawObject>, String, Option<Lines>), RequestError> {
+        let Reflector { requests, target, .. } = &self.reflector;
+        // Without a version the list is as new as a read of the store itself.
+        let mut lines = requests.watch(*target, "", true).await?;
+        let mut objects = Vec::new();
+        loop {
+            let line = match timeout(FIRST_OBJECTS, lines.next()).await {
+                Err(_) => return Err(RequestError::Invalid("the list as a stream does not come".to_owned())),
+                Ok(Err(error)) => return Err(RequestError::Failed(format!("the list broke: {error}"))),
+                Ok(Ok(None)) => return Err(RequestError::Failed("the list has no end".to_owned())),
+                Ok(Ok(Some(line))) => line,
+            };
+            if line.is_empty() {
+                continue;
+            }
+            match serde_json::from_slice::<WatchEvent<RawObject>>(line) {
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => objects.push(object),
+                Ok(WatchEvent::Deleted(gone)) => {
+                    let key = gone.key(target.kind);
+                    objects.retain(|object: &RawObject| object.key(target.kind) != key);
+                }
+                Ok(WatchEvent::Bookmark(bookmark)) => {
+                    if bookmark.metadata.annotations.contains_key(END_OF_LIST) {
+                        return Ok((objects, bookmark.metadata.resource_version, Some(lines)));
+                    }
+                }
+                Ok(WatchEvent::Error(status)) => {
+                    return Err(RequestError::of_status(status.code, &status.reason, &status.message));
+                }
+                Err(error) => {
+                    return Err(RequestError::Invalid(format!(
+                        "the list as a stream cannot be read: {error}"
+                    )));
+                }
+            }
+        }
+    }
+
+    async fn list_in_pages(&self) -> Result<(Vec<RawObject>, String, Option<Lines>), RequestError> {
+        let mut objects = Vec::new();
+        let mut rest = None;
+        loop {
+            let mut page = self.reflector.requests.list(self.reflector.target, rest).await?;
+            objects.extend(page.take_items());
+            let token = page.metadata.rest.take().filter(|token| !token.is_empty());
+            let Some(token) = token else {
+                let version = page.metadata.resource_version.unwrap_or_default();
+                return Ok((objects, version, None));
+            };
+            rest = Some(token);
+        }
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Closed> {
+        self.reflector.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// Says a failure, and waits.
+    async fn fail(&mut self, error: &RequestError) {
+        let kind = self.reflector.target.kind;
+        if matches!(error, RequestError::NotFound) {
+            self.reflector.missing.notify_one();
+        }
+        let failures = self.backoff.fail();
+        if failures % REPEATED == 2 {
+            log::warn!(
+                "{kind} cannot be watched: {error}. What was known of it stays, and it is tried again"
+            );
+        } else {
+            log::debug!("{kind} cannot be watched: {error}");
+        }
+        self.backoff.wait().await;
+    }
+}
+
+fn note(version: &mut String, newer: &str) {
+    if !newer.is_empty() {
+        newer.clone_into(version);
+    }
+}

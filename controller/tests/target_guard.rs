@@ -1,0 +1,112 @@
+//! The target guard as the controller writes it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fmt::Write as _;
+
+use understudy_conf::Guard;
+use understudy_controller::{GuardOptions, Options, check_text};
+
+const CLUSTER: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: kubernetes, namespace: default}
+spec:
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1, "fd02::1"]
+  ports: [{name: https, port: 443, targetPort: 6443}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+ports: [{name: https, port: 6443}]
+endpoints: [{addresses: [192.168.1.10]}]
+---
+# Somebody's attempt to have another's pod refused.
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes-x, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+ports: [{name: https, port: 3000}]
+endpoints: [{addresses: [10.244.0.7]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kubernetes, namespace: shop}
+spec: {clusterIP: 10.96.0.99, ports: [{port: 443}]}
+"#;
+
+fn node(name: &str, addresses: &[&str], kubelet: Option<u16>) -> String {
+    let mut text =
+        format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nstatus:\n  addresses:\n");
+    for address in addresses {
+        writeln!(text, "  - {{type: InternalIP, address: '{address}'}}").unwrap();
+    }
+    if let Some(port) = kubelet {
+        writeln!(text, "  daemonEndpoints: {{kubeletEndpoint: {{Port: {port}}}}}").unwrap();
+    }
+    text
+}
+
+fn guard(text: &str, options: GuardOptions) -> Guard {
+    let options = Options { guard: Some(options), ..Options::default() };
+    let report = check_text(text.to_owned(), &options);
+    assert_eq!(report.state.guards.len(), 1);
+    report.state.guards.values().next().unwrap().as_ref().clone()
+}
+
+#[test]
+fn files_have_no_guard_and_so_may_point_to_loopback() {
+    assert!(check_text(CLUSTER.to_owned(), &Options::default()).state.guards.is_empty());
+}
+
+#[test]
+fn the_guard_of_a_cluster_names_its_api_server_and_nobody_elses_service() {
+    let guard = guard(CLUSTER, GuardOptions::default());
+    let lines: Vec<String> = guard
+        .deny
+        .iter()
+        .map(|denied| {
+            let networks: Vec<String> = denied.networks.iter().map(ToString::to_string).collect();
+            format!("{}: {} {:?}", denied.what, networks.join(","), denied.ports)
+        })
+        .collect();
+    assert_eq!(lines, ["the API server: 10.96.0.1,fd02::1 []", "the API server: 192.168.1.10 [6443]"]);
+    assert_eq!((guard.allow, guard.unix_folder), (Vec::new(), None));
+}
+
+#[test]
+fn what_the_operator_denies_and_allows_stands_in_the_guard() {
+    let options = GuardOptions {
+        deny: vec!["172.20.0.0/16".parse().unwrap()],
+        allow: vec!["169.254.20.10".parse().unwrap()],
+        unix_folder: Some("/var/run/backends".into()),
+    };
+    let guard = guard("", options.clone());
+    assert_eq!(guard.deny.len(), 1);
+    assert_eq!((guard.deny[0].networks.clone(), guard.deny[0].ports.clone()), (options.deny, vec![]));
+    assert_eq!((guard.allow, guard.unix_folder), (options.allow, options.unix_folder));
+}
+
+#[test]
+fn kubelets_are_refused_on_every_address_of_every_node() {
+    let mut text = node("a", &["192.168.1.10", "fd01::10"], Some(10250));
+    text += &node("b", &["192.168.1.11", "b.example.com"], None);
+    text += &node("c", &["192.168.1.12"], Some(11250));
+    text += &node("d", &[], None);
+    let guard = guard(&text, GuardOptions::default());
+    assert_eq!(guard.deny.len(), 2, "{:?}", guard.deny);
+    let of_port = |port: u16| {
+        let mut found: Vec<String> = guard
+            .deny
+            .iter()
+            .filter(|denied| denied.ports.contains(&port))
+            .flat_map(|denied| denied.networks.iter().map(ToString::to_string))
+            .collect();
+        found.sort();
+        found
+    };
+    assert_eq!(of_port(10250), ["192.168.1.10", "192.168.1.11", "192.168.1.12", "fd01::10"]);
+    assert_eq!(of_port(10250), of_port(10255));
+    assert_eq!(of_port(11250), ["192.168.1.12"]);
+}
