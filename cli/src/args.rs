@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use understudy_conf::Network;
+use understudy_controller::GatewayMode;
 
 /// A gateway that keeps an API online: when the primary backends of a route fail, its fallback steps in at once.
 #[derive(Debug, Parser)]
@@ -115,6 +117,21 @@ pub(crate) struct ClusterArgs {
     /// Name of the node that this runs on
     #[arg(long, env = "NODE_NAME", value_name = "NAME", default_value = "local")]
     pub(crate) node: String,
+    /// How clients get to Gateways: by a Service of each, or by the ports of the nodes [default: on --bind]
+    #[arg(long, value_name = "service|host", requires = "kubernetes")]
+    pub(crate) gateways: Option<GatewayMode>,
+    /// Addresses of the pod, which say in what families Gateways are served
+    #[arg(long, env = "POD_IPS", value_name = "ADDR,ADDR", value_delimiter = ',')]
+    pub(crate) pod_ips: Vec<IpAddr>,
+    /// Network that no Backend may point to, beside those that are never allowed; may be given several times
+    #[arg(long, value_name = "NETWORK", requires = "kubernetes")]
+    pub(crate) deny_targets: Vec<Network>,
+    /// Network that Backends may point to although it is reserved; may be given several times
+    #[arg(long, value_name = "NETWORK", requires = "kubernetes")]
+    pub(crate) allow_targets: Vec<Network>,
+    /// Folder in which Unix-domain sockets of Backends may be [default: none may]
+    #[arg(long, value_name = "DIR", requires = "kubernetes")]
+    pub(crate) unix_folder: Option<PathBuf>,
     /// Domain of the cluster, behind NAME.NAMESPACE.svc
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,

@@ -11,7 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use understudy_controller::{ClusterOptions, Health, ListenOptions, Options, Report, Sidecar, Source};
+use understudy_controller::{
+    ClusterOptions, GuardOptions, Health, ListenOptions, Options, Report, Sidecar, Source,
+};
 use understudy_proxy::access_log::LogDestination;
 use understudy_proxy::{AccessLogOptions, H2_IDLE, ProxyOptions};
 
@@ -50,10 +52,19 @@ pub(crate) fn controller(args: ControllerArgs) -> Result<()> {
 
 /// The controller of a cluster.
 fn kubernetes(args: ControllerArgs) -> Result<()> {
-    let ClusterArgs { namespace, pod, node, cluster_domain, health: address } = args.cluster;
-    let listen = manifests::listen_options(&args.listen, Ipv4Addr::UNSPECIFIED);
+    let ClusterArgs { namespace, pod, node, gateways, pod_ips, cluster_domain, health: address, .. } =
+        args.cluster;
+    let mut listen = manifests::listen_options(&args.listen, Ipv4Addr::UNSPECIFIED);
+    if let Some(gateways) = gateways {
+        listen.placement = gateways.in_pod(&pod_ips);
+    }
+    let guard = GuardOptions {
+        deny: args.cluster.deny_targets,
+        allow: args.cluster.allow_targets,
+        unix_folder: args.cluster.unix_folder,
+    };
     let health = Arc::new(Health::default());
-    let options = Options { listen, cluster_domain, ..Options::default() };
+    let options = Options { listen, cluster_domain, guard: Some(guard), ..Options::default() };
     let options = ClusterOptions {
         health: health.clone(),
         ..ClusterOptions::new(options, Sidecar { namespace, pod, node })

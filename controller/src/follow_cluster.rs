@@ -5,24 +5,24 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::{Client, Config};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::cluster::Cluster;
-use crate::diagnostics::{self, Diagnostic};
+use crate::diagnostics::Diagnostic;
 use crate::follow::FollowError;
-use crate::graph::{Graph, build_graph};
+use crate::graph::Graph;
 use crate::health::Health;
 use crate::pass::Pass;
 use crate::publish::Publisher;
-use crate::translate::build_state;
 use crate::watch::kubernetes::{Change, KubernetesSource, Store};
-use crate::{Options, Report, Sidecar};
+use crate::writers::{Subject, Writers};
+use crate::{Options, Report, Sidecar, translate_cluster};
 
 /// What belongs together often comes on several watches: a change waits this long for others.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -107,7 +107,13 @@ pub async fn follow_cluster(
         health.set_published();
     }
     let (passes, received) = watch::channel(None);
-    let _writers = start_writers(&client, &received, &Arc::new(sidecar.clone()));
+    let writers = Writers::start(&Subject {
+        client: client.clone(),
+        sidecar: Arc::new(sidecar.clone()),
+        passes: received,
+        placement: options.listen.placement,
+        folder,
+    });
     let mut source = KubernetesSource::start(client, rediscovery);
     let mut store = Store::new(&sidecar.namespace);
     let mut passer = Passer {
@@ -122,10 +128,14 @@ pub async fn follow_cluster(
     let mut events = Vec::new();
     let mut repair = ticks(REPAIR);
     let mut reminder = ticks(REMINDER);
-    tokio::pin!(shutdown);
+    let mut ending = pin!(async {
+        shutdown.await;
+        writers.end().await;
+    });
     loop {
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            // What is left to write at the end needs passes until it is written.
+            () = &mut ending => return Ok(()),
             () = source.events(&mut events, BATCH) => {
                 for event in events.drain(..) {
                     pending.note(store.take(event), Instant::now());
@@ -162,16 +172,6 @@ pub async fn follow_cluster(
             }
         }
     }
-}
-
-/// Starts everything that writes to the API server. Each of them reads passes, and ends when there are no more.
-fn start_writers(
-    _client: &Client,
-    _passes: &watch::Receiver<Option<Arc<Pass>>>,
-    _sidecar: &Arc<Sidecar>,
-) -> JoinSet<()> {
-    // The leader's Lease first, then each with its receiver: writers.spawn(KIND::run(client, passes, sidecar, leader)).
-    JoinSet::new()
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {
@@ -267,11 +267,17 @@ impl Passer {
     }
 
     fn build(&mut self, cluster: Arc<Cluster>, mut said: Vec<Diagnostic>) -> Option<Outcome> {
-        let now = jiff::Timestamp::now().as_second();
-        let graph = Arc::new(build_graph(&cluster, &self.options, now, &mut said));
-        let state = build_state(&graph);
-        diagnostics::sort(&mut said);
-        match self.publisher.publish(&state) {
+        let began = Instant::now();
+        let (graph, state) = translate_cluster(&cluster, &self.options, &mut said);
+        let (graph, translated) = (Arc::new(graph), Instant::now());
+        let published = self.publisher.publish(&state);
+        log::debug!(
+            "a pass over {} routes: translated in {:?}, written in {:?}",
+            graph.routes.len(),
+            translated - began,
+            translated.elapsed()
+        );
+        match published {
             Ok(published) => {
                 self.failed = false;
                 self.version = published.version;

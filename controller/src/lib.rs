@@ -11,7 +11,6 @@
 //!
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
-#[allow(dead_code, reason = "started by the Kubernetes source")]
 mod addresses;
 mod cluster;
 mod diagnostics;
@@ -22,9 +21,9 @@ mod follow_cluster;
 mod graph;
 mod guard;
 mod health;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod lease;
 mod load;
+#[allow(dead_code, reason = "read by what writes to the API server")]
 mod pass;
 mod placement;
 mod publish;
@@ -32,6 +31,7 @@ mod publish;
 mod status;
 mod translate;
 mod watch;
+mod writers;
 
 use understudy_conf::State;
 
@@ -124,10 +124,20 @@ pub fn check_text(text: String, options: &Options) -> Report {
 
 fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
-    let now = jiff::Timestamp::now().as_second();
-    let graph = graph::build_graph(&cluster, options, now, &mut diagnostics);
-    let mut state = translate::build_state(&graph);
-    state.guards = guard::build_guards(&cluster, options);
-    diagnostics::sort(&mut diagnostics);
+    let (_, state) = translate_cluster(&cluster, options, &mut diagnostics);
     Report { diagnostics, state }
+}
+
+/// The third and fourth stage, with diagnostics in their order.
+fn translate_cluster(
+    cluster: &cluster::Cluster,
+    options: &Options,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> (graph::Graph, State) {
+    let now = jiff::Timestamp::now().as_second();
+    let graph = graph::build_graph(cluster, options, now, diagnostics);
+    let mut state = translate::build_state(&graph);
+    state.guards = guard::build_guards(cluster, options);
+    diagnostics::sort(diagnostics);
+    (graph, state)
 }

@@ -241,6 +241,19 @@ async fn a_kind_that_the_cluster_lacks_counts_as_empty_and_joins_when_it_appears
 }
 
 #[tokio::test]
+async fn objects_of_a_kind_whose_definition_was_removed_are_gone() {
+    let mut world = World::start(&(BASE.to_owned() + &backend("a", 1) + &route("r", "a"))).await;
+    world.report_with(|report| serves(report, "backend/default/a", 1)).await;
+    world.api.set_absent(&[BACKENDS], true);
+    world
+        .report_with(|report| first_action(&report.state, "httproute/default/r") == &Action::Respond(500))
+        .await;
+    world.api.set_absent(&[BACKENDS], false);
+    world.report_with(|report| serves(report, "backend/default/a", 1)).await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_older_version_of_a_kind_is_watched_where_the_newer_one_is_not_there() {
     let api = FakeApi::start().await;
     let older = "apis/gateway.networking.k8s.io/v1beta1/httproutes";

@@ -23,11 +23,9 @@ mod writer;
 pub(crate) use parameters::{
     ClassParameters, ServiceType, StatusAddresses, WrongParameter, resolve_parameters,
 };
-#[expect(unused_imports, reason = "for the statuses of Gateways, and for who starts the writers")]
-pub(crate) use peers::{Peers, follow_peers};
+pub(crate) use peers::follow_peers;
 pub(crate) use ports::{foreign_service, recorded_ports};
 pub(crate) use requested::{UnusableAddress, requested_address};
 #[expect(unused_imports, reason = "for the statuses of Gateways")]
 pub(crate) use status::{GatewayAddress, gateway_addresses};
-#[expect(unused_imports, reason = "for who starts the writers")]
 pub(crate) use writer::{Signs, run};

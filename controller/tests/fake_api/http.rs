@@ -39,8 +39,9 @@ pub(super) async fn serve(listener: TcpListener, world: Shared, changed: watch::
                 }
             };
             tokio::select! {
+                biased;
                 () = over => {}
-                _ = answer_all(stream, &world, &changed) => {}
+                _ = answer_all(stream, &world, &changed, epoch) => {}
             }
         });
     }
@@ -62,6 +63,7 @@ async fn answer_all(
     mut stream: TcpStream,
     world: &Shared,
     changed: &watch::Sender<()>,
+    epoch: u64,
 ) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     loop {
@@ -93,7 +95,7 @@ async fn answer_all(
                 let head =
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
                 stream.write_all(head.as_bytes()).await?;
-                let events = Events { world, changed, request: &request, collection };
+                let events = Events { world, changed, request: &request, collection, epoch };
                 return events.send(&mut stream, from, initial).await;
             }
         }
@@ -205,6 +207,8 @@ struct Events<'a> {
     changed: &'a watch::Sender<()>,
     request: &'a Request,
     collection: Collection,
+    /// The connection ends with it.
+    epoch: u64,
 }
 
 impl Events<'_> {
@@ -227,7 +231,7 @@ impl Events<'_> {
             told.mark_unchanged();
             let text = {
                 let mut world = self.world.lock().unwrap();
-                if world.absent.contains(self.collection) {
+                if world.absent.contains(self.collection) || world.epoch != self.epoch {
                     return Ok(());
                 }
                 let new = world

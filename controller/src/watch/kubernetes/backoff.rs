@@ -12,9 +12,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Notes a success.
-    pub(crate) fn reset(&mut self) {
-        self.failures = 0;
+    /// Notes a success, and says how many failures there were before it.
+    pub(crate) fn reset(&mut self) -> u32 {
+        std::mem::take(&mut self.failures)
     }
 
     /// Notes a failure, and says how many there were since the last success.
@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(waits[..3], [FIRST, FIRST * 2, FIRST * 4]);
         assert_eq!(waits[39], LAST);
         assert_eq!(backoff.pause(0.0), LAST / 2);
-        backoff.reset();
+        assert_eq!((backoff.reset(), backoff.reset()), (40, 0));
         backoff.fail();
         assert_eq!(backoff.pause(1.0), FIRST);
     }

@@ -15,7 +15,8 @@ use crate::watch::kubernetes::reflector::Reflector;
 use crate::watch::kubernetes::requests::{RequestError, Requests};
 use crate::watch::kubernetes::target::Target;
 
-/// A kind counts as absent when it is so twice: an API server that has just started may not know all its kinds.
+/// A kind counts as absent when it is so twice: an API server that has just started may not know all its kinds. Where it
+/// was there before, that takes the whole interval.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// Looks that a kind asks for which seems to be gone are at least this far apart.
 const DISTANCE: Duration = Duration::from_secs(2);
@@ -72,7 +73,8 @@ pub(crate) async fn watch_all(requests: Arc<Requests>, events: mpsc::Sender<Even
             sleep(DISTANCE.min(interval)).await;
             let _ = timeout(interval.saturating_sub(DISTANCE), watches.missing.notified()).await;
         } else {
-            sleep(SECOND_LOOK).await;
+            let had = doubtful.iter().any(|kind| watches.watched.contains_key(kind));
+            sleep(if had { interval } else { SECOND_LOOK }).await;
         }
     }
 }

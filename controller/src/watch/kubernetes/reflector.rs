@@ -25,7 +25,8 @@ const SILENCE: Duration = Duration::from_secs(150);
 const SHORT: Duration = Duration::from_secs(1);
 /// After so many failures to go on from where we were, all is listed again.
 const RESUMES: u32 = 3;
-/// A failure that lasts is said again after this many.
+/// A failure is said when it is the second one, and again after this many.
+const FIRST_SAID: u32 = 2;
 const REPEATED: u32 = 20;
 
 /// The annotation of the bookmark that ends a list as a stream.
@@ -94,7 +95,7 @@ impl Follower {
             let lasted = began.elapsed() >= SHORT;
             if lasted {
                 resumes = 0;
-                self.backoff.reset();
+                self.recover();
             }
             match end {
                 End::Lost => return Ok(()),
@@ -130,7 +131,7 @@ impl Follower {
                     return Ok(End::Lost);
                 }
             };
-            self.backoff.reset();
+            self.recover();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     note(version, object.version());
@@ -157,7 +158,7 @@ impl Follower {
             let listed = if self.streams { self.list_as_stream().await } else { self.list_in_pages().await };
             match listed {
                 Ok((objects, version, stream)) => {
-                    self.backoff.reset();
+                    self.recover();
                     self.send(Event::Listed(self.reflector.target.kind, objects)).await?;
                     return Ok((version, stream));
                 }
@@ -227,6 +228,13 @@ impl Follower {
         self.reflector.events.send(event).await.map_err(|_| Closed)
     }
 
+    /// Notes that it works.
+    fn recover(&mut self) {
+        if self.backoff.reset() >= FIRST_SAID {
+            log::info!("{} is watched again", self.reflector.target.kind);
+        }
+    }
+
     /// Says a failure, and waits.
     async fn fail(&mut self, error: &RequestError) {
         let kind = self.reflector.target.kind;
@@ -234,7 +242,7 @@ impl Follower {
             self.reflector.missing.notify_one();
         }
         let failures = self.backoff.fail();
-        if failures % REPEATED == 2 {
+        if failures % REPEATED == FIRST_SAID {
             log::warn!(
                 "{kind} cannot be watched: {error}. What was known of it stays, and it is tried again"
             );

@@ -316,3 +316,6 @@ fn as_live(mut said: Diagnostic, kind: Kind) -> Option<Diagnostic> {
     }
     Some(said)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Everything that writes to the API server, and when each of it ends.
+//!
+//! Inputs: passes, and the folder in which the proxy beside answers. Outputs: tasks, each of which reads passes. While the
+//! pod is told to end, whoever leads first takes the pod out of what leads to it, and only then gives the Lease away.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::addresses::{self, Signs};
+use crate::lease;
+use crate::pass::Pass;
+use crate::{Placement, Sidecar};
+
+/// How long the pod may take to leave what leads to it.
+const LEAVING: Duration = Duration::from_secs(5);
+/// How long Leases may take to be given away.
+const RELEASING: Duration = Duration::from_secs(3);
+
+/// The writers of a sidecar.
+pub(crate) struct Writers {
+    leaving: watch::Sender<bool>,
+    releasing: watch::Sender<bool>,
+    /// What has to be written before the Leases are given away.
+    withdrawing: JoinSet<()>,
+    leases: JoinSet<()>,
+    /// What just ends.
+    _others: JoinSet<()>,
+}
+
+/// What the writers write about.
+pub(crate) struct Subject {
+    pub(crate) client: Client,
+    pub(crate) sidecar: Arc<Sidecar>,
+    pub(crate) passes: watch::Receiver<Option<Arc<Pass>>>,
+    pub(crate) placement: Placement,
+    /// The folder of the state, in which the proxy answers.
+    pub(crate) folder: PathBuf,
+}
+
+impl Writers {
+    /// Starts them.
+    pub(crate) fn start(subject: &Subject) -> Self {
+        let Subject { client, sidecar, passes, placement, folder } = subject;
+        let (client, sidecar) = (|| client.clone(), || sidecar.clone());
+        let (leaving, told_to_leave) = watch::channel(false);
+        let (releasing, told_to_release) = watch::channel(false);
+        let released = || {
+            let mut told = told_to_release.clone();
+            async move {
+                // An error means that nobody is left to tell.
+                let _ = told.wait_for(|told| *told).await;
+            }
+        };
+        let (lead, leading) = watch::channel(false);
+        let (serve, served) = watch::channel(lease::Served::default());
+        let (join, _sidecars) = watch::channel(None);
+        let (_report, pools) = watch::channel(None);
+        let mut leases = JoinSet::new();
+        leases.spawn(lease::run_leader(client(), sidecar(), lead, released()));
+        leases.spawn(lease::run_own(client(), sidecar(), served, pools, released()));
+        let mut others = JoinSet::new();
+        others.spawn(lease::run_served(folder.clone(), passes.clone(), serve));
+        others.spawn(lease::run_sidecars(client(), sidecar(), leading.clone(), join));
+        let (meet, peers) = watch::channel(None);
+        if *placement != Placement::Local {
+            others.spawn(addresses::follow_peers(client(), sidecar(), meet));
+        }
+        let mut withdrawing = JoinSet::new();
+        if let Placement::Service(_) = placement {
+            let signs =
+                Signs { passes: passes.clone(), peers: peers.clone(), leading, leaving: told_to_leave };
+            withdrawing.spawn(addresses::run(client(), sidecar(), signs));
+        }
+        Self { leaving, releasing, withdrawing, leases, _others: others }
+    }
+
+    /// Ends them in order. Passes have to go on meanwhile.
+    pub(crate) async fn end(mut self) {
+        self.leaving.send_replace(true);
+        if timeout(LEAVING, all(&mut self.withdrawing)).await.is_err() {
+            log::warn!(
+                "this pod may still stand in the EndpointSlices of Gateways: {LEAVING:?} were too short"
+            );
+        }
+        self.releasing.send_replace(true);
+        if timeout(RELEASING, all(&mut self.leases)).await.is_err() {
+            log::warn!("the Leases run out by themselves: {RELEASING:?} were too short to give them away");
+        }
+    }
+}
+
+async fn all(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            log::error!("a writer to the API server broke: {error}");
+        }
+    }
+}
