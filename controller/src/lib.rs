@@ -27,9 +27,9 @@ mod load;
 mod pass;
 mod placement;
 mod publish;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the Kubernetes source"))]
 mod status;
 mod translate;
+mod visible;
 mod watch;
 mod writers;
 

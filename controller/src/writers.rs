@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use crate::addresses::{self, Signs};
 use crate::lease;
 use crate::pass::Pass;
+use crate::status;
+use crate::visible::{self, Visible};
 use crate::{Placement, Sidecar};
 
 /// How long the pod may take to leave what leads to it.
@@ -59,11 +61,11 @@ impl Writers {
         };
         let (lead, leading) = watch::channel(false);
         let (serve, served) = watch::channel(lease::Served::default());
-        let (join, _sidecars) = watch::channel(None);
-        let (_report, pools) = watch::channel(None);
+        let (join, sidecars) = watch::channel(None);
+        let (summary, pools) = watch::channel(None);
         let mut leases = JoinSet::new();
         leases.spawn(lease::run_leader(client(), sidecar(), lead, released()));
-        leases.spawn(lease::run_own(client(), sidecar(), served, pools, released()));
+        leases.spawn(lease::run_own(client(), sidecar(), served.clone(), pools, released()));
         let mut others = JoinSet::new();
         others.spawn(lease::run_served(folder.clone(), passes.clone(), serve));
         others.spawn(lease::run_sidecars(client(), sidecar(), leading.clone(), join));
@@ -71,6 +73,20 @@ impl Writers {
         if *placement != Placement::Local {
             others.spawn(addresses::follow_peers(client(), sidecar(), meet));
         }
+        let (show, addresses) = watch::channel(Arc::default());
+        others.spawn(addresses::follow_addresses(passes.clone(), peers.clone(), *placement, show));
+        others.spawn(visible::run(Visible {
+            client: client(),
+            passes: passes.clone(),
+            sidecar: sidecar(),
+            leading: leading.clone(),
+            sidecars: sidecars.clone(),
+            state_dir: folder.clone(),
+            summary,
+        }));
+        let sources =
+            status::Sources { passes: passes.clone(), leading: leading.clone(), served, sidecars, addresses };
+        others.spawn(status::run(client(), sidecar(), sources));
         let mut withdrawing = JoinSet::new();
         if let Placement::Service(_) = placement {
             let signs =
@@ -95,10 +111,49 @@ impl Writers {
     }
 }
 
+/// Waits until there are no more passes.
+pub(crate) async fn ended(mut passes: watch::Receiver<Option<Arc<Pass>>>) {
+    while passes.changed().await.is_ok() {}
+}
+
 async fn all(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             log::error!("a writer to the API server broke: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_api::FakeApi;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_that_ends_leaves_no_lease_behind() {
+        let leases = "/apis/coordination.k8s.io/v1/namespaces/understudy-system/leases";
+        let api = FakeApi::default();
+        let folder = tempfile::tempdir().unwrap();
+        let (_passes, passes) = watch::channel(None);
+        let sidecar = Sidecar { namespace: "understudy-system".into(), pod: "p".into(), node: "n1".into() };
+        let writers = Writers::start(&Subject {
+            client: api.client(),
+            sidecar: Arc::new(sidecar),
+            passes,
+            placement: Placement::Local,
+            folder: folder.path().to_owned(),
+        });
+        let holder = || {
+            api.get(&format!("{leases}/understudy-leader"))
+                .map(|lease| lease["spec"]["holderIdentity"].clone())
+        };
+        while holder().is_none_or(|holder| holder != "p")
+            || api.get(&format!("{leases}/understudy-node-n1")).is_none()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        writers.end().await;
+        assert_eq!(api.get(&format!("{leases}/understudy-node-n1")), None);
+        assert_eq!(holder().unwrap(), "");
     }
 }

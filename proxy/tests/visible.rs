@@ -4,7 +4,8 @@
 mod common;
 
 use common::{HOST, Proxy, Setup, eventually, fallback, no_retry, primary};
-use understudy_conf::{HeaderValue, HttpFilter, Percent};
+use understudy_conf::store::{read_reports, reports_file};
+use understudy_conf::{HeaderValue, HttpFilter, Percent, SwitchKind};
 use understudy_proxy::access_log::LogDestination;
 use understudy_proxy::{AccessLogOptions, LogFormat};
 use understudy_testbed::Request;
@@ -89,4 +90,46 @@ async fn what_was_wrong_with_a_pool_and_is_repaired_is_no_longer_told() {
     setup.ref_filters.clear();
     proxy.publish(&setup.state()).await;
     proxy.wait_for_acknowledgement(|ack| ack.degraded.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_switch_is_reported_soon_with_the_backends_that_it_concerns_and_counters_alone_are_not() {
+    let (active, passive) = (primary().await, fallback().await);
+    let proxy = Setup::new(&[active.address()], &[passive.address()]).start().await;
+    let reports = || read_reports(proxy.folder()).unwrap().unwrap_or_default();
+    eventually("the first report", || async { reports().started_ms > 0 }).await;
+    assert!(reports().pools.is_empty(), "a sound pool is left out");
+    let written = || std::fs::metadata(reports_file(proxy.folder())).unwrap().modified().unwrap();
+    let first = written();
+    proxy.pods(20).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    // A machine that is busy for half a minute may write the counters.
+    assert!(written() == first || first.elapsed().unwrap().as_secs() >= 25);
+
+    active.kill().await;
+    proxy.pods(1).await;
+    eventually("the failover", || async { reports().switches.len() >= 2 }).await;
+    let seen = reports();
+    let kinds: Vec<SwitchKind> = seen.switches.iter().map(|switch| switch.kind).collect();
+    assert_eq!(kinds, [SwitchKind::Ejection, SwitchKind::Failover]);
+    for (index, switch) in seen.switches.iter().enumerate() {
+        assert_eq!(switch.seq, index as u64 + 1);
+        assert_eq!(switch.backends, ["backend/default/0"], "{switch:?}");
+        assert!(switch.at_ms >= seen.started_ms);
+    }
+    let endpoint = &seen.pools[0].endpoints[0];
+    let since = endpoint.health.since_ms.unwrap();
+    assert!(since.abs_diff(seen.switches[0].at_ms) < 1000, "{since} {:?}", seen.switches[0]);
+    assert_eq!(endpoint.backend, "backend/default/0");
+}
+
+#[tokio::test]
+async fn a_reference_without_an_endpoint_is_reported() {
+    let passive = fallback().await;
+    let proxy = Setup::new(&[], &[passive.address()]).start().await;
+    eventually("the report", || async {
+        let reports = read_reports(proxy.folder()).unwrap().unwrap_or_default();
+        reports.pools.iter().any(|pool| pool.without_endpoints == ["backend/default/0"])
+    })
+    .await;
 }

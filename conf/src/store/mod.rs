@@ -25,7 +25,9 @@ mod writer;
 mod yaml;
 
 pub use error::StoreError;
-pub use proxy_files::{read_acknowledgement, read_reports, write_acknowledgement, write_reports};
+pub use proxy_files::{
+    read_acknowledgement, read_reports, reports_file, write_acknowledgement, write_reports,
+};
 pub use reader::{Read, Reader};
 pub use writer::{Published, Writer};
 pub use yaml::from_text;

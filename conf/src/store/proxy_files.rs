@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,6 +40,13 @@ pub fn read_acknowledgement(folder: impl AsRef<Path>) -> Result<Option<Acknowled
 /// [`StoreError::Io`] as with [`write_acknowledgement`].
 pub fn write_reports(folder: impl AsRef<Path>, reports: &Reports) -> Result<(), StoreError> {
     write(folder.as_ref(), REPORTS, reports)
+}
+
+/// Where the reports stand in the state's folder. The file is only ever replaced, so that its metadata tell whether it
+/// is another one.
+#[must_use]
+pub fn reports_file(folder: impl AsRef<Path>) -> PathBuf {
+    folder.as_ref().join(PROXY_FOLDER).join(REPORTS)
 }
 
 /// Reads the reports; `None` if no proxy has written any.

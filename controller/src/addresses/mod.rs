@@ -26,6 +26,5 @@ pub(crate) use parameters::{
 pub(crate) use peers::follow_peers;
 pub(crate) use ports::{foreign_service, recorded_ports};
 pub(crate) use requested::{UnusableAddress, requested_address};
-#[expect(unused_imports, reason = "for the statuses of Gateways")]
-pub(crate) use status::{GatewayAddress, gateway_addresses};
+pub(crate) use status::{Addresses, GatewayAddress, follow_addresses};
 pub(crate) use writer::{Signs, run};

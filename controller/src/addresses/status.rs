@@ -1,9 +1,11 @@
 //! The addresses that a Gateway's status shows: those at which clients reach it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use tokio::sync::watch;
 
 use crate::Placement;
 use crate::addresses::names::service_name;
@@ -11,6 +13,7 @@ use crate::addresses::peers::{NodeAddresses, Peers};
 use crate::addresses::ports::is_ours;
 use crate::addresses::{StatusAddresses, resolve_parameters};
 use crate::cluster::{Cluster, Key, Object};
+use crate::pass::Pass;
 use crate::watch::{Node, NodeValue};
 
 /// The most addresses that the API allows in a status.
@@ -30,12 +33,50 @@ impl GatewayAddress {
     }
 }
 
+/// The addresses of Gateways. One that is not named has those that its listeners are bound to.
+pub(crate) type Addresses = BTreeMap<Key, Vec<GatewayAddress>>;
+
+/// Keeps `addresses` current until there are no more passes.
+pub(crate) async fn follow_addresses(
+    mut passes: watch::Receiver<Option<Arc<Pass>>>,
+    mut peers: watch::Receiver<Option<Arc<Peers>>>,
+    placement: Placement,
+    addresses: watch::Sender<Arc<Addresses>>,
+) {
+    // Without pods nobody tells of them.
+    let mut peers_end = false;
+    loop {
+        tokio::select! {
+            changed = passes.changed() => if changed.is_err() { return },
+            changed = peers.changed(), if !peers_end => peers_end = changed.is_err(),
+        }
+        let Some(pass) = passes.borrow_and_update().clone() else { continue };
+        let peers = peers.borrow_and_update().clone();
+        let now = all_addresses(&pass, peers.as_deref(), placement);
+        addresses.send_if_modified(|known| {
+            let is_new = **known != now;
+            if is_new {
+                *known = Arc::new(now);
+            }
+            is_new
+        });
+    }
+}
+
+fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Addresses {
+    if placement == Placement::Local {
+        return Addresses::new();
+    }
+    let of = |gateway: &Key| gateway_addresses(&pass.cluster, peers, placement, gateway);
+    pass.graph.gateways.keys().map(|gateway| (gateway.clone(), of(gateway))).collect()
+}
+
 /// The addresses of a Gateway that is served here; none, as long as it has none.
 ///
 /// With Services: what the load balancer got, or where there is no load balancer, as the class wants it, the nodes' or
 /// the Service's own addresses. With host ports: those that the Gateway asks for, or those of the nodes that serve.
 /// `peers` is `None` until the pods are known.
-pub(crate) fn gateway_addresses(
+fn gateway_addresses(
     cluster: &Cluster,
     peers: Option<&Peers>,
     placement: Placement,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 
+use crate::addresses::GatewayAddress;
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Reason};
 use crate::graph::GatewayNode;
@@ -12,7 +13,7 @@ use crate::status::condition::{
     Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
 };
 use crate::status::findings::{Findings, field, is_below, sentences};
-use crate::status::{Address, Desired, Inputs, ListenerReport, Report};
+use crate::status::{Desired, Inputs, ListenerReport, Report};
 use crate::watch::{Kind, ObjectId};
 
 /// More nodes than this are counted, not named.
@@ -116,14 +117,14 @@ impl Builder<'_> {
     }
 
     /// The addresses that clients use.
-    fn addresses(&self) -> Vec<Address> {
+    fn addresses(&self) -> Vec<GatewayAddress> {
         if let Some(assigned) = self.inputs.addresses.get(&self.gateway.key) {
             return assigned.iter().take(MAX_ADDRESSES).cloned().collect();
         }
-        let mut addresses: Vec<Address> = Vec::new();
+        let mut addresses: Vec<GatewayAddress> = Vec::new();
         let sockets = self.node.listeners.iter().flat_map(|listener| &listener.bind);
         for socket in sockets.filter(|socket| !socket.ip().is_unspecified()).take(MAX_ADDRESSES) {
-            let address = Address { kind: "IPAddress", value: socket.ip().to_string() };
+            let address = GatewayAddress { kind: "IPAddress", value: socket.ip().to_string() };
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -131,7 +132,7 @@ impl Builder<'_> {
         addresses
     }
 
-    fn programmed(&self, accepted: bool, addresses: &[Address]) -> Condition {
+    fn programmed(&self, accepted: bool, addresses: &[GatewayAddress]) -> Condition {
         if !accepted {
             return not_programmed("Invalid", "The Gateway is not accepted.");
         }

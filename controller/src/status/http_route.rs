@@ -171,11 +171,12 @@ struct RuleConditions {
 /// Whether a finding is about something that a route refers to, rather than about the route itself.
 fn is_about_reference(finding: &Diagnostic) -> bool {
     let field = field(finding);
+    // Values that break the kind's own rules are the route's, though they stand at the reference.
+    let is_value = field.contains("].filters[")
+        || field.ends_with("].weight")
+        || finding.reason == Reason::Invalid && field.ends_with("].port");
     let of_mirror = field.contains(".requestMirror.backendRef");
-    let of_rule = field.contains(".backendRefs[")
-        && !field.contains("].filters[")
-        && !field.ends_with("].weight")
-        && !(finding.reason == Reason::Invalid && field.ends_with("].port"));
+    let of_rule = field.contains(".backendRefs[") && !is_value;
     is_below(finding, "spec.rules") && (of_mirror || of_rule)
 }
 

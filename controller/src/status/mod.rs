@@ -8,6 +8,7 @@
 //! Only our own part of a status is ever changed: other controllers' entries of `parents` and `ancestors`, and
 //! conditions of types that we do not write, stay as they are.
 
+mod api;
 mod backend;
 mod condition;
 mod findings;
@@ -15,17 +16,20 @@ mod gateway;
 mod gateway_class;
 mod http_route;
 mod merge;
+mod pace;
 mod policies;
 mod policy_target;
 #[cfg(test)]
 mod tests;
 mod tls_policies;
+mod writer;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::CONTROLLER_NAME;
+use crate::addresses::{Addresses, GatewayAddress};
 use crate::cluster::{Cluster, Key};
 use crate::diagnostics::Diagnostic;
 use crate::graph::Graph;
@@ -35,6 +39,7 @@ use crate::status::findings::Findings;
 use crate::watch::ObjectId;
 
 pub(crate) use merge::merge;
+pub(crate) use writer::{Sources, run};
 
 /// What statuses are made of.
 #[derive(Clone, Copy)]
@@ -45,17 +50,6 @@ pub(crate) struct Inputs<'a> {
     pub(crate) sidecars: &'a [ServingSidecar],
     /// The addresses of Gateways; one that is not named has those that its listeners are bound to.
     pub(crate) addresses: &'a Addresses,
-}
-
-/// The addresses of Gateways.
-pub(crate) type Addresses = BTreeMap<Key, Vec<Address>>;
-
-/// An address of a Gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// `IPAddress` or `Hostname`.
-    pub(crate) kind: &'static str,
-    pub(crate) value: String,
 }
 
 /// What the status of one object should say.
@@ -73,7 +67,7 @@ pub(crate) enum Report {
     /// Of a GatewayClass.
     Class { conditions: Vec<Condition>, features: &'static [&'static str] },
     /// Of a Gateway.
-    Gateway { conditions: Vec<Condition>, addresses: Vec<Address>, listeners: Vec<ListenerReport> },
+    Gateway { conditions: Vec<Condition>, addresses: Vec<GatewayAddress>, listeners: Vec<ListenerReport> },
     /// Of a route: an entry for each parent of ours.
     Parents(Vec<Entry>),
     /// Of a policy: an entry for each ancestor of ours.

@@ -47,6 +47,31 @@ impl Scene {
         scene
     }
 
+    /// The same with this many routes in place of its own.
+    pub(super) fn with_routes(&self, count: usize) -> Self {
+        let mut cluster = self.cluster.clone();
+        let model = cluster.http_routes.values().next().unwrap().clone();
+        for number in 0..count {
+            let mut route = model.clone();
+            route.key = Key::new("default", &format!("route-{number:04}"));
+            route.label = format!("HTTPRoute {}", route.key).into();
+            cluster.http_routes.insert(route.key.clone(), route);
+        }
+        cluster.http_routes.remove(&model.key);
+        let mut diagnostics = Vec::new();
+        let graph = crate::graph::build_graph(&cluster, &Options::default(), NOW, &mut diagnostics);
+        Self { cluster, graph, diagnostics, sidecars: Vec::new(), addresses: Addresses::new() }
+    }
+
+    pub(super) fn into_pass(self, version: u64) -> crate::pass::Pass {
+        crate::pass::Pass {
+            cluster: self.cluster.into(),
+            graph: self.graph.into(),
+            diagnostics: self.diagnostics.into(),
+            version,
+        }
+    }
+
     fn set(&mut self, line: &str) {
         let key = |text: &str| {
             let (namespace, name) = text.split_once('/').unwrap();
@@ -68,7 +93,7 @@ impl Scene {
             }
             ("address", gateway) => {
                 let list = self.addresses.entry(key(gateway)).or_default();
-                list.extend(words.map(|value| Address { kind: "IPAddress", value: value.to_owned() }));
+                list.extend(words.map(|value| GatewayAddress { kind: "IPAddress", value: value.to_owned() }));
             }
             (other, _) => panic!("{other} is unknown"),
         }
