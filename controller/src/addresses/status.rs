@@ -76,7 +76,7 @@ fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Ad
 /// With Services: what the load balancer got, or where there is no load balancer, as the class wants it, the nodes' or
 /// the Service's own addresses. With host ports: those that the Gateway asks for, or those of the nodes that serve.
 /// `peers` is `None` until the pods are known.
-fn gateway_addresses(
+pub(super) fn gateway_addresses(
     cluster: &Cluster,
     peers: Option<&Peers>,
     placement: Placement,

@@ -19,7 +19,7 @@ impl<'a> Findings<'a> {
     pub(super) fn new(diagnostics: &'a [Diagnostic]) -> Self {
         let mut by_object: HashMap<&str, Vec<&Diagnostic>> = HashMap::new();
         let mut by_culprit: HashMap<&str, Vec<&Diagnostic>> = HashMap::new();
-        for diagnostic in diagnostics.iter().filter(|diagnostic| diagnostic.severity != Severity::Info) {
+        for diagnostic in diagnostics {
             if let Some(object) = diagnostic.object.as_deref() {
                 by_object.entry(object).or_default().push(diagnostic);
             }
@@ -35,7 +35,7 @@ impl<'a> Findings<'a> {
         self.by_culprit.get(policy).map_or(&[], Vec::as_slice)
     }
 
-    /// What was found about an object.
+    /// What was found about an object, things that are merely good to know included.
     pub(super) fn of(&self, object: &str) -> &[&'a Diagnostic] {
         self.by_object.get(object).map_or(&[], Vec::as_slice)
     }

@@ -6,7 +6,7 @@ use gateway_api::apis::experimental::gateways::Gateway;
 
 use crate::addresses::GatewayAddress;
 use crate::cluster::{Key, Object};
-use crate::diagnostics::{Diagnostic, Reason};
+use crate::diagnostics::{Diagnostic, Reason, Severity};
 use crate::graph::GatewayNode;
 use crate::lease::ServingSidecar;
 use crate::status::condition::{
@@ -89,14 +89,19 @@ impl Builder<'_> {
     }
 
     fn accepted(&self) -> Condition {
-        let addresses: Vec<_> =
-            self.errors().filter(|finding| finding.reason == Reason::UnsupportedAddress).collect();
+        let spec = &self.gateway.value.spec.listeners;
+        let none_served =
+            self.node.listeners.is_empty() && (0..spec.len()).all(|index| self.waits(index).is_none());
+        let addresses: Vec<_> = self
+            .wrong_addresses()
+            .filter(|(_, is_ip)| none_served || !is_ip)
+            .map(|(wrong, _)| wrong)
+            .collect();
         if !addresses.is_empty() {
             return not_accepted("UnsupportedAddress", sentences(&addresses));
         }
-        let spec = &self.gateway.value.spec.listeners;
         let refused: Vec<_> = (0..spec.len())
-            .filter(|index| !self.is_served(*index))
+            .filter(|index| !self.is_served(*index) && self.waits(*index).is_none())
             .map(|index| spec[index].name.as_str())
             .collect();
         if refused.is_empty() && !spec.is_empty() {
@@ -109,6 +114,27 @@ impl Builder<'_> {
         };
         let holds = refused.len() < spec.len();
         Condition::new("Accepted", holds, "ListenersNotValid", message)
+    }
+
+    /// What is asked for in `spec.addresses` and cannot be had, and whether it is an address of a known type.
+    fn wrong_addresses(&self) -> impl Iterator<Item = (&Diagnostic, bool)> {
+        let asked = self.gateway.value.spec.addresses.as_deref().unwrap_or_default();
+        let wrong = self.errors().filter(|finding| finding.reason == Reason::UnsupportedAddress);
+        wrong.map(|finding| {
+            let number =
+                field(finding).strip_prefix("spec.addresses[").and_then(|rest| rest.split(']').next());
+            let address = number.and_then(|number| asked.get(number.parse::<usize>().ok()?));
+            let kind = address.and_then(|address| address.r#type.as_deref()).unwrap_or("IPAddress");
+            (finding, kind == "IPAddress")
+        })
+    }
+
+    /// What a listener waits for that nothing is wrong with: the Service that leads to it.
+    fn waits(&self, index: usize) -> Option<&Diagnostic> {
+        let field = format!("spec.listeners[{index}].port");
+        let all = self.findings.of(&self.gateway.label).iter().copied();
+        all.filter(|finding| finding.severity == Severity::Info && finding.reason == Reason::PortUnavailable)
+            .find(|finding| is_below(finding, &field))
     }
 
     fn is_served(&self, index: usize) -> bool {
@@ -136,8 +162,24 @@ impl Builder<'_> {
         if !accepted {
             return not_programmed("Invalid", "The Gateway is not accepted.");
         }
+        // What stands in the way of the Gateway as a whole: somebody else's Service with its name.
+        let blocked: Vec<_> = self
+            .errors()
+            .filter(|finding| finding.reason == Reason::PortUnavailable && !is_below(finding, "spec"))
+            .collect();
+        if !blocked.is_empty() {
+            return not_programmed("NoResources", sentences(&blocked));
+        }
+        let unusable: Vec<_> = self.wrong_addresses().map(|(wrong, _)| wrong).collect();
+        if !unusable.is_empty() {
+            return not_programmed("AddressNotUsable", sentences(&unusable));
+        }
         if addresses.is_empty() {
             return not_programmed("AddressNotAssigned", "No address is assigned to the Gateway yet.");
+        }
+        let listeners = 0..self.gateway.value.spec.listeners.len();
+        if let Some(waits) = listeners.into_iter().find_map(|index| self.waits(index)) {
+            return not_programmed("Pending", sentences(&[waits]));
         }
         let sidecars = self.inputs.sidecars;
         if sidecars.is_empty() {
@@ -227,6 +269,10 @@ impl Builder<'_> {
                 None => resolved_refs(),
             },
             match (is_served, gateway.holds) {
+                (false, _) if self.waits(index).is_some() => {
+                    let waits: Vec<_> = self.waits(index).into_iter().collect();
+                    not_programmed("Pending", sentences(&waits))
+                }
                 (true, true) => programmed(),
                 (true, false) => not_programmed(
                     if gateway.reason == "Invalid" { "Invalid" } else { "Pending" },

@@ -2,7 +2,8 @@
 
 use crate::CONTROLLER_NAME;
 use crate::cluster::Cluster;
-use crate::status::condition::accepted;
+use crate::status::condition::{accepted, not_accepted};
+use crate::status::findings::{Findings, sentences};
 use crate::status::{Desired, Report};
 use crate::watch::{Kind, ObjectId};
 
@@ -38,16 +39,21 @@ pub(super) const FEATURES: &[&str] = &[
     "ReferenceGrant",
 ];
 
-pub(super) fn build_classes(cluster: &Cluster) -> Vec<Desired> {
+pub(super) fn build_classes(cluster: &Cluster, findings: &Findings<'_>) -> Vec<Desired> {
     let ours =
         cluster.gateway_classes.values().filter(|class| class.value.spec.controller_name == CONTROLLER_NAME);
-    ours.map(|class| Desired {
-        id: ObjectId { kind: Kind::GatewayClass, key: class.key.clone() },
-        generation: class.generation(),
-        report: Report::Class {
-            conditions: vec![accepted("Gateways of this class are served.")],
-            features: FEATURES,
-        },
+    ours.map(|class| {
+        let wrong: Vec<_> = findings.errors(&class.label).collect();
+        let accepted = if wrong.is_empty() {
+            accepted("Gateways of this class are served.")
+        } else {
+            not_accepted("InvalidParameters", sentences(&wrong))
+        };
+        Desired {
+            id: ObjectId { kind: Kind::GatewayClass, key: class.key.clone() },
+            generation: class.generation(),
+            report: Report::Class { conditions: vec![accepted], features: FEATURES },
+        }
     })
     .collect()
 }

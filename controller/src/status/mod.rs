@@ -24,13 +24,11 @@ mod tests;
 mod tls_policies;
 mod writer;
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use crate::CONTROLLER_NAME;
 use crate::addresses::{Addresses, GatewayAddress};
-use crate::cluster::{Cluster, Key};
+use crate::cluster::Cluster;
 use crate::diagnostics::Diagnostic;
 use crate::graph::Graph;
 use crate::lease::ServingSidecar;
@@ -101,7 +99,7 @@ pub(crate) fn build_statuses(inputs: Inputs<'_>) -> Vec<Desired> {
         return removals(inputs.cluster);
     }
     let findings = Findings::new(inputs.diagnostics);
-    let mut desired = gateway_class::build_classes(inputs.cluster);
+    let mut desired = gateway_class::build_classes(inputs.cluster, &findings);
     desired.extend(gateway::build_gateways(inputs, &findings));
     desired.extend(backend::build_backends(inputs, &findings));
     desired.extend(policies::build_policies(inputs, &findings));

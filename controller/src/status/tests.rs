@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::Key;
 use crate::load::{Loader, Settling};
 use crate::watch::Kind;
 use crate::{Options, Source};
@@ -55,9 +57,9 @@ impl Scene {
             let mut route = model.clone();
             route.key = Key::new("default", &format!("route-{number:04}"));
             route.label = format!("HTTPRoute {}", route.key).into();
-            cluster.http_routes.insert(route.key.clone(), route);
+            Arc::make_mut(&mut cluster.http_routes).insert(route.key.clone(), route);
         }
-        cluster.http_routes.remove(&model.key);
+        Arc::make_mut(&mut cluster.http_routes).remove(&model.key);
         let mut diagnostics = Vec::new();
         let graph = crate::graph::build_graph(&cluster, &Options::default(), NOW, &mut diagnostics);
         Self { cluster, graph, diagnostics, sidecars: Vec::new(), addresses: Addresses::new() }

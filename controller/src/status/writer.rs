@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::api::{Failure, StatusApi};
 use super::pace::Pacer;
-use super::{Addresses, Desired, Inputs, build_statuses, merge};
+use super::{Desired, Inputs, build_statuses, merge};
 use crate::Sidecar;
+use crate::addresses::Addresses;
 use crate::cluster::Cluster;
 use crate::lease::{Served, ServingSidecar};
 use crate::pass::Pass;
