@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use understudy_conf::Network;
+use understudy_conf::{GatewayDuration, Network};
 use understudy_controller::GatewayMode;
 
 /// A gateway that keeps an API online: when the primary backends of a route fail, its fallback steps in at once.
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Controller(ControllerArgs),
     /// Serve what stands in the state directory
     Proxy(ProxyArgs),
+    /// Say by the exit status whether a proxy serves what stands in the state directory
+    Ready(ReadyArgs),
     /// Report every problem of manifests
     Check(CheckArgs),
     /// Show each route's pools: which one serves, and why
@@ -66,6 +69,12 @@ pub(crate) struct DataArgs {
     /// Name server to ask instead of the system's
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) dns: Option<SocketAddr>,
+    /// At the end, how long clients are still accepted while /ready says no
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    pub(crate) drain_delay: Duration,
+    /// Leave room on the sockets for another process of this user, which takes over when this one ends
+    #[arg(long)]
+    pub(crate) reuse_port: bool,
     /// Threads that carry connections [default: one per processor]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
@@ -150,6 +159,13 @@ pub(crate) struct ProxyArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ReadyArgs {
+    /// Folder with the state
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) manifests: ManifestArgs,
@@ -197,6 +213,11 @@ pub(crate) enum LogFormat {
     Text,
     /// A JSON object per request.
     Json,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration: GatewayDuration = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(duration.into())
 }
 
 fn parse_resolve(text: &str) -> Result<(String, IpAddr), String> {

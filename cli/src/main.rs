@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod manifests;
 mod pools;
+mod ready;
 mod serve;
 mod signals;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Check(args) => return check::run(&args),
+        Command::Ready(args) => return ready::run(&args),
         Command::Pools(args) => pools::run(&args)?,
         Command::Run(args) => serve::run(args)?,
         Command::Controller(args) => serve::controller(args)?,

@@ -155,7 +155,9 @@ pub(crate) async fn demo_gateway(demo: DemoGateway, stop: impl Future<Output = (
         dns: None,
         threads: threads(None),
         access_log: AccessLogOptions::off(),
+        drain_delay: Duration::ZERO,
         drain: Duration::from_secs(1),
+        reuse_port: false,
         h2_idle: H2_IDLE,
     };
     both(&[Source::Path(demo.manifest)], &options, proxy, stop, |_| {}).await
@@ -189,7 +191,9 @@ fn proxy_options(state: PathBuf, args: DataArgs) -> ProxyOptions {
         dns: args.dns,
         threads: threads(args.threads),
         access_log: AccessLogOptions { destination, format },
+        drain_delay: args.drain_delay,
         drain: DRAIN,
+        reuse_port: args.reuse_port,
         h2_idle: H2_IDLE,
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use understudy_conf::{Action, EndpointAddress, RefTarget};
-use understudy_controller::{Reason, Severity};
+use understudy_controller::{Options, Reason, Severity, Source, check};
 
 #[test]
 fn every_example_is_translated_without_errors() {
@@ -41,4 +41,22 @@ fn the_failover_task_becomes_one_rule_with_a_primary_and_a_fallback() {
     assert_eq!(policy.retry, None);
     let listener = &report.state.gateways["gateway/default/eg"].listeners[0];
     assert_eq!((listener.port, listener.bind[0].to_string().as_str()), (80, "127.0.0.1:80"));
+}
+
+#[test]
+fn the_failover_task_for_a_cluster_is_translated_with_either_policy() {
+    for policy in ["policy.yaml", "policy-without-retries.yaml"] {
+        let files = ["quickstart.yaml", "examples/failover/backends.yaml", "examples/failover/route.yaml"];
+        let paths = files.iter().map(|file| format!("../k8s/{file}"));
+        let paths = paths.chain([format!("../k8s/examples/failover/{policy}")]);
+        let sources: Vec<Source> = paths.map(|path| Source::Path(path.into())).collect();
+        let report = check(&sources, &Options::default());
+        assert!(!report.has_errors(), "{}", common::lines(&report.diagnostics));
+        let route = &report.state.routes["httproute/default/ha-example"];
+        let Action::Forward(pool) = &route.rules[0].action else { panic!("{route:?}") };
+        let pool = &report.state.pools[pool];
+        assert_eq!(pool.refs.iter().map(|r| r.priority).collect::<Vec<_>>(), [0, 1]);
+        let policy_of_pool = &report.state.policies[pool.policy.as_ref().unwrap()];
+        assert_eq!(policy_of_pool.retry.is_some(), policy == "policy-without-retries.yaml");
+    }
 }

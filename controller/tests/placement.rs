@@ -75,15 +75,19 @@ fn listeners_in_a_pod_have_the_container_ports_that_their_services_lead_to() {
 
 #[test]
 fn a_listener_without_a_container_port_waits_for_one() {
-    for foreign in [String::new(), service("eg", "helm", "12001"), service("eg", "understudy.dev", "80")] {
-        let report = translate(GatewayMode::Service, &["10.0.0.7"], &[GATEWAYS, &foreign]);
+    for service in [String::new(), service("eg", "understudy.dev", "80")] {
+        let report = translate(GatewayMode::Service, &["10.0.0.7"], &[GATEWAYS, &service]);
         assert!(listeners(&report, "eg").is_empty());
-        assert!(
-            !report.has_errors() && lines(&report).contains("leads port 80 nowhere yet"),
-            "{}",
-            lines(&report)
-        );
+        assert!(!report.has_errors(), "{}", lines(&report));
+        assert!(lines(&report).contains("leads port 80 nowhere yet"), "{}", lines(&report));
     }
+}
+
+#[test]
+fn the_container_ports_of_somebody_elses_service_are_not_used() {
+    let report = translate(GatewayMode::Service, &["10.0.0.7"], &[GATEWAYS, &service("eg", "helm", "12001")]);
+    assert!(listeners(&report, "eg").is_empty());
+    assert!(lines(&report).contains("nobody else's Service is taken over"), "{}", lines(&report));
 }
 
 #[test]

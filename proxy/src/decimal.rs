@@ -8,8 +8,10 @@ use std::net::IpAddr;
 pub(crate) fn push_number(text: &mut Vec<u8>, mut number: u64) {
     // Most are short.
     if number < 10 {
-        text.push(b'0' + number as u8);
-        return;
+        return text.push(b'0' + number as u8);
+    }
+    if let (Ok(tens @ 0..10), ones) = (u8::try_from(number / 10), number % 10) {
+        return text.extend_from_slice(&[b'0' + tens, b'0' + ones as u8]);
     }
     // As many digits as a u64 may have.
     let mut digits = [b'0'; 20];

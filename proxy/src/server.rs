@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -47,6 +48,9 @@ const POOL_SIZE: usize = 1024;
 /// h2 crate reckons it: 256 bytes each. By default some hundred of them end the connection, with every call of gRPC on
 /// it. This is more than the messages of gRPC that fit into the connection's window of 64 KiB.
 const SMALL_FRAMES: usize = 4 * 1024 * 1024;
+/// At the end, how long clients that are about to connect or to ask are waited for. Less than the second after which
+/// a client whose SYN was dropped asks again.
+const LINGER: Duration = Duration::from_millis(600);
 /// More attempts than any policy asks for: the engine says when it is enough.
 const MAX_ATTEMPTS: usize = 10_000;
 
@@ -65,8 +69,14 @@ pub struct ProxyOptions {
     pub threads: usize,
     /// Where and how requests are logged.
     pub access_log: AccessLogOptions,
-    /// How long requests under way may take at the end.
+    /// How long clients are still accepted at the end, while readiness has failed: the time that those who lead them
+    /// here need to learn it. Answers over HTTP/1.1 then end their connections. Zero: none.
+    pub drain_delay: Duration,
+    /// How long requests under way may take at the end, from when no client is accepted any more.
     pub drain: Duration,
+    /// Other processes of the same user may listen on the same addresses, and get a share of the clients: with host
+    /// ports, a node's new proxy serves before its old one ends.
+    pub reuse_port: bool,
     /// An HTTP/2 connection of a client without a stream is closed after this time; [`H2_IDLE`] is that of HTTP/1.1.
     pub h2_idle: Duration,
 }
@@ -127,6 +137,8 @@ struct Server {
     /// One world is built at a time; it is of this state.
     building: tokio::sync::Mutex<Option<Arc<State>>>,
     acknowledge: Notify,
+    /// From when it is told to stop, it is not ready.
+    stopping: AtomicBool,
     /// Where this proxy's own admin server listens.
     admin: Option<SocketAddr>,
     refusals: parking_lot::Mutex<RefusalLog>,
@@ -171,7 +183,12 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     };
     let app = application(service, workers.count(), options.h2_idle);
     let tls = Arc::<ArcSwap<TlsTable>>::default();
-    let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, ListenerOptions::default());
+    let listener_options = ListenerOptions {
+        shared: options.reuse_port,
+        linger: if options.drain_delay.is_zero() { Duration::ZERO } else { LINGER },
+        ..ListenerOptions::default()
+    };
+    let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, listener_options);
     let upstream_tls = Arc::<ArcSwap<UpstreamTlsTable>>::default();
     let prober = TlsProber::new(upstream_tls.clone(), security, clock);
     let driver = Driver::new(engine.clone(), wake, clock, metrics.clone(), prober);
@@ -187,6 +204,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         listeners,
         building: tokio::sync::Mutex::default(),
         acknowledge: Notify::new(),
+        stopping: AtomicBool::new(false),
         admin: options.admin,
         refusals: parking_lot::Mutex::default(),
     });
@@ -197,8 +215,10 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
             Ok(())
         })?
     };
-    let admin =
-        options.admin.map(|address| admin(address, &server, &source, &driver, &control)).transpose()?;
+    let admin = options
+        .admin
+        .map(|address| admin((address, options.reuse_port), &server, &source, &driver, &control));
+    let admin = admin.transpose()?;
     // They end with this future, also when it is dropped before `stop` is over.
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.clone().run());
@@ -206,6 +226,12 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     tasks.spawn(server.clone().acknowledge_changes(options.state.clone(), source.status()));
     tasks.spawn(reporter::run(options.state, driver, server.world.clone()));
     stop.await;
+    server.stopping.store(true, Ordering::Relaxed);
+    if !options.drain_delay.is_zero() {
+        log::info!("stopping: clients are accepted for another {:?}", options.drain_delay);
+        server.listeners.drain().await;
+        tokio::time::sleep(options.drain_delay).await;
+    }
     log::info!("stopping: requests under way are finished");
     let left = server.listeners.shut_down(options.drain).await;
     if left > 0 {
@@ -242,18 +268,22 @@ fn application(service: Service, threads: usize, h2_idle: Duration) -> Arc<App> 
 }
 
 fn admin(
-    address: SocketAddr,
+    (address, shared): (SocketAddr, bool),
     server: &Arc<Server>,
     source: &Source,
     driver: &Arc<Driver>,
     control: &Handle,
 ) -> Result<Admin, AdminError> {
     let status = source.status();
+    let stopping = server.clone();
     let (server, driver) = (server.clone(), driver.clone());
     let refused = source.status();
     let world = server.world.clone();
     let pages = AdminPages {
-        ready: Box::new(move || status.borrow().readiness()),
+        ready: Box::new(move || match stopping.stopping.load(Ordering::Relaxed) {
+            true => (false, "not ready: stopping".to_owned()),
+            false => status.borrow().readiness(),
+        }),
         metrics: Box::new(move || {
             server.metrics.connections.set(i64::try_from(server.listeners.connections()).unwrap_or(i64::MAX));
             server.metrics.dns_failures.set(i64::try_from(server.resolver.failures()).unwrap_or(i64::MAX));
@@ -264,7 +294,7 @@ fn admin(
         reports: Box::new(move || driver.reports(&world.load().refused)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    Admin::start(address, pages, control)
+    Admin::start_shared(address, shared, pages, control)
 }
 
 impl Server {

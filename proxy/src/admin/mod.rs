@@ -18,9 +18,13 @@ use tokio::task::JoinHandle;
 use understudy_conf::Reports;
 
 use exchange::{Answer, exchange};
+use socket2::{Domain, Socket, Type};
 
 /// Connections that are served at once; the others wait.
 const AT_ONCE: usize = 64;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// How long nothing is accepted after an error.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -59,9 +63,21 @@ impl Admin {
     /// # Errors
     /// [`AdminError`] if the address cannot be bound.
     pub fn start(address: SocketAddr, pages: AdminPages, control: &Handle) -> Result<Self, AdminError> {
+        Self::start_shared(address, false, pages, control)
+    }
+
+    /// The same; if `shared`, another process of the same user may have the address, too.
+    ///
+    /// # Errors
+    /// [`AdminError`] if the address cannot be bound.
+    pub fn start_shared(
+        address: SocketAddr,
+        shared: bool,
+        pages: AdminPages,
+        control: &Handle,
+    ) -> Result<Self, AdminError> {
         let failed = |source| AdminError { address, source };
-        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = open(address, shared).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let listener = {
             let _in_runtime = control.enter();
@@ -82,6 +98,18 @@ impl Drop for Admin {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 async fn serve(listener: TcpListener, pages: Arc<AdminPages>) {

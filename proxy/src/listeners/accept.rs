@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::apps::ServerApp;
-use pingora_core::server::ShutdownWatch;
 use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::connection::{Accepted, serve};
+use super::{Shared, Signs};
 
 /// How long nothing is accepted when the system is out of files or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -24,15 +23,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The same complaint is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Accepts until `stop` turns true; connections get `stop` as their sign to end.
+/// Accepts until the sign to stop; connections get the signs, too.
 pub(super) async fn accept_all<A: ServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     bound: SocketAddr,
     shared: Arc<Shared<A>>,
-    stop: ShutdownWatch,
+    signs: Signs,
 ) {
     let mut log = Seldom::default();
-    let mut stopping = stop.clone();
+    let mut stopping = signs.stop.clone();
     let mut stopped = std::pin::pin!(stopping.wait_for(|stop| *stop));
     loop {
         let accepted = tokio::select! {
@@ -45,7 +44,7 @@ pub(super) async fn accept_all<A: ServerApp + Send + Sync + 'static>(
             Ok((socket, peer)) => tokio::select! {
                 biased;
                 permit = shared.permit(bound, &mut log) => match permit {
-                    Some(permit) => shared.hand_over(socket, peer, bound, permit, &stop),
+                    Some(permit) => shared.hand_over(socket, peer, bound, permit, &signs),
                     None => break,
                 },
                 // The limit is reached: who waits is let go.
@@ -71,7 +70,7 @@ pub(super) async fn accept_all<A: ServerApp + Send + Sync + 'static>(
         && let Some(peer) = peer.as_socket()
         && socket.set_nonblocking(true).is_ok()
     {
-        shared.hand_over(socket.into(), peer, bound, permit, &stop);
+        shared.hand_over(socket.into(), peer, bound, permit, &signs);
     }
 }
 
@@ -104,14 +103,14 @@ impl<A: ServerApp + Send + Sync + 'static> Shared<A> {
         peer: SocketAddr,
         bound: SocketAddr,
         permit: OwnedSemaphorePermit,
-        stop: &ShutdownWatch,
+        signs: &Signs,
     ) {
         let accepted = Accepted { socket, peer, bound, permit };
         self.workers.next().spawn(serve(
             accepted,
             Arc::clone(&self.app),
             Arc::clone(&self.handshakes),
-            stop.clone(),
+            signs.clone(),
         ));
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -69,14 +69,19 @@ impl BindError {
 pub(super) fn bind_listener(
     address: SocketAddr,
     keepalive: Option<Duration>,
+    shared: bool,
 ) -> Result<TcpListener, BindError> {
-    open(address, keepalive).map_err(|error| BindError::new(address, &error))
+    open(address, keepalive, shared).map_err(|error| BindError::new(address, &error))
 }
 
-fn open(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<TcpListener> {
+/// Opens a listening socket; a `shared` one leaves room for others of the same user on its address.
+fn open(address: SocketAddr, keepalive: Option<Duration>, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() {
         // [::] and 0.0.0.0 are two sockets, which may belong to two gateways.
         socket.set_only_v6(true)?;
@@ -91,9 +96,62 @@ fn open(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<TcpListe
     Ok(socket.into())
 }
 
+/// Makes the system drop what asks a listening socket for a new connection. Handshakes that are under way come to their
+/// end. Whoever is dropped asks again after a second, and is then heard by another socket that has the address.
+pub(super) fn hush(listener: &TcpListener) -> io::Result<()> {
+    // The filter sees segments from the header of TCP on: SYN without ACK in the flags goes, all else passes.
+    let filter = [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&filter)
+}
+
+/// Instructions of classic packet filters (`linux/bpf_common.h`).
+const LOAD_BYTE: u16 = 0x30;
+const AND: u16 = 0x54;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+/// Flags of TCP.
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hushed_socket_leaves_new_connections_to_another_one() {
+        let bind = |address| bind_listener(address, None, true).unwrap();
+        let old = bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let address = old.local_addr().unwrap();
+        let before = std::net::TcpStream::connect(address).unwrap();
+        hush(&old).unwrap();
+        let quick = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        assert_eq!(quick.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // A connection whose first segment was dropped, and which comes to the new socket when it asks again.
+        let waiting = std::thread::spawn(move || {
+            std::net::TcpStream::connect_timeout(&address, Duration::from_secs(20)).map(drop)
+        });
+        let new = bind(address);
+        std::thread::sleep(Duration::from_millis(100));
+        // What had connected before is still there to be accepted.
+        assert_eq!(old.accept().unwrap().1, before.local_addr().unwrap());
+        drop(old);
+        waiting.join().unwrap().unwrap();
+        drop(new);
+    }
+
+    #[test]
+    fn only_shared_sockets_share() {
+        let first = bind_listener(SocketAddr::from(([127, 0, 0, 1], 0)), None, false).unwrap();
+        let address = first.local_addr().unwrap();
+        assert_eq!(bind_listener(address, None, false).unwrap_err(), BindError::Taken(address));
+        assert_eq!(bind_listener(address, None, true).unwrap_err(), BindError::Taken(address));
+    }
 
     #[test]
     fn each_failure_names_the_address_and_a_way_out() {
@@ -113,7 +171,8 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_nodelay_and_keepalive() {
-        let listener = bind_listener("127.0.0.1:0".parse().unwrap(), Some(Duration::from_secs(77))).unwrap();
+        let listener =
+            bind_listener("127.0.0.1:0".parse().unwrap(), Some(Duration::from_secs(77)), false).unwrap();
         listener.set_nonblocking(false).unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
@@ -128,6 +187,6 @@ mod tests {
     fn an_address_of_another_machine_is_reported() {
         // TEST-NET-1 belongs to nobody.
         let address = "192.0.2.1:1".parse().unwrap();
-        assert_eq!(bind_listener(address, None).unwrap_err(), BindError::NotLocal(address));
+        assert_eq!(bind_listener(address, None, false).unwrap_err(), BindError::NotLocal(address));
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::apps::ServerApp;
-use pingora_core::protocols::{SocketDigest, Stream};
-use pingora_core::server::ShutdownWatch;
+use pingora_core::protocols::{ALPN, SocketDigest, Stream};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::Signs;
 use super::handshake::Handshakes;
 use super::stream::Downstream;
 
@@ -46,7 +46,7 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
     accepted: Accepted,
     app: Arc<A>,
     handshakes: Arc<Handshakes>,
-    shutdown: ShutdownWatch,
+    signs: Signs,
 ) {
     let (peer, bound) = (accepted.peer, accepted.bound);
     let (pipeline, permit) = match accepted.choose(&handshakes) {
@@ -59,7 +59,7 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
     let _counted = Counted { peer, bound, _permit: permit };
     match pipeline {
         Pipeline::Plain(mut stream) => {
-            let mut stopping = shutdown.clone();
+            let mut stopping = signs.stop.clone();
             tokio::select! {
                 biased;
                 read = timeout(FIRST_BOUND, stream.read_first()) => if read.is_err() {
@@ -68,11 +68,11 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
                 // Then the application says what becomes of a connection that nothing came on.
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
-            serve_http(Box::new(stream), app, shutdown).await;
+            serve_http(Box::new(stream), app, signs).await;
         }
         // Boxed, so that connections in clear text do not carry its state.
         Pipeline::Terminate(socket, digest) => match Box::pin(handshakes.accept(socket, &bound)).await {
-            Ok(secured) => serve_http(Box::new(Downstream::encrypted(secured, digest)), app, shutdown).await,
+            Ok(secured) => serve_http(Box::new(Downstream::encrypted(secured, digest)), app, signs).await,
             // What a client does wrong is the client's to see: a log of it could be filled at will.
             Err(error) => log::debug!("no TLS with {peer} on {bound}: {error}"),
         },
@@ -80,11 +80,9 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
 }
 
 /// As Pingora's own service does it: a connection that the application gives back is served again.
-async fn serve_http<A: ServerApp + Send + Sync + 'static>(
-    stream: Stream,
-    app: Arc<A>,
-    shutdown: ShutdownWatch,
-) {
+async fn serve_http<A: ServerApp + Send + Sync + 'static>(stream: Stream, app: Arc<A>, signs: Signs) {
+    let is_h2 = stream.selected_alpn_proto() == Some(ALPN::H2);
+    let shutdown = if is_h2 { signs.stop } else { signs.last };
     let mut next = app.process_new(stream, &shutdown).await;
     while let Some(stream) = next {
         next = app.process_new(stream, &shutdown).await;

@@ -26,6 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use handshake::Handshakes;
 use pingora_core::apps::ServerApp;
+use pingora_core::server::ShutdownWatch;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
@@ -49,6 +50,13 @@ pub struct ListenerOptions {
     pub retry_every: Duration,
     /// A TLS handshake that takes longer is given up.
     pub handshake_bound: Duration,
+    /// Other processes of the same user may listen on the same addresses (`SO_REUSEPORT`), and get a share of the
+    /// clients.
+    pub shared: bool,
+    /// At the end, before a socket is closed: how long clients that were about to connect may take to do so, while new
+    /// ones are left to whoever else has the address. And then, how long those that connected may take to say what they
+    /// want. Zero: nobody is waited for.
+    pub linger: Duration,
 }
 
 impl Default for ListenerOptions {
@@ -58,6 +66,8 @@ impl Default for ListenerOptions {
             keepalive: Some(Duration::from_secs(60)),
             retry_every: Duration::from_secs(1),
             handshake_bound: handshake::HANDSHAKE_BOUND,
+            shared: false,
+            linger: Duration::ZERO,
         }
     }
 }
@@ -100,14 +110,28 @@ struct Inner<A> {
 struct Open {
     bound: HashMap<SocketAddr, Bound>,
     failed: BTreeMap<SocketAddr, BindError>,
+    draining: bool,
     ended: bool,
 }
 
 struct Bound {
-    /// Ends the accept loop, and makes each connection's next request its last.
+    /// Ends the accept loop, and tells connections of HTTP/2 to end.
     stop: watch::Sender<bool>,
+    /// Makes the next request of each connection of HTTP/1.1 its last.
+    last: watch::Sender<bool>,
+    /// The socket itself, for its options.
+    socket: std::net::TcpListener,
     local: SocketAddr,
     accepting: JoinHandle<()>,
+}
+
+/// What connections are told by the socket that took them.
+#[derive(Clone)]
+struct Signs {
+    /// The socket is closed.
+    stop: ShutdownWatch,
+    /// The socket is closed, or soon will be.
+    last: ShutdownWatch,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
@@ -185,22 +209,53 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
         self.inner.connections()
     }
 
+    /// The end is near: all sockets accept as before, and answers over HTTP/1.1 say that their connection ends with
+    /// them, so that clients go elsewhere of their own accord. An idle connection that is closed loses the request that
+    /// its client is just sending; this way few are left when [`Self::shut_down`] closes them. Connections of HTTP/2
+    /// can be told without losing any, so they live on until then.
+    pub async fn drain(&self) {
+        let mut open = self.inner.open.lock().await;
+        open.draining = true;
+        for bound in open.bound.values() {
+            bound.last.send_replace(true);
+        }
+    }
+
     /// Stops for good: closes all sockets, lets idle connections end, and waits at most `drain` for requests
     /// under way. Returns how many connections are left then. Readiness must have failed for a while before,
     /// so that no new client comes.
     pub async fn shut_down(&self, drain: Duration) -> usize {
+        let linger = self.inner.options.linger;
         let mut open = self.inner.open.lock().await;
         open.ended = true;
+        if !linger.is_zero() {
+            for bound in open.bound.values() {
+                if let Err(error) = bind::hush(&bound.socket) {
+                    log::warn!(
+                        "clients may lose a connection that they make on {} now: {error}",
+                        bound.local
+                    );
+                }
+            }
+            tokio::time::sleep(linger).await;
+        }
         open.failed.clear();
         self.inner.publish_failures(&open);
         for (_, bound) in open.bound.drain() {
             bound.end().await;
         }
         drop(open);
+        if !linger.is_zero() {
+            self.all_ended(linger.min(drain)).await;
+        }
         self.inner.shared.app.cleanup().await;
+        if self.all_ended(drain).await { 0 } else { self.connections() }
+    }
+
+    /// Waits until no connection is open, but not longer than `bound`; whether none is.
+    async fn all_ended(&self, bound: Duration) -> bool {
         let all = u32::try_from(self.inner.options.max_connections).unwrap_or(u32::MAX);
-        let drained = tokio::time::timeout(drain, self.inner.shared.permits.acquire_many(all)).await.is_ok();
-        if drained { 0 } else { self.connections() }
+        tokio::time::timeout(bound, self.inner.shared.permits.acquire_many(all)).await.is_ok()
     }
 }
 
@@ -212,7 +267,9 @@ impl<A> Drop for Listeners<A> {
 
 impl Bound {
     async fn end(self) {
+        self.last.send_replace(true);
         self.stop.send_replace(true);
+        drop(self.socket);
         if let Err(error) = self.accepting.await {
             log::error!("an accept loop ended badly: {error}");
         }
@@ -221,7 +278,7 @@ impl Bound {
 
 impl<A: ServerApp + Send + Sync + 'static> Inner<A> {
     fn bind(&self, open: &mut Open, address: SocketAddr) -> Result<(), BindError> {
-        match self.start(address) {
+        match self.start(address, open.draining) {
             Ok(bound) => {
                 let again = if open.failed.remove(&address).is_some() { " at last" } else { "" };
                 log::info!("listening on {}{again}", bound.local);
@@ -237,18 +294,21 @@ impl<A: ServerApp + Send + Sync + 'static> Inner<A> {
         }
     }
 
-    fn start(&self, address: SocketAddr) -> Result<Bound, BindError> {
+    fn start(&self, address: SocketAddr, draining: bool) -> Result<Bound, BindError> {
         let other = |error: std::io::Error| BindError::Other { address, reason: error.to_string() };
-        let listener = bind::bind_listener(address, self.options.keepalive)?;
+        let listener = bind::bind_listener(address, self.options.keepalive, self.options.shared)?;
         let local = listener.local_addr().map_err(other)?;
+        let socket = listener.try_clone().map_err(other)?;
         let listener = {
             let _in_runtime = self.control.enter();
             TcpListener::from_std(listener).map_err(other)?
         };
         let (stop, stopped) = watch::channel(false);
+        let (last, is_last) = watch::channel(draining);
+        let signs = Signs { stop: stopped, last: is_last };
         let accepting =
-            self.control.spawn(accept::accept_all(listener, address, Arc::clone(&self.shared), stopped));
-        Ok(Bound { stop, local, accepting })
+            self.control.spawn(accept::accept_all(listener, address, Arc::clone(&self.shared), signs));
+        Ok(Bound { stop, last, socket, local, accepting })
     }
 
     fn publish_failures(&self, open: &Open) {

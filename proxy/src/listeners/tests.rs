@@ -65,6 +65,7 @@ fn listeners_over<A: ServerApp + Send + Sync + 'static>(
         keepalive: None,
         retry_every: Duration::from_millis(10),
         handshake_bound,
+        ..ListenerOptions::default()
     };
     let table = Arc::new(ArcSwap::from_pointee(table));
     Listeners::new(workers, Arc::new(app), table, &Handle::current(), options)

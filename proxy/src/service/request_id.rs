@@ -16,10 +16,12 @@ impl RequestId {
     pub(super) fn new() -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+        /// Where the two digits of each byte stand.
+        const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
         let mut text = [b'-'; 36];
-        let places = text.iter_mut().enumerate().filter(|(place, _)| !matches!(place, 8 | 13 | 18 | 23));
-        for ((_, digit), nibble) in places.zip(0..32) {
-            *digit = DIGITS[(bits >> (124 - 4 * nibble)) as usize & 0xf];
+        for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
+            text[place] = DIGITS[usize::from(byte >> 4)];
+            text[place + 1] = DIGITS[usize::from(byte & 0xf)];
         }
         Self(text)
     }

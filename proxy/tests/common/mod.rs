@@ -237,7 +237,9 @@ impl Proxy {
             dns: None,
             threads: 2,
             access_log: AccessLogOptions::off(),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(5),
+            reuse_port: false,
             h2_idle: understudy_proxy::H2_IDLE,
         };
         change(&mut options);
@@ -327,8 +329,13 @@ impl Proxy {
     }
 
     pub async fn stop(mut self) {
-        drop(self.stop.take());
+        self.begin_to_stop();
         (&mut self.task).await.unwrap();
+    }
+
+    /// Tells it to stop; [`Self::stop`] waits until it has.
+    pub fn begin_to_stop(&mut self) {
+        drop(self.stop.take());
     }
 }
 

@@ -60,9 +60,9 @@ fn is_numerous(kind: Kind) -> bool {
     )
 }
 
-/// Of a node's status: its addresses, and whether it is ready. The rest changes all the time.
+/// Of a node's status: its addresses, its kubelet's port, and whether it is ready. The rest changes all the time.
 fn narrow_node_status(status: &mut Node) {
-    retain(status, |key| matches!(key, "addresses" | "conditions"));
+    retain(status, |key| matches!(key, "addresses" | "conditions" | "daemonEndpoints"));
     let NodeValue::Map(entries) = &mut status.value else { return };
     for entry in entries.iter_mut().filter(|entry| entry.key == "conditions") {
         let NodeValue::List(conditions) = &mut entry.node.value else { continue };
@@ -88,10 +88,11 @@ mod tests {
     }
 
     #[test]
-    fn of_a_node_only_readiness_addresses_and_labels_are_kept() {
+    fn of_a_node_only_readiness_addresses_the_kubelets_port_and_labels_are_kept() {
         let mut node = parse(
             r#"{"metadata": {"name": "a", "labels": {"b": "c"}, "annotations": {"d": "e"}}, "spec": {"podCIDR": "f"},
                 "status": {"images": [], "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+                    "daemonEndpoints": {"kubeletEndpoint": {"Port": 11250}},
                     "conditions": [{"type": "DiskPressure", "status": "False"},
                         {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]}}"#,
         );
@@ -99,6 +100,7 @@ mod tests {
         let kept = parse(
             r#"{"metadata": {"name": "a", "labels": {"b": "c"}},
                 "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+                    "daemonEndpoints": {"kubeletEndpoint": {"Port": 11250}},
                     "conditions": [{"type": "Ready", "status": "True"}]}}"#,
         );
         assert_eq!(node, kept);

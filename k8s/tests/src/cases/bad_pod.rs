@@ -1,10 +1,11 @@
 //! Three pods behind `active`, one of which listens on the wrong port: it alone is ejected, and nobody notices.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 
-use crate::harness::task::{configure, deploy_apps, require_all_by};
+use crate::harness::task::{configure, deploy_apps};
 use crate::harness::wait::wait_for;
 use crate::harness::{Lab, gateway};
 
@@ -19,6 +20,12 @@ fn bad(lab: &Lab) -> Result<String> {
 
 /// Walks through the case.
 pub(crate) fn run(lab: &Lab) -> Result<String> {
+    let outcome = walk(lab);
+    lab.kubectl.run(&["delete", "deployment", "active-bad", "--ignore-not-found", "--wait"])?;
+    outcome
+}
+
+fn walk(lab: &Lab) -> Result<String> {
     deploy_apps(lab)?;
     configure(lab, "policy.yaml")?;
     let target = gateway::target(lab)?;
@@ -26,11 +33,12 @@ pub(crate) fn run(lab: &Lab) -> Result<String> {
     lab.kubectl.rolled_out("default", "deployment/active")?;
     lab.kubectl.apply(&bad(lab)?)?;
     lab.kubectl.rolled_out("default", "deployment/active-bad")?;
-    let outcomes = target.ask_times(TIMES);
-    require_all_by("active", &outcomes).context("two of three pods are good")?;
-    let mut pods: Vec<String> = outcomes.into_iter().flatten().collect();
-    pods.sort();
-    pods.dedup();
+    let mut pods = BTreeSet::new();
+    for outcome in target.ask_times(TIMES) {
+        pods.insert(outcome.map_err(|failed| anyhow!("a request failed: {failed}"))?);
+    }
+    // P1: two of three endpoints are 93 % of the pool's share, the rest goes to the fallback.
+    pods.retain(|pod| !pod.starts_with("passive-"));
     if pods.len() != 2 || pods.iter().any(|pod| pod.starts_with("active-bad-")) {
         bail!("answers came from {pods:?}");
     }
@@ -46,6 +54,5 @@ pub(crate) fn run(lab: &Lab) -> Result<String> {
         let told = lab.kubectl.run(&["describe", "backend", "active"])?;
         if told.contains(&address) { Ok(()) } else { bail!("{told}") }
     })?;
-    lab.kubectl.run(&["delete", "deployment", "active-bad", "--wait"])?;
     Ok(String::new())
 }
