@@ -1,7 +1,8 @@
 //! Golden pairs: manifests `tests/status/NAME.in.yaml` give statuses `tests/status/NAME.out.yaml`.
 //!
 //! Comments in the manifests set the scene: `#! sidecar NODE GATEWAY=GENERATION …` is a ready sidecar with what it
-//! serves, `#! degraded NODE TEXT` what it could not do, `#! address GATEWAY VALUE` the address of a Gateway.
+//! serves, `#! degraded NODE TEXT` what it could not do, `#! address GATEWAY VALUE` the address of a Gateway, and with `#! placement service` Gateways
+//! are reached by Services of their own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,12 @@ impl Scene {
         loader.refresh(&[Source::Stdin], Settling::TakeAll);
         let loaded = loader.load();
         let mut diagnostics = loaded.diagnostics;
-        let graph = crate::graph::build_graph(&loaded.cluster, &Options::default(), NOW, &mut diagnostics);
+        let mut options = Options::default();
+        if text.contains("#! placement service") {
+            options.listen.placement =
+                crate::Placement::Service(crate::Families::of(&[[10, 0, 0, 7].into()]));
+        }
+        let graph = crate::graph::build_graph(&loaded.cluster, &options, NOW, &mut diagnostics);
         crate::diagnostics::sort(&mut diagnostics);
         let mut scene = Self {
             cluster: loaded.cluster,
@@ -97,6 +103,7 @@ impl Scene {
                 let list = self.addresses.entry(key(gateway)).or_default();
                 list.extend(words.map(|value| GatewayAddress { kind: "IPAddress", value: value.to_owned() }));
             }
+            ("placement", "service") => {}
             (other, _) => panic!("{other} is unknown"),
         }
     }
