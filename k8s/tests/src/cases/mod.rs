@@ -60,7 +60,7 @@ pub(crate) const CASES: &[Case] = &[
         run: new_routes::edited_under_traffic,
     },
     Case {
-        name: "a_new_route_answers_soon_beside_three_thousand",
+        name: "a_new_route_answers_soon_beside_many",
         needs: Needs::Understudy,
         run: new_routes::new_routes_answer,
     },
