@@ -137,7 +137,7 @@ async fn the_proxy_is_not_ready_until_the_first_complete_state() {
         dns: None,
         threads: 1,
         access_log: understudy_proxy::AccessLogOptions::off(),
-        drain_delay: Duration::ZERO,
+        drain_delay: std::time::Duration::ZERO,
         drain: common::PATIENCE,
         reuse_port: false,
         h2_idle: understudy_proxy::H2_IDLE,
