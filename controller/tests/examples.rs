@@ -44,8 +44,8 @@ fn the_failover_task_becomes_one_rule_with_a_primary_and_a_fallback() {
 }
 
 #[test]
-fn the_failover_task_for_a_cluster_is_translated_with_either_policy() {
-    for policy in ["policy.yaml", "policy-without-retries.yaml"] {
+fn the_failover_task_for_a_cluster_is_translated_with_each_policy() {
+    for policy in ["policy.yaml", "policy-without-retries.yaml", "policy-with-retries.yaml"] {
         let files = ["quickstart.yaml", "examples/failover/backends.yaml", "examples/failover/route.yaml"];
         let paths = files.iter().map(|file| format!("../k8s/{file}"));
         let paths = paths.chain([format!("../k8s/examples/failover/{policy}")]);
@@ -57,6 +57,6 @@ fn the_failover_task_for_a_cluster_is_translated_with_either_policy() {
         let pool = &report.state.pools[pool];
         assert_eq!(pool.refs.iter().map(|r| r.priority).collect::<Vec<_>>(), [0, 1]);
         let policy_of_pool = &report.state.policies[pool.policy.as_ref().unwrap()];
-        assert_eq!(policy_of_pool.retry.is_some(), policy == "policy-without-retries.yaml");
+        assert_eq!(policy_of_pool.retry.is_some(), policy != "policy.yaml");
     }
 }

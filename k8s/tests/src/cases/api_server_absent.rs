@@ -19,7 +19,8 @@ const CRASHES: usize = 3;
 /// Walks through the case.
 pub(crate) fn run(lab: &Lab) -> Result<String> {
     deploy_apps(lab)?;
-    configure(lab, "policy.yaml")?;
+    // A killed process takes the requests that it works on with it: without this they are not sent again.
+    configure(lab, "policy-with-retries.yaml")?;
     let target = gateway::target(lab)?;
     let active = pods(lab, "active")?.into_iter().next().context("active has no pod")?;
     let load = Load::start(&target, Clients { kept: 8, fresh: 8 });
