@@ -127,25 +127,25 @@ pub(crate) struct ClusterArgs {
     #[arg(long, env = "NODE_NAME", value_name = "NAME", default_value = "local")]
     pub(crate) node: String,
     /// How clients get to Gateways: by a Service of each, or by the ports of the nodes [default: on --bind]
-    #[arg(long, value_name = "service|host", requires = "kubernetes")]
+    #[arg(long, value_name = "service|host", conflicts_with = "manifests")]
     pub(crate) gateways: Option<GatewayMode>,
     /// Addresses of the pod, which say in what families Gateways are served
     #[arg(long, env = "POD_IPS", value_name = "ADDR,ADDR", value_delimiter = ',')]
     pub(crate) pod_ips: Vec<IpAddr>,
     /// Network that no Backend may point to, beside those that are never allowed; may be given several times
-    #[arg(long, value_name = "NETWORK", requires = "kubernetes")]
+    #[arg(long, value_name = "NETWORK", conflicts_with = "manifests")]
     pub(crate) deny_targets: Vec<Network>,
     /// Network that Backends may point to although it is reserved; may be given several times
-    #[arg(long, value_name = "NETWORK", requires = "kubernetes")]
+    #[arg(long, value_name = "NETWORK", conflicts_with = "manifests")]
     pub(crate) allow_targets: Vec<Network>,
     /// Folder in which Unix-domain sockets of Backends may be [default: none may]
-    #[arg(long, value_name = "DIR", requires = "kubernetes")]
+    #[arg(long, value_name = "DIR", conflicts_with = "manifests")]
     pub(crate) unix_folder: Option<PathBuf>,
     /// Domain of the cluster, behind NAME.NAMESPACE.svc
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
     /// Address for probes: /healthz, and /readyz once a state stands in the folder
-    #[arg(long, value_name = "ADDR:PORT", requires = "kubernetes")]
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "manifests")]
     pub(crate) health: Option<SocketAddr>,
 }
 

@@ -57,6 +57,15 @@ impl Change {
             Self::DeleteSlice { key, .. } => Target::Slice(key.clone()),
         }
     }
+
+    /// Whether an API server that answered so keeps what was applied.
+    pub(crate) fn is_kept_by(&self, service: Option<&Service>, slice: Option<&EndpointSlice>) -> bool {
+        match self {
+            Self::ApplyService(wanted) => !differs(&**wanted, service),
+            Self::ApplySlice(wanted) => !differs(&**wanted, slice),
+            Self::DeleteService { .. } | Self::DeleteSlice { .. } => true,
+        }
+    }
 }
 
 pub(super) fn key_of(metadata: &ObjectMeta) -> Key {
@@ -114,7 +123,7 @@ struct Wish<'a> {
 pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Written) -> Plan {
     let present = Present { cluster, written };
     let mut plan = Plan::default();
-    let wishes = wishes(cluster, graph);
+    let wishes = unique(wishes(cluster, graph), &mut plan.problems);
     let free = |service: &Key| present.service(service).is_none_or(is_ours);
     let (wishes, refused): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|wish| free(&wish.service));
     plan.problems.extend(refused.iter().map(|wish| {
@@ -163,6 +172,20 @@ fn wishes<'a>(cluster: &'a Cluster, graph: &Graph) -> Vec<Wish<'a>> {
         .collect();
     wishes.sort_by(|a, b| a.gateway.seniority().cmp(&b.gateway.seniority()));
     wishes
+}
+
+/// Of Gateways whose Services would have one name, the first keeps it.
+fn unique<'a>(wishes: Vec<Wish<'a>>, problems: &mut BTreeSet<String>) -> Vec<Wish<'a>> {
+    let mut taken = BTreeSet::new();
+    let (kept, refused): (Vec<_>, Vec<_>) =
+        wishes.into_iter().partition(|wish| taken.insert(wish.service.clone()));
+    problems.extend(refused.iter().map(|wish| {
+        format!(
+            "Service {} is that of an older Gateway, so {} gets none: give it another name",
+            wish.service, wish.gateway.label
+        )
+    }));
+    kept
 }
 
 fn assign_ports(

@@ -10,8 +10,8 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::addresses::names::{MANAGED_BY, MANAGER, fnv1a, service_name};
-use crate::cluster::{Cluster, Key};
+use crate::addresses::names::{GATEWAY_NAME, MANAGED_BY, MANAGER, fnv1a, gateway_label, service_name};
+use crate::cluster::{Cluster, Key, Object};
 
 /// The container ports that are given to Gateways. They are the pod's own, so nothing else is in the way; the
 /// proxy's admin address and the controller's health are above.
@@ -42,13 +42,17 @@ pub(crate) fn foreign_service(cluster: &Cluster, gateway: &Key) -> Option<Key> {
 
 /// The ports that stand in a Gateway's Service; none, if there is no Service, or it is another's.
 pub(crate) fn recorded_ports(cluster: &Cluster, gateway: &Key) -> PortMap {
+    own_service(cluster, gateway).map(|service| ports_of(&service.value)).unwrap_or_default()
+}
+
+/// The Service that was made for a Gateway. One by the same name that was made for another Gateway is not its own.
+pub(crate) fn own_service<'a>(cluster: &'a Cluster, gateway: &Key) -> Option<&'a Object<Service>> {
     let key = Key::new(&gateway.namespace, &service_name(&gateway.name));
-    cluster
-        .services
-        .get(&key)
-        .filter(|service| is_ours(&service.value))
-        .map(|s| ports_of(&s.value))
-        .unwrap_or_default()
+    let is_its_own = |service: &Service| {
+        let label = service.metadata.labels.as_ref().and_then(|labels| labels.get(GATEWAY_NAME));
+        label.is_none_or(|label| *label == gateway_label(&gateway.name))
+    };
+    cluster.services.get(&key).filter(|service| is_ours(&service.value) && is_its_own(&service.value))
 }
 
 /// The ports of a Service that lead to a container port of the range.

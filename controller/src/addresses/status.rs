@@ -8,9 +8,8 @@ use k8s_openapi::api::core::v1::Service;
 use tokio::sync::watch;
 
 use crate::Placement;
-use crate::addresses::names::service_name;
 use crate::addresses::peers::{NodeAddresses, Peers};
-use crate::addresses::ports::is_ours;
+use crate::addresses::ports::own_service;
 use crate::addresses::{StatusAddresses, resolve_parameters};
 use crate::cluster::{Cluster, Key, Object};
 use crate::pass::Pass;
@@ -88,13 +87,10 @@ pub(super) fn gateway_addresses(
             let asked = asked_addresses(cluster, gateway);
             if asked.is_empty() { node_addresses(peers) } else { asked }
         }
-        Placement::Service(_) => {
-            let key = Key::new(&gateway.namespace, &service_name(&gateway.name));
-            match cluster.services.get(&key).filter(|service| is_ours(&service.value)) {
-                Some(service) => service_addresses(service, shows_nodes(cluster, gateway), peers),
-                None => Vec::new(),
-            }
-        }
+        Placement::Service(_) => match own_service(cluster, gateway) {
+            Some(service) => service_addresses(service, shows_nodes(cluster, gateway), peers),
+            None => Vec::new(),
+        },
     };
     found.truncate(MOST);
     found

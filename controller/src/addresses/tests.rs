@@ -1,7 +1,7 @@
 //! Plans and writes against a cluster in memory, which does what an API server does with server-side apply.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::names::service_name;
 use super::peers::tests::{peer, peers};
 use super::peers::{Peer, Peers};
 use super::plan::{Change, Plan, Written, key_of, plan};
-use super::ports::{RANGE, ports_of};
+use super::ports::{RANGE, ports_of, recorded_ports};
 use super::status::{GatewayAddress, gateway_addresses};
 use super::writer::{Done, Signs, Store, write_to};
 use crate::cluster::{Cluster, Key};
@@ -81,6 +82,8 @@ struct InMemory {
     writes: AtomicUsize,
     /// So many writes fail.
     failures: AtomicUsize,
+    /// Somebody changes the type of every Service that is written.
+    meddled: AtomicBool,
 }
 
 impl InMemory {
@@ -107,6 +110,9 @@ impl InMemory {
                 spec.cluster_ip.get_or_insert(address);
                 spec.cluster_ips = spec.cluster_ip.clone().map(|ip| vec![ip]);
                 spec.session_affinity = Some("None".to_owned());
+                if self.meddled.load(Ordering::SeqCst) {
+                    spec.type_ = Some("ExternalName".to_owned());
+                }
                 // In another order, as after a merge.
                 spec.ports.as_mut().unwrap().reverse();
                 self.services.lock().unwrap().insert(key.clone(), service.clone());
@@ -485,6 +491,38 @@ async fn what_fails_is_tried_again() {
     running.cluster.failures.store(5, Ordering::SeqCst);
     running.leading.send_replace(true);
     running.wait_for(has("understudy-eg")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_changes_at_once_is_written_more_and_more_rarely() {
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    let running = Running::start(&manifests, false);
+    running.cluster.meddled.store(true, Ordering::SeqCst);
+    running.leading.send_replace(true);
+    running.wait_for(has("understudy-eg")).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let writes = running.cluster.writes.load(Ordering::SeqCst);
+    assert!((5..40).contains(&writes), "{writes}");
+    running.cluster.meddled.store(false, Ordering::SeqCst);
+    running
+        .wait_for(|cluster| cluster.service("understudy-eg").spec.unwrap().type_.unwrap() != "ExternalName")
+        .await;
+}
+
+#[test]
+fn of_gateways_whose_services_would_have_one_name_the_older_has_it() {
+    let cluster = InMemory::default();
+    let twin = service_name("a.b").strip_prefix("understudy-").unwrap().to_owned();
+    // Of the same age, and before the other by its name.
+    let older = gateway(&twin, "eg", &[80]);
+    cluster.settle(&[class("eg", ""), older.clone()].concat(), &two_pods());
+    let manifests = [class("eg", ""), older, gateway("a.b", "eg", &[80])].concat();
+    let plan = cluster.plan(&manifests, &two_pods());
+    assert_eq!(plan.changes, [], "nobody writes over the other");
+    assert!(plan.problems.iter().any(|problem| problem.contains("default/a.b")), "{:?}", plan.problems);
+    let cluster = cluster.pass(&manifests).cluster;
+    assert_eq!(recorded_ports(&cluster, &Key::new("default", &twin)).len(), 1);
+    assert_eq!(recorded_ports(&cluster, &Key::new("default", "a.b")).len(), 0);
 }
 
 #[tokio::test(start_paused = true)]

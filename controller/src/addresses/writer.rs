@@ -65,6 +65,16 @@ pub(super) enum Done {
     Slice(Key, Option<Box<EndpointSlice>>),
 }
 
+impl Done {
+    /// Whether what was asked for stands there.
+    fn keeps(&self, change: &Change) -> bool {
+        match self {
+            Self::Service(_, service) => change.is_kept_by(service.as_deref(), None),
+            Self::Slice(_, slice) => change.is_kept_by(None, slice.as_deref()),
+        }
+    }
+}
+
 pub(super) async fn write_to(store: &impl Store, pod: &str, mut signs: Signs) {
     let mut memory = Memory::default();
     loop {
@@ -143,14 +153,22 @@ impl Memory {
         let results: Vec<_> = stream::iter(due)
             .map(|change| async move {
                 let result = timeout(WRITE_BOUND, store.write(&change)).await;
-                (change.target(), result)
+                (change, result)
             })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        for (target, result) in results {
+        for (change, result) in results {
+            let target = change.target();
             match result {
-                Ok(Ok(done)) => self.remember(target, done),
+                Ok(Ok(done)) if done.keeps(&change) => {
+                    self.failed.remove(&target);
+                    self.remember(target, done);
+                }
+                Ok(Ok(done)) => {
+                    self.remember(target.clone(), done);
+                    self.fail(target, "somebody else changes what is written");
+                }
                 Ok(Err(error)) => self.fail(target, &error.to_string()),
                 Err(_) => self.fail(target, "the API server does not answer"),
             }
@@ -166,7 +184,6 @@ impl Memory {
             Done::Service(key, service) => drop(self.written.services.insert(key, service.map(|s| *s))),
             Done::Slice(key, slice) => drop(self.written.slices.insert(key, slice.map(|s| *s))),
         }
-        self.failed.remove(&target);
         self.written_at.insert(target, Instant::now());
         // Slices follow what was just written.
         self.unfinished = true;

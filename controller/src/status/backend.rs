@@ -12,7 +12,14 @@ pub(super) fn build_backends(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
     let mut desired = Vec::new();
     for backend in inputs.cluster.backends.values() {
         let Some(node) = inputs.graph.backends.get(&backend.key) else { continue };
+        let keeps_last_good =
+            findings.warnings(&backend.label).any(|finding| finding.reason == Reason::LastGoodKept);
         let accepted = match &node.endpoints {
+            Ok(_) if keeps_last_good => {
+                let errors: Vec<_> = findings.errors(&backend.label).collect();
+                let message = format!("{} The last version without errors is served.", sentences(&errors));
+                Condition::new(kind, false, "Invalid", message)
+            }
             Ok(_) => Condition::new(kind, true, "Accepted", "The Backend is accepted."),
             Err(unusable) => {
                 let errors: Vec<_> = findings.errors(&backend.label).collect();

@@ -31,14 +31,19 @@ pub(crate) fn merge(desired: &Desired, present: Option<&Value>, now: i64) -> Opt
             ("conditions", merger.conditions(conditions, field("conditions"), &OWN_TYPES)),
             ("listeners", merger.listeners(listeners, field("listeners"))),
         ],
-        Report::Parents(entries) => vec![("parents", merger.entries(entries, field("parents"), "parentRef"))],
+        Report::Parents(entries) => {
+            vec![("parents", merger.entries(entries, field("parents"), "parentRef", MOST_PARENTS))]
+        }
         Report::Ancestors(entries) => {
-            vec![("ancestors", merger.entries(entries, field("ancestors"), "ancestorRef"))]
+            vec![("ancestors", merger.entries(entries, field("ancestors"), "ancestorRef", MOST_ANCESTORS))]
         }
         Report::Backend(conditions) => {
             // Another manager's condition is not ours, however it is called.
-            let types: Vec<_> =
-                conditions.iter().map(|condition| condition.kind).chain([OWN_WARNING]).collect();
+            let types: Vec<_> = conditions
+                .iter()
+                .map(|condition| condition.kind)
+                .chain([OWN_WARNING, OWN_ACCEPTED])
+                .collect();
             vec![("conditions", merger.conditions(conditions, field("conditions"), &types))]
         }
     };
@@ -51,6 +56,10 @@ pub(crate) fn merge(desired: &Desired, present: Option<&Value>, now: i64) -> Opt
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>(),
     ))
 }
+
+/// The most entries that the API allows, those of all controllers together.
+const MOST_PARENTS: usize = 32;
+const MOST_ANCESTORS: usize = 16;
 
 struct Merger {
     generation: i64,
@@ -115,8 +124,9 @@ impl Merger {
             .collect()
     }
 
-    /// Our entries over those that stand there: others' stay, and those of ours that are not given go.
-    fn entries(&self, entries: &[Entry], present: Option<&Value>, reference: &str) -> Value {
+    /// Our entries over those that stand there: others' stay, and those of ours that are not given go. For new ones
+    /// there is room up to `most`; with one more all would be refused.
+    fn entries(&self, entries: &[Entry], present: Option<&Value>, reference: &str, most: usize) -> Value {
         let present = items(present);
         let is_own =
             |known: &Value| known.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
@@ -147,7 +157,8 @@ impl Merger {
             }
         }
         let new = entries.iter().zip(placed).filter(|(_, placed)| !placed);
-        merged.extend(new.map(|(entry, _)| build(entry, None)));
+        let room = most.saturating_sub(merged.len());
+        merged.extend(new.take(room).map(|(entry, _)| build(entry, None)));
         Value::Array(merged)
     }
 }
@@ -158,4 +169,44 @@ fn items(value: Option<&Value>) -> &[Value] {
 
 fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Key;
+    use crate::watch::{Kind, ObjectId};
+
+    fn desired(kind: Kind, report: Report) -> Desired {
+        Desired { id: ObjectId { kind, key: Key::new("default", "a") }, generation: 1, report }
+    }
+
+    #[test]
+    fn entries_of_ours_take_no_more_room_than_others_leave() {
+        let entry =
+            |name: usize| Entry { reference: json!({ "name": name.to_string() }), conditions: vec![] };
+        let foreign: Vec<_> =
+            (0..14).map(|n| json!({"ancestorRef": {"name": n}, "controllerName": "x/y"})).collect();
+        let policy = desired(Kind::BackendTrafficPolicy, Report::Ancestors((0..5).map(entry).collect()));
+        let status = merge(&policy, Some(&json!({ "ancestors": foreign })), 0).unwrap();
+        let ancestors = status["ancestors"].as_array().unwrap();
+        assert_eq!(ancestors.len(), 16);
+        assert_eq!(ancestors[..14], foreign[..]);
+        assert_eq!(merge(&policy, Some(&status), 1), None);
+    }
+
+    #[test]
+    fn a_condition_under_our_own_name_goes_where_the_common_one_is_written() {
+        let accepted = Condition::new("Accepted", true, "Accepted", "The Backend is accepted.");
+        let present = json!({"conditions": [{"type": OWN_ACCEPTED, "status": "False"}, {"type": "Other"}]});
+        let status =
+            merge(&desired(Kind::Backend, Report::Backend(vec![accepted])), Some(&present), 0).unwrap();
+        let kinds: Vec<_> = status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["Other", "Accepted"]);
+    }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::api::{Failure, StatusApi};
 use super::pace::Pacer;
-use super::{Desired, Inputs, build_statuses, merge};
+use super::{Desired, Inputs, build_statuses, has_other_manager, merge};
 use crate::Sidecar;
 use crate::addresses::Addresses;
 use crate::cluster::Cluster;
@@ -74,6 +74,8 @@ struct Basis {
     pass: Option<Arc<Pass>>,
     sidecars: Vec<ServingSidecar>,
     addresses: Arc<Addresses>,
+    /// Whether another gateway writes conditions of the common names.
+    other_manager: bool,
 }
 
 struct Writer {
@@ -152,11 +154,15 @@ impl Writer {
         let same_pass = self.basis.pass.as_ref().is_some_and(|last| Arc::ptr_eq(last, &pass));
         // A pass over the same graph differs in statuses alone.
         let same_graph = self.basis.pass.as_ref().is_some_and(|last| Arc::ptr_eq(&last.graph, &pass.graph));
-        let same = same_graph && self.basis.sidecars == sidecars && self.basis.addresses == addresses;
+        let other_manager = has_other_manager(&pass.cluster);
+        let same = same_graph
+            && self.basis.sidecars == sidecars
+            && self.basis.addresses == addresses
+            && self.basis.other_manager == other_manager;
         if same && same_pass {
             return;
         }
-        self.basis = Basis { pass: Some(pass.clone()), sidecars, addresses };
+        self.basis = Basis { pass: Some(pass.clone()), sidecars, addresses, other_manager };
         if !same {
             self.desire(&pass);
         }
@@ -176,6 +182,8 @@ impl Writer {
             let known = last.remove(&desired.id).filter(|known| **known == desired);
             if known.is_none() {
                 self.settled.remove(&desired.id);
+                // What was refused may have been the old content.
+                self.pacer.forgive(&desired.id);
             }
             self.desired.insert(desired.id.clone(), known.unwrap_or_else(|| Arc::new(desired)));
         }

@@ -101,7 +101,14 @@ impl Follower {
                 End::Lost => return Ok(()),
                 End::Done if lasted => {}
                 End::Done => self.fail(&RequestError::Failed("the watch ended at once".to_owned())).await,
-                End::Failed(error) => self.fail(&error).await,
+                End::Failed(error) => {
+                    resumes += 1;
+                    self.fail(&error).await;
+                    if resumes >= RESUMES {
+                        // From this version it does not go on.
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -131,7 +138,9 @@ impl Follower {
                     return Ok(End::Lost);
                 }
             };
-            self.recover();
+            if !matches!(event, WatchEvent::Error(_)) {
+                self.recover();
+            }
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     note(version, object.version());

@@ -245,7 +245,11 @@ impl Store {
             return Change::Nothing;
         }
         let tree = Arc::new(kept_tree(&object, id.kind));
-        if let Some(known) = known.filter(|known| known.fingerprint.means_the_same(fingerprint)) {
+        // What a Node says of itself is all in its status.
+        let is_meaning = id.kind == Kind::Node;
+        if let Some(known) =
+            known.filter(|known| !is_meaning && known.fingerprint.means_the_same(fingerprint))
+        {
             known.fingerprint = fingerprint;
             Arc::make_mut(&mut self.cluster).set_tree(&id, tree);
             return Change::Status;

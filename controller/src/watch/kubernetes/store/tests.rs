@@ -147,3 +147,20 @@ fn slices_follow_their_label_from_service_to_service() {
     store.take(Event::Deleted(Kind::EndpointSlice, slice("b")));
     assert!(store.cluster().slices_of(&key("b")).is_empty());
 }
+
+#[test]
+fn the_status_of_a_node_means_something() {
+    let node = |version: u32, address: &str| {
+        raw(&format!(
+            r#"{{"metadata": {{"name": "n", "resourceVersion": "{version}"}},
+                "status": {{"addresses": [{{"type": "InternalIP", "address": "{address}"}}]}}}}"#
+        ))
+    };
+    let mut store = listed();
+    store.take(Event::Applied(Kind::Node, node(1, "10.0.0.1")));
+    assert_eq!(store.take(Event::Applied(Kind::Node, node(2, "10.0.0.1"))), Change::Nothing);
+    assert_eq!(store.take(Event::Applied(Kind::Node, node(3, "10.0.0.2"))), Change::Meaning);
+    let cluster = store.cluster();
+    let status = cluster.nodes[&Key::new("", "n")].value.status.clone().unwrap();
+    assert_eq!(status.addresses.unwrap()[0].address, "10.0.0.2");
+}
