@@ -51,7 +51,10 @@ enum End {
     Done,
     /// Changes were lost, so that all must be listed again.
     Lost,
-    Failed(RequestError),
+    /// The connection broke, which says nothing of the version to go on from.
+    Broken(RequestError),
+    /// The API server ended it with an error of its own.
+    Refused(RequestError),
 }
 
 impl Reflector {
@@ -101,7 +104,8 @@ impl Follower {
                 End::Lost => return Ok(()),
                 End::Done if lasted => {}
                 End::Done => self.fail(&RequestError::Failed("the watch ended at once".to_owned())).await,
-                End::Failed(error) => {
+                End::Broken(error) => self.fail(&error).await,
+                End::Refused(error) => {
                     resumes += 1;
                     self.fail(&error).await;
                     if resumes >= RESUMES {
@@ -120,7 +124,7 @@ impl Follower {
             let line = match timeout(SILENCE, lines.next()).await {
                 Err(_) => return Ok(End::Done),
                 Ok(Err(error)) => {
-                    return Ok(End::Failed(RequestError::Failed(format!("the watch broke: {error}"))));
+                    return Ok(End::Broken(RequestError::Failed(format!("the watch broke: {error}"))));
                 }
                 Ok(Ok(None)) => return Ok(End::Done),
                 Ok(Ok(Some(line))) => line,
@@ -154,7 +158,7 @@ impl Follower {
                 WatchEvent::Error(status) => {
                     return Ok(match RequestError::of_status(status.code, &status.reason, &status.message) {
                         RequestError::Expired => End::Lost,
-                        error => End::Failed(error),
+                        error => End::Refused(error),
                     });
                 }
             }
