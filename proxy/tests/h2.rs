@@ -431,11 +431,12 @@ async fn a_stream_that_is_silent_for_too_long_is_cut_and_ejects_nobody() {
 async fn a_black_hole_is_given_up_at_the_connect_timeout_and_at_the_limit_of_one_attempt() {
     let blackhole = Blackhole::start().await.unwrap();
     let passive = H2Backend::start("passive").await.unwrap();
-    let setup = Setup::new(&[blackhole.address()], &[passive.address()]).over_h2();
-    let by_connect = setup.clone().change_policy(|policy| policy.timeouts.connect = millis(200));
+    // Each has a port of its own: a proxy that ends keeps its port for a moment.
+    let setup = || Setup::new(&[blackhole.address()], &[passive.address()]).over_h2();
+    let by_connect = setup().change_policy(|policy| policy.timeouts.connect = millis(200));
     let mut retries = retry(&[RetryTrigger::ConnectFailure]);
     retries.per_try_timeout = Some(millis(200));
-    let by_attempt = setup.with_retry(retries);
+    let by_attempt = setup().with_retry(retries);
     for setup in [by_connect, by_attempt] {
         let proxy = setup.start().await;
         let client = client(&proxy).await;
