@@ -133,7 +133,7 @@ impl<T> Object<T> {
     }
 
     /// What the object was read from: metadata and status, and the rest where it may be needed.
-    #[allow(dead_code, reason = "read by what writes to the API server")]
+    #[cfg(test)]
     pub(crate) fn tree(&self) -> &Node {
         self.origin.tree()
     }

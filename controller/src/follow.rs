@@ -115,7 +115,8 @@ async fn read_stdin_aside() -> Result<String, String> {
     text.await.unwrap_or_else(|_| Err("the thread that read it is gone".to_owned()))
 }
 
-fn ticks(period: Duration) -> Interval {
+/// Ticks from one period on. One that is late moves those after it.
+pub(crate) fn ticks(period: Duration) -> Interval {
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use kube::{Client, Config};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::Cluster;
 use crate::diagnostics::Diagnostic;
-use crate::follow::FollowError;
+use crate::follow::{FollowError, ticks};
 use crate::graph::Graph;
 use crate::health::Health;
 use crate::pass::Pass;
@@ -172,12 +172,6 @@ pub async fn follow_cluster(
             }
         }
     }
-}
-
-fn ticks(period: Duration) -> tokio::time::Interval {
-    let mut ticks = interval_at(Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }
 
 /// What changed since the last pass, and when the next one is due.

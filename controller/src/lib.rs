@@ -23,7 +23,6 @@ mod guard;
 mod health;
 mod lease;
 mod load;
-#[allow(dead_code, reason = "read by what writes to the API server")]
 mod pass;
 mod placement;
 mod publish;

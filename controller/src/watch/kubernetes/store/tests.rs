@@ -30,7 +30,7 @@ fn listed() -> Store {
 
 fn status_of(store: &Store) -> Option<crate::watch::NodeValue> {
     let cluster = store.cluster();
-    let status = cluster.http_routes[&key("r")].tree().child("status")?;
+    let status = cluster.http_routes[&key("r")].status()?;
     Some(status.child("seen")?.value.clone())
 }
 
