@@ -14,7 +14,8 @@ const SOON: Duration = Duration::from_secs(90);
 /// Walks through the case.
 pub(crate) fn run(lab: &Lab) -> Result<String> {
     deploy_apps(lab)?;
-    configure(lab, "policy.yaml")?;
+    // The pod ends at once and takes the requests that it works on with it: without this they are not sent again.
+    configure(lab, "policy-with-retries.yaml")?;
     let target = gateway::target(lab)?;
     let load = Load::start(&target, Clients { kept: 4, fresh: 4 });
     lab.kubectl.run(&["scale", "deployment/active", "--replicas=0"])?;

@@ -60,8 +60,12 @@ mod tests {
     #[test]
     fn only_processes_with_the_pods_name_and_the_word_are_signalled() {
         let pod = format!("test-{}", std::process::id());
-        let start = || Command::new("sleep").arg("60").env("POD_NAME", &pod).spawn().unwrap();
-        let mut process = start();
+        let mut process = Command::new("sleep").arg("60").env("POD_NAME", &pod).spawn().unwrap();
+        // A program that was started has its environment a moment later.
+        let environment = format!("/proc/{}/environ", process.id());
+        while !contains(Path::new(&environment), &format!("POD_NAME={pod}")) {
+            std::thread::yield_now();
+        }
         assert_eq!(signal_pod(&pod, "61", "KILL").unwrap(), 0);
         assert_eq!(signal_pod(&pod, "60", "KILL").unwrap(), 1);
         assert!(!process.wait().unwrap().success());
