@@ -23,6 +23,8 @@ pub enum ConnectFailure {
     Certificate,
     /// The gateway itself had no file, port or memory left for it. That says nothing of the endpoint.
     Local,
+    /// The endpoint left the pool before it answered. That says nothing of it either: others may have it still.
+    Left,
     /// Something else.
     Other,
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Cause {
             Self::Connect(ConnectFailure::Tls) => "TLS handshake failed",
             Self::Connect(ConnectFailure::Certificate) => "certificate not accepted",
             Self::Connect(ConnectFailure::Local) => "the gateway is out of files, ports or memory",
+            Self::Connect(ConnectFailure::Left) => "the endpoint left the pool before it answered",
             Self::Connect(ConnectFailure::Other) => "connection failed",
             Self::Refused => "stream refused",
             Self::Reset => "connection closed before the answer",

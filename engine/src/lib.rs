@@ -50,7 +50,7 @@ pub use grpc::GrpcStatus;
 pub use hash::hash;
 pub use instant::Instant;
 pub use phase::Phase;
-pub use pool::{Member, Pool};
+pub use pool::{Departure, Member, Pool};
 pub use priority::{GroupHealth, Loads, loads};
 pub use prober::CheckProbe;
 pub use record::Record;

@@ -1,8 +1,8 @@
 //! A pool at work: its members, its view of their health, its counters.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -45,6 +45,28 @@ pub(crate) struct MemberState {
     /// Connections in use: requests of this pool under way at it.
     pub(crate) in_use: AtomicUsize,
     pub(crate) joined: Joined,
+    /// A later build of the pool does without it.
+    left: AtomicBool,
+}
+
+/// Says whether an endpoint has left its pool, to those who still wait for it.
+#[derive(Debug, Clone)]
+pub struct Departure(Arc<MemberState>);
+
+impl Departure {
+    /// Whether the pool was built again without the endpoint.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.0.left.load(Ordering::Relaxed)
+    }
+}
+
+impl Member {
+    /// To be asked later, by a request that began before the pool was built again.
+    #[must_use]
+    pub fn departure(&self) -> Departure {
+        Departure(self.state.clone())
+    }
 }
 
 /// One reference of a pool at work; its specification has the same index in [`PoolSpec::refs`].
@@ -180,7 +202,11 @@ impl Pool {
                 let state = states.entry(member.identity.clone()).or_insert_with(|| {
                     // All endpoints of a new pool are new: then none is.
                     let joined = if previous.is_some() { Joined::at(now) } else { Joined::long_ago() };
-                    Arc::new(MemberState { in_use: AtomicUsize::new(0), joined })
+                    Arc::new(MemberState {
+                        in_use: AtomicUsize::new(0),
+                        joined,
+                        left: AtomicBool::new(false),
+                    })
                 });
                 members.push(Member {
                     spec: member.clone(),
@@ -206,6 +232,10 @@ impl Pool {
                 },
                 members: start..members.len(),
             });
+        }
+        let stay: HashSet<_> = members.iter().map(|member| Arc::as_ptr(&member.state)).collect();
+        for state in states.values().filter(|state| !stay.contains(&Arc::as_ptr(state))) {
+            state.left.store(true, Ordering::Relaxed);
         }
         let lanes = shared.lanes_of(&priorities);
         // Mixed protocols count as the one that needs more connections.

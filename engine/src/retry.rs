@@ -53,7 +53,7 @@ impl Failure {
     #[must_use]
     pub fn cause(self) -> Option<Cause> {
         Some(match self {
-            Self::Connect(ConnectFailure::Local) => return None,
+            Self::Connect(ConnectFailure::Local | ConnectFailure::Left) => return None,
             Self::Connect(failure) => Cause::Connect(failure),
             Self::StalePooled => return None,
             Self::Refused => Cause::Refused,

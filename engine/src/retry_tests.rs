@@ -169,5 +169,6 @@ fn the_safe_retry_moves_a_request_five_times_at_most() {
 fn o9_what_the_gateway_itself_lacks_charges_nobody() {
     assert_eq!(Failure::Connect(ConnectFailure::Local).cause(), None);
     assert!(Failure::Connect(ConnectFailure::Local).nothing_sent());
+    assert_eq!(Failure::Connect(ConnectFailure::Left).cause(), None);
     assert!(Failure::Connect(ConnectFailure::Other).cause().is_some());
 }

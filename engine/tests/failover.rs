@@ -37,6 +37,25 @@ fn with_num_retries_zero_exactly_one_request_fails() {
 }
 
 #[test]
+fn who_waits_for_an_endpoint_learns_that_it_left_the_pool() {
+    let world = World::new();
+    let pool =
+        world.pool(spec("a", Some(task()), vec![reference(0, 1, &[1, 2]), reference(1, 1, &[FALLBACK])]));
+    let departures: Vec<_> = pool.members().iter().map(|member| member.departure()).collect();
+    let rebuilt =
+        world.pool(spec("a", Some(task()), vec![reference(0, 1, &[2]), reference(1, 1, &[FALLBACK])]));
+    assert_eq!(
+        departures.iter().map(|departure| departure.has_left()).collect::<Vec<_>>(),
+        [true, false, false]
+    );
+    let back =
+        world.pool(spec("a", Some(task()), vec![reference(0, 1, &[1, 2]), reference(1, 1, &[FALLBACK])]));
+    assert!(departures[0].has_left(), "the one that was waited for is gone, whatever has its address now");
+    assert!(!back.members()[0].departure().has_left());
+    drop(rebuilt);
+}
+
+#[test]
 fn without_detection_the_safe_retry_alone_serves_every_request() {
     let mut world = World::new();
     let pool = world.pool(spec("a", None, two()));

@@ -6,11 +6,12 @@ mod common;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use common::{HOST, Proxy, Setup, add_gateway, add_route, all, eventually, fallback, primary};
+use common::{HOST, Proxy, Setup, add_gateway, add_route, all, eventually, fallback, millis, primary};
 use understudy_conf::store::Writer;
 use understudy_conf::{Backend, BackendName, Endpoint, PoolRef, RefTarget, State, UpstreamProtocol};
-use understudy_testbed::{Client, Request};
+use understudy_testbed::{Blackhole, Client, Request};
 
 fn backend_ref(state: &mut State, name: &str, address: SocketAddr) -> PoolRef {
     let name = BackendName::new(name).unwrap();
@@ -43,6 +44,26 @@ async fn two_gateways_on_one_port_serve_their_own_routes_only() {
             "the bound socket selects the gateway before any hostname"
         );
     }
+}
+
+#[tokio::test]
+async fn who_connects_to_an_endpoint_that_leaves_goes_elsewhere_at_once() {
+    let passive = fallback().await;
+    // A pod whose address is gone: it neither accepts nor refuses.
+    let gone = Blackhole::start().await.unwrap();
+    let setup = Setup::new(&[gone.address()], &[passive.address()])
+        .change_policy(|policy| policy.timeouts.connect = millis(600_000));
+    let mut proxy = setup.start().await;
+    let address = proxy.address;
+    let connecting = tokio::spawn(async move {
+        let mut client = Client::connect(address).await.unwrap().with_timeout(Duration::from_secs(60));
+        client.get(HOST, "/test").await.unwrap()
+    });
+    eventually("the request", || async { proxy.active().await == 1 }).await;
+    let mut without = setup.clone();
+    without.refs[0].1.clear();
+    proxy.publish(&without.state()).await;
+    assert_eq!(connecting.await.unwrap().pod().as_deref(), Some("passive"));
 }
 
 #[tokio::test]

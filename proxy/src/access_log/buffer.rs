@@ -7,8 +7,8 @@ use parking_lot::{Condvar, Mutex};
 /// Bytes that may wait. At 50,000 requests a second this is a third of a second.
 pub(super) const MOST: usize = 4 * 1024 * 1024;
 
-/// So many bytes are worth a write at once.
-const BATCH: usize = 64 * 1024;
+/// So many bytes are worth a write at once: each wakes the writer twice.
+const BATCH: usize = 256 * 1024;
 
 /// How long lines wait for more of them.
 const COLLECT: Duration = Duration::from_millis(100);

@@ -20,7 +20,7 @@ use super::context::{AttemptState, ConnectBound, Context};
 use super::deadline::{Armed, Expired};
 use super::peer::{build_peer, speaks_h2};
 use super::reply::{self, Reply};
-use super::{Service, failure};
+use super::{Service, failure, hop_by_hop};
 use crate::upstream_tls::is_client_certificate_refused;
 use crate::world::PoolTable;
 
@@ -71,9 +71,10 @@ impl Service {
                 return refuse(ctx, reply.unwrap_or_else(|| Reply::from(error)));
             }
         };
-        let Some(mut peer) = build_peer(&table.pool.members()[member], table, now) else {
+        let Some(mut peer) = build_peer(member, table, now) else {
             return refuse(ctx, Reply::INTERNAL);
         };
+        peer.options.http_upstream_request_policy = hop_by_hop::policy_of(&session.req_header().headers);
         if after_stale && !speaks_h2(&peer) {
             // A group of its own, so that the connection is a new one. Nobody would find it again, so it is not kept.
             peer.group_key = self.with_rng(|rng| rng.u64(OWN_GROUPS..));

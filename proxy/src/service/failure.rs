@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use pingora_error::{Error, ErrorType};
 use understudy_engine::{ConnectFailure, Failure};
 
+use super::connecting::LEFT;
 use crate::metrics::AttemptOutcome;
 use crate::upstream_tls::of_handshake;
 
@@ -17,6 +18,7 @@ pub(crate) fn of_connecting(error: &Error) -> ConnectFailure {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => ConnectFailure::TimedOut,
         ErrorType::ConnectRefused => ConnectFailure::Refused,
         ErrorType::ConnectNoRoute => ConnectFailure::Unreachable,
+        left if *left == LEFT => ConnectFailure::Left,
         ErrorType::TLSHandshakeFailure => of_handshake(error),
         ErrorType::InvalidCert => ConnectFailure::Certificate,
         _ => io_error(error).map_or(ConnectFailure::Other, of_io),

@@ -6,12 +6,14 @@
 mod age;
 mod attempt;
 mod conclude;
+pub(crate) mod connecting;
 mod context;
 mod deadline;
 mod failure;
 mod grpc;
 mod hash;
 mod headers;
+mod hop_by_hop;
 mod mirror;
 mod peer;
 mod peer_tls;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
 use understudy_conf::UpstreamProtocol;
-use understudy_engine::{Address, Instant, Member};
+use understudy_engine::{Address, Instant};
 
 use super::age::Era;
 use super::peer_tls::secure_peer;
@@ -18,7 +18,8 @@ use crate::world::PoolTable;
 
 /// Builds the peer of a member. `None` where Pingora cannot express it, and where TLS is asked for and cannot be had:
 /// never clear text in its place.
-pub(super) fn build_peer(member: &Member, table: &PoolTable, now: Instant) -> Option<Box<HttpPeer>> {
+pub(super) fn build_peer(index: usize, table: &PoolTable, now: Instant) -> Option<Box<HttpPeer>> {
+    let member = table.pool.members().get(index)?;
     let identity = &member.spec.identity;
     let mut peer = match &identity.tls {
         Some(tls) => {
@@ -28,6 +29,9 @@ pub(super) fn build_peer(member: &Member, table: &PoolTable, now: Instant) -> Op
         None => in_clear_text(&identity.address, identity.protocol)?,
     };
     set_connection(&mut peer, table);
+    if let Address::Socket(_) = identity.address {
+        peer.options.custom_l4 = table.connectors.of(index, member).map(|connecting| connecting as _);
+    }
     // Connections of HTTP/2 know their age (see [`crate::upstream_h2`]).
     if let Some(longest) = table.limits.max_connection.filter(|_| !speaks_h2(&peer)) {
         let era = Era::of(&identity.address, longest, now);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_error::Result;
@@ -25,6 +25,9 @@ use crate::world::{Limits, World};
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
+
+/// The same to look for: a name that is not text needs no check.
+static FORWARDED_FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
 
 /// What the first phase found out.
 pub(super) enum Found {
@@ -203,7 +206,7 @@ fn scheme(is_tls: bool) -> &'static str {
 fn forward_headers(session: &Session, request: &mut RequestHeader) -> Result<()> {
     if let Some(client) = session.client_addr().and_then(inet) {
         let mut text = Vec::with_capacity(48);
-        for before in request.headers.get_all(X_FORWARDED_FOR) {
+        for before in request.headers.get_all(&FORWARDED_FOR) {
             if before.to_str().is_ok() {
                 text.extend_from_slice(before.as_bytes());
                 text.extend_from_slice(b", ");

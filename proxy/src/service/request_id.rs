@@ -1,9 +1,12 @@
 //! The identifier by which a request is found again, in the logs of all that it passes.
 
+use http::HeaderName;
 use pingora_http::RequestHeader;
 
 /// The header that carries it.
 pub(super) const X_REQUEST_ID: &str = "x-request-id";
+/// The same to look for: a name that is not text needs no check.
+static NAME: HeaderName = HeaderName::from_static(X_REQUEST_ID);
 /// A client's own identifier is kept up to this length.
 const LONGEST: usize = 128;
 
@@ -34,7 +37,7 @@ impl RequestId {
 
 /// The identifier that a request brings, if it is usable.
 pub(super) fn own_request_id(request: &RequestHeader) -> Option<&str> {
-    let own = request.headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    let own = request.headers.get(&NAME)?.to_str().ok()?;
     (!own.is_empty() && own.len() <= LONGEST).then_some(own)
 }
 

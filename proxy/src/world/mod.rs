@@ -17,6 +17,7 @@ use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
 use crate::service::RequestHash;
+use crate::service::connecting::Connectors;
 use crate::upstream_tls::UpstreamTls;
 pub(crate) use pool_spec::{Outside, names};
 
@@ -88,6 +89,7 @@ pub(crate) struct PoolTable {
     /// Bytes of a body that may be kept for a retry.
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
+    pub(crate) connectors: Connectors,
 }
 
 /// Time limits in force.
@@ -156,18 +158,20 @@ impl World {
                         degraded.extend(problems);
                         filters
                     });
+                    let pool_at_work = engine.build_pool(spec, now);
                     Some(PoolTable {
+                        connectors: Connectors::new(pool_at_work.members().len()),
                         metrics: metrics.pool(pool.name.as_str()),
                         limits: Limits::new(&effective.timeouts, effective.per_try),
                         tcp_keepalive: effective.tcp_keepalive,
                         checked: effective.checked,
                         http2: effective.http2,
-                        speaks_h2: speaks_h2(&spec),
+                        speaks_h2: speaks_h2(pool_at_work.spec()),
                         buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
-                        hash: RequestHash::build(&spec.load_balancer),
+                        hash: RequestHash::build(&pool_at_work.spec().load_balancer),
                         tls: pool_spec::tls_of_refs(pool, outside.tls),
                         filters: filters.collect(),
-                        pool: engine.build_pool(spec, now),
+                        pool: pool_at_work,
                     })
                 };
                 let pool = match &rule.action {

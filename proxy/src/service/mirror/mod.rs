@@ -86,7 +86,7 @@ impl Service {
         let choice = self.with_rng(|rng| exchange.choose(traits, now, rng));
         let member = choice.map_err(|_| MirrorOutcome::NoEndpoint)?.member;
         let chosen = &mirror.table.pool.members()[member];
-        let peer = build_peer(chosen, &mirror.table, now).ok_or(MirrorOutcome::NoEndpoint)?;
+        let peer = build_peer(member, &mirror.table, now).ok_or(MirrorOutcome::NoEndpoint)?;
         let header = copy_of(request, has_body, &peer).map_err(|_| MirrorOutcome::Failed)?;
         let body = has_body.then(|| {
             let (feed, receiver) = Feed::new(load);
