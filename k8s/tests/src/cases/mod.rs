@@ -70,6 +70,11 @@ pub(crate) const CASES: &[Case] = &[
         run: rolling_update::run,
     },
     Case {
+        name: "with_host_ports_a_rolling_update_under_load_loses_no_request",
+        needs: Needs::OwnCluster,
+        run: rolling_update::run_with_host_ports,
+    },
+    Case {
         name: "of_two_controllers_one_writes_and_the_other_takes_over",
         needs: Needs::OwnCluster,
         run: two_controllers::run,
