@@ -79,7 +79,8 @@ impl Kubectl {
         command.spawn().with_context(|| format!("starting {}", self.words[0]))
     }
 
-    fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
+    /// The same, with something on its stdin.
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
         let mut child = self.start(args)?;
         // kubectl reads all of its input before it prints more than a pipe holds.
         if let Some(mut pipe) = child.stdin.take() {
