@@ -285,8 +285,12 @@ mod tests {
         let layer = image.layer().unwrap();
         let carried = |path: &str| {
             let mut archive = tar::Archive::new(layer.as_slice());
-            let mut entry =
-                archive.entries().unwrap().map(Result::unwrap).find(|e| e.path_bytes() == path.as_bytes()).unwrap();
+            let mut entry = archive
+                .entries()
+                .unwrap()
+                .map(Result::unwrap)
+                .find(|e| e.path_bytes() == path.as_bytes())
+                .unwrap();
             let records = entry.pax_extensions().unwrap().into_iter().flatten().map(Result::unwrap);
             records.map(|r| (r.key().unwrap().to_owned(), r.value_bytes().to_vec())).collect::<Vec<_>>()
         };

@@ -76,11 +76,7 @@ pub(crate) const CASES: &[Case] = &[
         needs: Needs::OwnCluster,
         run: rolling_update::run_with_host_ports,
     },
-    Case {
-        name: "the_chart_gives_what_the_manifests_give",
-        needs: Needs::OwnCluster,
-        run: chart::run,
-    },
+    Case { name: "the_chart_gives_what_the_manifests_give", needs: Needs::OwnCluster, run: chart::run },
     Case {
         name: "of_two_controllers_one_writes_and_the_other_takes_over",
         needs: Needs::OwnCluster,
