@@ -61,7 +61,7 @@ fn kubernetes(args: ControllerArgs) -> Result<()> {
         deny: args.cluster.deny_targets,
         allow: args.cluster.allow_targets,
         unix_folder: args.cluster.unix_folder,
-        own_sockets: Vec::new(),
+        ..GuardOptions::default()
     };
     let health = Arc::new(Health::default());
     let options = Options { listen, cluster_domain, guard: Some(guard), ..Options::default() };

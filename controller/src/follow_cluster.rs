@@ -23,7 +23,7 @@ use crate::pass::Pass;
 use crate::publish::Publisher;
 use crate::watch::kubernetes::{Change, KubernetesSource, Store};
 use crate::writers::{Subject, Writers};
-use crate::{Options, Placement, Report, Sidecar, translate_cluster};
+use crate::{Options, OwnNode, Placement, Report, Sidecar, bridge, translate_cluster};
 
 /// What belongs together often comes on several watches: a change waits this long for others.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -103,7 +103,11 @@ pub async fn follow_cluster(
     let folder = state_dir.into();
     let publisher =
         Publisher::open(&folder).map_err(|source| FollowError::State { folder: folder.clone(), source })?;
-    let ClusterOptions { options, sidecar, health, rediscovery } = options;
+    let ClusterOptions { mut options, sidecar, health, rediscovery } = options;
+    // With host ports the next hop is another machine.
+    if let (Placement::Service(_), Some(guard)) = (options.listen.placement, &mut options.guard) {
+        guard.own_node = Some(OwnNode { name: sidecar.node.clone(), addresses: bridge::next_hops() });
+    }
     if publisher.has_state() {
         health.set_published();
     }

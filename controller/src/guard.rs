@@ -31,6 +31,17 @@ pub struct GuardOptions {
     /// The sockets that this installation's pods declare: admin addresses and probes. Whoever follows a cluster keeps
     /// them.
     pub own_sockets: Vec<SocketAddr>,
+    /// The node that this runs on, as far as its Node object may not tell.
+    pub own_node: Option<OwnNode>,
+}
+
+/// What a pod knows of its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnNode {
+    /// The Node's name.
+    pub name: String,
+    /// Addresses at which pods reach it.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The guards of the state; none where none is asked for.
@@ -38,8 +49,9 @@ pub(crate) fn build_guards(cluster: &Cluster, options: &Options) -> BTreeMap<Gua
     let Some(asked) = &options.guard else { return BTreeMap::new() };
     // The name is a valid one, so this never is empty.
     let Ok(name) = GuardName::new("guard/cluster") else { return BTreeMap::new() };
-    let mut deny = api_server(cluster);
-    deny.extend(kubelets(cluster));
+    let own = asked.own_node.as_ref();
+    let mut deny = api_server(cluster, own);
+    deny.extend(kubelets(cluster, own));
     deny.extend(own_pods(&asked.own_sockets));
     if !asked.deny.is_empty() {
         let what = "denied by the operator".to_owned();
@@ -55,7 +67,7 @@ pub(crate) fn build_guards(cluster: &Cluster, options: &Options) -> BTreeMap<Gua
 }
 
 /// The Service `kubernetes`, whatever its port, and the sockets behind it.
-fn api_server(cluster: &Cluster) -> Vec<DeniedTargets> {
+fn api_server(cluster: &Cluster, own_node: Option<&OwnNode>) -> Vec<DeniedTargets> {
     let key = Key::new("default", "kubernetes");
     let what = || "the API server".to_owned();
     let mut denied = Vec::new();
@@ -72,7 +84,7 @@ fn api_server(cluster: &Cluster) -> Vec<DeniedTargets> {
         let endpoints = slice.value.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
         let mut found = parse(endpoints.map(String::as_str));
         // One that listens on every address of its node is reached at each of them.
-        let nodes = cluster.nodes.values().map(|node| node_addresses(&node.value));
+        let nodes = cluster.nodes.values().map(|node| node_addresses(&node.value, own_node));
         found.extend(nodes.filter(|node| !node.is_disjoint(&found)).flatten().collect::<Vec<_>>());
         let networks: Vec<Network> = found.into_iter().map(Network::from).collect();
         let ports = slice.value.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok());
@@ -85,7 +97,7 @@ fn api_server(cluster: &Cluster) -> Vec<DeniedTargets> {
 }
 
 /// The kubelets' ports on every address of every node. Nodes with the same ports stand together.
-fn kubelets(cluster: &Cluster) -> Vec<DeniedTargets> {
+fn kubelets(cluster: &Cluster, own_node: Option<&OwnNode>) -> Vec<DeniedTargets> {
     let mut by_ports: BTreeMap<BTreeSet<u16>, Vec<&Node>> = BTreeMap::new();
     for node in cluster.nodes.values() {
         let own = node.value.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
@@ -93,7 +105,8 @@ fn kubelets(cluster: &Cluster) -> Vec<DeniedTargets> {
         by_ports.entry(KUBELET_PORTS.into_iter().chain(own).collect()).or_default().push(&node.value);
     }
     let denied = by_ports.into_iter().filter_map(|(ports, nodes)| {
-        let found: BTreeSet<IpAddr> = nodes.into_iter().flat_map(node_addresses).collect();
+        let found: BTreeSet<IpAddr> =
+            nodes.into_iter().flat_map(|node| node_addresses(node, own_node)).collect();
         let networks: Vec<Network> = found.into_iter().map(Network::from).collect();
         let what = "a node's kubelet".to_owned();
         (!networks.is_empty()).then(|| DeniedTargets { what, networks, ports: ports.into_iter().collect() })
@@ -101,13 +114,15 @@ fn kubelets(cluster: &Cluster) -> Vec<DeniedTargets> {
     denied.collect()
 }
 
-/// The addresses at which a node is reached: those of its status, and the first one in the network of its pods, which
-/// the bridge has that leads there.
-fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
+/// The addresses at which a node is reached: those of its status, the first one in the network of its pods, which the
+/// bridge has that leads there, and what is known of the one that this runs on.
+fn node_addresses(node: &Node, own: Option<&OwnNode>) -> BTreeSet<IpAddr> {
     let status = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let mut found = parse(status.map(|address| address.address.as_str()));
     let networks = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
     found.extend(networks.filter_map(|network| network.parse::<Network>().ok()?.first_host()));
+    let own = own.filter(|own| node.metadata.name.as_ref() == Some(&own.name));
+    found.extend(own.iter().flat_map(|own| &own.addresses));
     found
 }
 

@@ -12,6 +12,7 @@
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
 mod addresses;
+mod bridge;
 mod cluster;
 mod diagnostics;
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub use addresses::HeldPorts;
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
 pub use follow_cluster::{ClusterOptions, ConnectError, connect, follow_cluster};
-pub use guard::GuardOptions;
+pub use guard::{GuardOptions, OwnNode};
 pub use health::{Health, bind_health, serve_health};
 pub use placement::{Families, GatewayMode, GatewayModeError, ListenOptions, Placement};
 pub use watch::Source;

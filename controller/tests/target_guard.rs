@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use understudy_conf::Guard;
-use understudy_controller::{GuardOptions, Options, check_text};
+use understudy_controller::{GuardOptions, Options, OwnNode, check_text};
 
 const CLUSTER: &str = r#"
 apiVersion: v1
@@ -81,7 +81,7 @@ fn what_the_operator_denies_and_allows_stands_in_the_guard() {
         deny: vec!["172.20.0.0/16".parse().unwrap()],
         allow: vec!["169.254.20.10".parse().unwrap()],
         unix_folder: Some("/var/run/backends".into()),
-        own_sockets: Vec::new(),
+        ..GuardOptions::default()
     };
     let guard = guard("", options.clone());
     assert_eq!(guard.deny.len(), 1);
@@ -126,6 +126,22 @@ fn a_node_is_refused_at_the_bridge_to_its_pods_too() {
     let networks: Vec<String> = guard.deny[0].networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.244.3.1", "192.168.1.11", "fd00:10:244:3::1"]);
     assert_eq!(guard.deny[0].ports, [10250, 10255]);
+}
+
+#[test]
+fn what_a_pod_knows_of_its_own_node_is_refused_as_that_nodes() {
+    let mut text = CLUSTER.to_owned();
+    text += &node("a", &["192.168.1.10"], Some(11250));
+    text += &node("b", &["192.168.1.11"], None);
+    let own_node = Some(OwnNode { name: "a".to_owned(), addresses: vec!["10.0.7.254".parse().unwrap()] });
+    let guard = guard(&text, GuardOptions { own_node, ..GuardOptions::default() });
+    let ports: Vec<_> = guard
+        .deny
+        .iter()
+        .filter(|denied| denied.networks.contains(&"10.0.7.254".parse().unwrap()))
+        .map(|denied| denied.ports.clone())
+        .collect();
+    assert_eq!(ports, [vec![6443], vec![10250, 10255, 11250]]);
 }
 
 #[test]

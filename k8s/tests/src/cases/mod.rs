@@ -4,6 +4,7 @@
 mod api_server_absent;
 mod bad_pod;
 mod chart;
+mod class_parameters;
 mod failover_task;
 mod new_routes;
 mod rolling_update;
@@ -65,6 +66,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "a_new_route_answers_soon_beside_many",
         needs: Needs::Understudy,
         run: new_routes::new_routes_answer,
+    },
+    Case {
+        name: "a_class_says_of_what_type_the_services_of_its_gateways_are",
+        needs: Needs::Understudy,
+        run: class_parameters::run,
     },
     Case {
         name: "a_rolling_update_under_load_loses_no_request",
