@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod manifests;
 mod pools;
+mod privileges;
 mod ready;
 mod serve;
 mod signals;
@@ -23,6 +24,8 @@ use args::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Threads have the capabilities of the one that starts them, so this is first.
+    privileges::raise_low_ports();
     let cli = Cli::parse();
     env_logger::Builder::from_env(
         env_logger::Env::default().default_filter_or("info,pingora_core=off,pingora_proxy=off,notify=warn"),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use understudy_controller::{
@@ -62,6 +61,7 @@ fn kubernetes(args: ControllerArgs) -> Result<()> {
         deny: args.cluster.deny_targets,
         allow: args.cluster.allow_targets,
         unix_folder: args.cluster.unix_folder,
+        ..GuardOptions::default()
     };
     let health = Arc::new(Health::default());
     let options = Options { listen, cluster_domain, guard: Some(guard), ..Options::default() };
@@ -72,7 +72,7 @@ fn kubernetes(args: ControllerArgs) -> Result<()> {
     runtime(1)?.block_on(async {
         let client = understudy_controller::connect().await?;
         if let Some(address) = address {
-            let listener = TcpListener::bind(address)
+            let listener = understudy_controller::bind_health(address)
                 .await
                 .with_context(|| format!("{address} cannot be bound for --health"))?;
             tokio::spawn(understudy_controller::serve_health(listener, health));

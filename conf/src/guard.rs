@@ -73,6 +73,27 @@ impl Network {
         }
     }
 
+    /// The first address that a machine may have in it, which many clusters give a node itself in the network of its
+    /// pods; `None` where it has no room for one.
+    #[must_use]
+    pub fn first_host(&self) -> Option<IpAddr> {
+        if self.prefix >= bits_of(self.address) - 1 {
+            return None;
+        }
+        let host_bits = u32::from(bits_of(self.address) - self.prefix);
+        // The sum sets the lowest bit alone, which is free.
+        Some(match self.address {
+            IpAddr::V4(own) => {
+                let kept = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+                IpAddr::V4(((u32::from(own) & kept) + 1).into())
+            }
+            IpAddr::V6(own) => {
+                let kept = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                IpAddr::V6(((u128::from(own) & kept) + 1).into())
+            }
+        })
+    }
+
     /// Its address, where it is one address alone.
     #[must_use]
     pub fn single(&self) -> Option<IpAddr> {
@@ -141,6 +162,23 @@ mod tests {
 
     fn network(text: &str) -> Network {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_first_host_of_a_network_comes_after_its_own_address() {
+        for (text, first) in [
+            ("10.244.3.0/24", Some("10.244.3.1")),
+            ("10.244.3.77/24", Some("10.244.3.1")),
+            ("0.0.0.0/0", Some("0.0.0.1")),
+            ("10.0.0.0/30", Some("10.0.0.1")),
+            ("10.0.0.0/31", None),
+            ("10.0.0.1", None),
+            ("fd00:10:244:1::/64", Some("fd00:10:244:1::1")),
+            ("::/0", Some("::1")),
+            ("fd00::/127", None),
+        ] {
+            assert_eq!(network(text).first_host(), first.map(|first| first.parse().unwrap()), "{text}");
+        }
     }
 
     #[test]

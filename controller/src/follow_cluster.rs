@@ -13,6 +13,7 @@ use kube::{Client, Config};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::addresses::{HeldPorts, Peers};
 use crate::cluster::Cluster;
 use crate::diagnostics::Diagnostic;
 use crate::follow::{FollowError, ticks};
@@ -22,7 +23,7 @@ use crate::pass::Pass;
 use crate::publish::Publisher;
 use crate::watch::kubernetes::{Change, KubernetesSource, Store};
 use crate::writers::{Subject, Writers};
-use crate::{Options, Report, Sidecar, translate_cluster};
+use crate::{Options, OwnNode, Placement, Report, Sidecar, bridge, translate_cluster};
 
 /// What belongs together often comes on several watches: a change waits this long for others.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -102,7 +103,11 @@ pub async fn follow_cluster(
     let folder = state_dir.into();
     let publisher =
         Publisher::open(&folder).map_err(|source| FollowError::State { folder: folder.clone(), source })?;
-    let ClusterOptions { options, sidecar, health, rediscovery } = options;
+    let ClusterOptions { mut options, sidecar, health, rediscovery } = options;
+    // With host ports the next hop is another machine.
+    if let (Placement::Service(_), Some(guard)) = (options.listen.placement, &mut options.guard) {
+        guard.own_node = Some(OwnNode { name: sidecar.node.clone(), addresses: bridge::next_hops() });
+    }
     if publisher.has_state() {
         health.set_published();
     }
@@ -114,6 +119,7 @@ pub async fn follow_cluster(
         placement: options.listen.placement,
         folder,
     });
+    let mut peers = writers.peers();
     let mut source = KubernetesSource::start(client, rediscovery);
     let mut store = Store::new(&sidecar.namespace);
     let mut passer = Passer {
@@ -158,6 +164,11 @@ pub async fn follow_cluster(
                     passes.send_replace(Some(Arc::new(pass)));
                 }
             }
+            known = next_peers(&mut peers) => {
+                if passer.guard_pods(&known) {
+                    pending.note(Change::Meaning, Instant::now());
+                }
+            }
             _ = repair.tick() => {
                 if passer.failed {
                     pending.note(Change::Meaning, Instant::now());
@@ -170,6 +181,18 @@ pub async fn follow_cluster(
                     log::warn!("waiting for the first list of {} before anything is published", unlisted.join(", "));
                 }
             }
+        }
+    }
+}
+
+/// The pods that serve, when they change; nobody tells where Gateways are not placed in a cluster.
+async fn next_peers(peers: &mut watch::Receiver<Option<Arc<Peers>>>) -> Arc<Peers> {
+    loop {
+        if peers.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Some(peers) = peers.borrow_and_update().clone() {
+            return peers;
         }
     }
 }
@@ -241,6 +264,15 @@ struct Passer {
 }
 
 impl Passer {
+    /// Has the target guard refuse what the pods declare; whether that is new.
+    fn guard_pods(&mut self, peers: &Peers) -> bool {
+        let Some(guard) = &mut self.options.guard else { return false };
+        let sockets = peers.declared_sockets();
+        let is_new = guard.own_sockets != sockets;
+        guard.own_sockets = sockets;
+        is_new
+    }
+
     /// Makes a pass over what is known now. Where only statuses changed, everything else stays as it was.
     async fn run(mut self, change: Change, store: &Store) -> Result<(Self, Option<Outcome>), FollowError> {
         let cluster = store.cluster();
@@ -264,6 +296,9 @@ impl Passer {
         let began = Instant::now();
         let (graph, state) = translate_cluster(&cluster, &self.options, &mut said);
         let (graph, translated) = (Arc::new(graph), Instant::now());
+        if let Placement::Service(_) = self.options.listen.placement {
+            self.options.held = HeldPorts::of(&graph);
+        }
         let published = self.publisher.publish(&state);
         log::debug!(
             "a pass over {} routes: translated in {:?}, written in {:?}",

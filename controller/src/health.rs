@@ -1,6 +1,7 @@
 //! Whether the controller lives, and whether it has published anything: two answers to a kubelet's probes.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,6 +34,22 @@ impl Health {
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.published.load(Ordering::Relaxed)
+    }
+}
+
+/// Listens for probes. `[::]` stands for all addresses of both families, and where the system has no IPv6 for those of
+/// IPv4.
+///
+/// # Errors
+/// What the system says, where the address cannot be bound.
+pub async fn bind_health(address: SocketAddr) -> io::Result<TcpListener> {
+    let is_any = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match TcpListener::bind(address).await {
+        // There is no such family of sockets, or no address of it: the former has no kind of its own.
+        Err(error) if is_any && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 
@@ -87,6 +104,17 @@ async fn answer(mut stream: TcpStream, health: &Health) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let listener = bind_health((Ipv6Addr::UNSPECIFIED, 0).into()).await.unwrap();
+        let local = listener.local_addr().unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, local.port())).await.unwrap();
+        if local.is_ipv6() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, local.port())).await.unwrap();
+        }
+        assert_eq!(bind_health(local).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
 
     #[tokio::test]
     async fn a_controller_is_live_at_once_and_ready_when_something_is_published() {

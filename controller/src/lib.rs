@@ -12,6 +12,7 @@
 //! [`check`] ends after the fourth, [`follow`] repeats all of them with every change.
 
 mod addresses;
+mod bridge;
 mod cluster;
 mod diagnostics;
 #[cfg(test)]
@@ -34,11 +35,12 @@ mod writers;
 
 use understudy_conf::State;
 
+pub use addresses::HeldPorts;
 pub use diagnostics::{Diagnostic, Reason, Severity};
 pub use follow::{FollowError, follow};
 pub use follow_cluster::{ClusterOptions, ConnectError, connect, follow_cluster};
-pub use guard::GuardOptions;
-pub use health::{Health, serve_health};
+pub use guard::{GuardOptions, OwnNode};
+pub use health::{Health, bind_health, serve_health};
 pub use placement::{Families, GatewayMode, GatewayModeError, ListenOptions, Placement};
 pub use watch::Source;
 
@@ -59,6 +61,8 @@ pub struct Options {
     /// Whether a Service without any EndpointSlice is known to be empty, as in a cluster. From files it is unknown, and
     /// DNS decides.
     pub live: bool,
+    /// The container ports that Gateways with Services serve on by now. Whoever follows a cluster keeps them.
+    pub held: HeldPorts,
     /// Which endpoints the proxy has to refuse; `None`: it refuses none, as suits manifests from files.
     pub guard: Option<GuardOptions>,
 }
@@ -71,6 +75,7 @@ impl Default for Options {
             cluster_domain: "cluster.local".to_owned(),
             backend_api: true,
             live: false,
+            held: HeldPorts::default(),
             guard: None,
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::addresses::{self, Signs};
+use crate::addresses::{self, Peers, Signs};
 use crate::lease;
 use crate::pass::Pass;
 use crate::status;
@@ -31,6 +31,8 @@ pub(crate) struct Writers {
     /// What has to be written before the Leases are given away.
     withdrawing: JoinSet<()>,
     leases: JoinSet<()>,
+    /// The pods that serve, as long as they are followed.
+    peers: watch::Receiver<Option<Arc<Peers>>>,
     /// What just ends.
     _others: JoinSet<()>,
 }
@@ -93,7 +95,12 @@ impl Writers {
                 Signs { passes: passes.clone(), peers: peers.clone(), leading, leaving: told_to_leave };
             withdrawing.spawn(addresses::run(client(), sidecar(), signs));
         }
-        Self { leaving, releasing, withdrawing, leases, _others: others }
+        Self { leaving, releasing, withdrawing, leases, peers, _others: others }
+    }
+
+    /// The pods that serve; the sender is gone where Gateways are not placed in a cluster.
+    pub(crate) fn peers(&self) -> watch::Receiver<Option<Arc<Peers>>> {
+        self.peers.clone()
     }
 
     /// Ends them in order. Passes have to go on meanwhile.

@@ -43,7 +43,7 @@ fn expected(rows: &[(&[&str], &[&str])]) -> Rights {
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
-const STATUS: &[&str] = &["patch", "update"];
+const FOLLOW: &[&str] = &["list", "watch"];
 
 /// Whoever adds a kind, or a write, adds it here and in the manifest.
 #[test]
@@ -53,10 +53,15 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
     let envoy = "gateway.envoyproxy.io";
     let of =
         |group: &str, names: &[&str]| names.iter().map(|name| format!("{group}/{name}")).collect::<Vec<_>>();
-    let read = [
-        of("", &["configmaps", "namespaces", "nodes", "secrets", "services"]),
+    let follow = [
+        of("", &["namespaces", "nodes", "services"]),
         of("discovery.k8s.io", &["endpointslices"]),
-        of(gateway, &["backendtlspolicies", "gatewayclasses", "gateways", "httproutes", "referencegrants"]),
+        of(gateway, &["referencegrants"]),
+    ]
+    .concat();
+    let read = [
+        of("", &["configmaps", "secrets"]),
+        of(gateway, &["backendtlspolicies", "gatewayclasses", "gateways", "httproutes"]),
         of(envoy, &["backends", "backendtrafficpolicies"]),
     ]
     .concat();
@@ -68,19 +73,21 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
         of(envoy, &["backends/status", "backendtrafficpolicies/status"]),
     ]
     .concat();
+    let follow: Vec<&str> = follow.iter().map(String::as_str).collect();
     let read: Vec<&str> = read.iter().map(String::as_str).collect();
     let statuses: Vec<&str> = statuses.iter().map(String::as_str).collect();
     let wanted = expected(&[
+        (&follow, FOLLOW),
         (&read, READ),
-        (&statuses, STATUS),
+        (&statuses, &["patch"]),
         (&["events.k8s.io/events"], &["create", "patch"]),
         (&["/services", "discovery.k8s.io/endpointslices"], &["create", "delete", "patch"]),
     ]);
     assert_eq!(rights(role.rules.as_deref().unwrap()), wanted);
     let role: Role = object("base/rbac.yaml", "Role");
     let wanted = expected(&[
-        (&["coordination.k8s.io/leases"], &["create", "delete", "get", "list", "patch", "update", "watch"]),
-        (&["/pods"], READ),
+        (&["coordination.k8s.io/leases"], &["create", "delete", "get", "list", "update", "watch"]),
+        (&["/pods"], FOLLOW),
     ]);
     assert_eq!(rights(role.rules.as_deref().unwrap()), wanted);
     assert_eq!(role.metadata.namespace.as_deref(), Some("understudy-system"));

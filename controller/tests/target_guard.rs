@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use understudy_conf::Guard;
-use understudy_controller::{GuardOptions, Options, check_text};
+use understudy_controller::{GuardOptions, Options, OwnNode, check_text};
 
 const CLUSTER: &str = r#"
 apiVersion: v1
@@ -81,6 +81,7 @@ fn what_the_operator_denies_and_allows_stands_in_the_guard() {
         deny: vec!["172.20.0.0/16".parse().unwrap()],
         allow: vec!["169.254.20.10".parse().unwrap()],
         unix_folder: Some("/var/run/backends".into()),
+        ..GuardOptions::default()
     };
     let guard = guard("", options.clone());
     assert_eq!(guard.deny.len(), 1);
@@ -109,4 +110,64 @@ fn kubelets_are_refused_on_every_address_of_every_node() {
     assert_eq!(of_port(10250), ["192.168.1.10", "192.168.1.11", "192.168.1.12", "fd01::10"]);
     assert_eq!(of_port(10250), of_port(10255));
     assert_eq!(of_port(11250), ["192.168.1.12"]);
+}
+
+/// A node with networks of pods of its own.
+fn node_with_pods(name: &str, addresses: &[&str], networks: &[&str]) -> String {
+    let mut text = node(name, addresses, None);
+    writeln!(text, "spec: {{podCIDR: '{}', podCIDRs: {networks:?}}}", networks[0]).unwrap();
+    text
+}
+
+#[test]
+fn a_node_is_refused_at_the_bridge_to_its_pods_too() {
+    let text = node_with_pods("a", &["192.168.1.11"], &["10.244.3.0/24", "fd00:10:244:3::/64"]);
+    let guard = guard(&text, GuardOptions::default());
+    let networks: Vec<String> = guard.deny[0].networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.244.3.1", "192.168.1.11", "fd00:10:244:3::1"]);
+    assert_eq!(guard.deny[0].ports, [10250, 10255]);
+}
+
+#[test]
+fn what_a_pod_knows_of_its_own_node_is_refused_as_that_nodes() {
+    let mut text = CLUSTER.to_owned();
+    text += &node("a", &["192.168.1.10"], Some(11250));
+    text += &node("b", &["192.168.1.11"], None);
+    let own_node = Some(OwnNode { name: "a".to_owned(), addresses: vec!["10.0.7.254".parse().unwrap()] });
+    let guard = guard(&text, GuardOptions { own_node, ..GuardOptions::default() });
+    let ports: Vec<_> = guard
+        .deny
+        .iter()
+        .filter(|denied| denied.networks.contains(&"10.0.7.254".parse().unwrap()))
+        .map(|denied| denied.ports.clone())
+        .collect();
+    assert_eq!(ports, [vec![6443], vec![10250, 10255, 11250]]);
+}
+
+#[test]
+fn an_api_server_is_refused_at_every_address_of_its_node() {
+    let mut text = CLUSTER.to_owned();
+    text += &node_with_pods("control", &["192.168.1.10", "fd01::10"], &["10.244.0.0/24"]);
+    text += &node_with_pods("worker", &["192.168.1.11"], &["10.244.1.0/24"]);
+    let guard = guard(&text, GuardOptions::default());
+    let of_api_server = guard.deny.iter().filter(|denied| denied.ports == [6443]);
+    let networks: Vec<String> =
+        of_api_server.flat_map(|denied| denied.networks.iter().map(ToString::to_string)).collect();
+    assert_eq!(networks, ["10.244.0.1", "192.168.1.10", "fd01::10"]);
+}
+
+#[test]
+fn what_the_gateways_own_pods_declare_is_refused() {
+    let sockets =
+        ["10.244.0.5:19000", "10.244.0.5:19001", "10.244.1.9:19000", "10.244.1.9:19001", "[fd00::9]:1"];
+    let own_sockets = sockets.map(|socket| socket.parse().unwrap()).to_vec();
+    let guard = guard("", GuardOptions { own_sockets, ..GuardOptions::default() });
+    assert_eq!(guard.deny.len(), 2, "{:?}", guard.deny);
+    let of = |port: u16| -> Vec<String> {
+        let with_port = guard.deny.iter().filter(|denied| denied.ports.contains(&port));
+        with_port.flat_map(|denied| denied.networks.iter().map(ToString::to_string)).collect()
+    };
+    assert_eq!(of(1), ["fd00::9"]);
+    assert_eq!(of(19000), ["10.244.0.5", "10.244.1.9"]);
+    assert_eq!(of(19000), of(19001));
 }

@@ -48,8 +48,7 @@ const POOL_SIZE: usize = 1024;
 /// h2 crate reckons it: 256 bytes each. By default some hundred of them end the connection, with every call of gRPC on
 /// it. This is more than the messages of gRPC that fit into the connection's window of 64 KiB.
 const SMALL_FRAMES: usize = 4 * 1024 * 1024;
-/// At the end, how long clients that are about to connect or to ask are waited for. Less than the second after which
-/// a client whose SYN was dropped asks again.
+/// At the end, how long clients that are about to connect or to ask are waited for: some round trips.
 const LINGER: Duration = Duration::from_millis(600);
 /// More attempts than any policy asks for: the engine says when it is enough.
 const MAX_ATTEMPTS: usize = 10_000;

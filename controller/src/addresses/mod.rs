@@ -23,8 +23,9 @@ mod writer;
 pub(crate) use parameters::{
     ClassParameters, ServiceType, StatusAddresses, WrongParameter, resolve_parameters,
 };
-pub(crate) use peers::follow_peers;
-pub(crate) use ports::{foreign_service, recorded_ports};
+pub(crate) use peers::{Peers, follow_peers};
+pub use ports::HeldPorts;
+pub(crate) use ports::{container_ports, foreign_service};
 pub(crate) use requested::{UnusableAddress, requested_address};
 pub(crate) use status::{Addresses, GatewayAddress, follow_addresses};
 pub(crate) use writer::{Signs, run};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -42,6 +42,21 @@ pub(crate) struct Peer {
     /// It would still take clients that no other pod takes.
     pub(crate) serving: bool,
     pub(crate) terminating: bool,
+    /// The ports that its containers declare: for people and probes, never for clients.
+    pub(crate) declared: Vec<u16>,
+}
+
+impl Peers {
+    /// The sockets that the pods declare, sorted.
+    pub(crate) fn declared_sockets(&self) -> Vec<SocketAddr> {
+        let of = |pod: &Peer| -> Vec<SocketAddr> {
+            let ports = pod.declared.iter();
+            ports.flat_map(|port| pod.addresses.iter().map(|ip| SocketAddr::new(*ip, *port))).collect()
+        };
+        let mut sockets: Vec<_> = self.pods.values().flat_map(of).collect();
+        sockets.sort_unstable();
+        sockets
+    }
 }
 
 /// The addresses of a node.
@@ -154,7 +169,9 @@ fn read_pod(pod: &Pod) -> Option<Peer> {
     }
     let addresses: Vec<IpAddr> =
         status.pod_ips.iter().flatten().filter_map(|address| address.ip.parse().ok()).collect();
-    let node = pod.spec.as_ref()?.node_name.clone()?;
+    let spec = pod.spec.as_ref()?;
+    let node = spec.node_name.clone()?;
+    let declared = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
     let proxy = status.container_statuses.iter().flatten().find(|status| status.name == PROXY);
     let is_ready = proxy.is_some_and(|proxy| proxy.ready);
     let running = proxy.is_some_and(|proxy| proxy.state.as_ref().is_some_and(|s| s.running.is_some()));
@@ -172,6 +189,7 @@ fn read_pod(pod: &Pod) -> Option<Peer> {
         // While it drains, its readiness fails and it still accepts.
         serving: (is_ready || terminating && running) && !lost,
         terminating,
+        declared: declared.filter_map(|port| u16::try_from(port.container_port).ok()).collect(),
     };
     (!peer.addresses.is_empty()).then_some(peer)
 }
@@ -205,6 +223,7 @@ pub(super) mod tests {
             ready: true,
             serving: true,
             terminating: false,
+            declared: vec![19000],
         }
     }
 
@@ -265,6 +284,20 @@ pub(super) mod tests {
             pod["status"]["containerStatuses"][0]["ready"] = false.into();
         });
         assert_eq!(takes(terminating), (false, true, true));
+    }
+
+    #[test]
+    fn the_ports_that_containers_declare_are_known_at_each_address_of_a_pod() {
+        let pod = pod(|pod| {
+            pod["spec"]["containers"] = json!([
+                {"name": "proxy", "ports": [{"name": "admin", "containerPort": 19000}]},
+                {"name": "controller", "ports": [{"name": "health", "containerPort": 19001}]},
+                {"name": "other"}
+            ]);
+        });
+        let peers = Peers { pods: BTreeMap::from([("p".to_owned(), pod.unwrap())]), ..Peers::default() };
+        let sockets: Vec<String> = peers.declared_sockets().iter().map(ToString::to_string).collect();
+        assert_eq!(sockets, ["10.0.0.1:19000", "10.0.0.1:19001", "[fd00::1]:19000", "[fd00::1]:19001"]);
     }
 
     #[test]

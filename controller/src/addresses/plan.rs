@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::addresses::names::{MANAGER, fnv1a, service_name};
 use crate::addresses::peers::Peers;
-use crate::addresses::ports::{Claim, PortMap, allocate, is_ours, listener_ports, ports_of};
+use crate::addresses::ports::{Claim, HeldPorts, PortMap, allocate, is_ours, listener_ports, ports_of};
 use crate::addresses::service::build_service;
 use crate::addresses::slices::{SLICE_MANAGED_BY, build_slices};
 use crate::addresses::{ClassParameters, requested_address, resolve_parameters};
@@ -129,7 +129,7 @@ pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Wr
     plan.problems.extend(refused.iter().map(|wish| {
         format!("Service {} was not made here, so {} gets none", wish.service, wish.gateway.label)
     }));
-    let ports = assign_ports(&present, &wishes, &mut plan.problems);
+    let ports = assign_ports(&present, &wishes, &HeldPorts::of(graph), &mut plan.problems);
     let wanted: BTreeSet<&Key> = wishes.iter().map(|wish| &wish.service).collect();
     let mut slices = Vec::new();
     for wish in &wishes {
@@ -191,14 +191,20 @@ fn unique<'a>(wishes: Vec<Wish<'a>>, problems: &mut BTreeSet<String>) -> Vec<Wis
 fn assign_ports(
     present: &Present<'_>,
     wishes: &[Wish<'_>],
+    held: &HeldPorts,
     problems: &mut BTreeSet<String>,
 ) -> BTreeMap<Key, PortMap> {
+    let recorded: BTreeMap<&Key, PortMap> = wishes
+        .iter()
+        .map(|wish| (&wish.gateway.key, present.service(&wish.service).map(ports_of).unwrap_or_default()))
+        .collect();
+    let of = |gateway: &Key| recorded.get(gateway).cloned().unwrap_or_default();
     let claims: Vec<_> = wishes
         .iter()
         .map(|wish| Claim {
             gateway: &wish.gateway.key,
             wanted: listener_ports(&wish.gateway.value),
-            recorded: present.service(&wish.service).map(ports_of).unwrap_or_default(),
+            recorded: held.without_those_of_others(&wish.gateway.key, of(&wish.gateway.key), of),
         })
         .collect();
     // A Service whose Gateway is gone leads clients to its port until it is gone itself.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::Service;
@@ -12,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::addresses::names::{GATEWAY_NAME, MANAGED_BY, MANAGER, fnv1a, gateway_label, service_name};
 use crate::cluster::{Cluster, Key, Object};
+use crate::graph::Graph;
 
 /// The container ports that are given to Gateways. They are the pod's own, so nothing else is in the way; the
 /// proxy's admin address and the controller's health are above.
@@ -40,8 +42,49 @@ pub(crate) fn foreign_service(cluster: &Cluster, gateway: &Key) -> Option<Key> {
     cluster.services.get(&key).filter(|service| !is_ours(&service.value)).map(|service| service.key.clone())
 }
 
+/// The container ports that Gateways serve on, as the last graph had it.
+///
+/// Whoever may write a Gateway's Service can have it name a container port of another Gateway. Of two that record one, it
+/// stays with the Gateway that serves there; that one's clients come to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldPorts(Arc<BTreeMap<u16, Key>>);
+
+impl HeldPorts {
+    /// Those of a graph whose Gateways have Services.
+    pub(crate) fn of(graph: &Graph) -> Self {
+        let listeners = graph.gateways.iter().flat_map(|(key, gateway)| {
+            let sockets = gateway.listeners.iter().flat_map(|listener| &listener.bind);
+            sockets.map(|socket| (socket.port(), key.clone()))
+        });
+        Self(Arc::new(listeners.collect()))
+    }
+
+    /// What a Gateway records without what another one serves on and `records` too.
+    pub(super) fn without_those_of_others(
+        &self,
+        gateway: &Key,
+        mut recorded: PortMap,
+        records: impl Fn(&Key) -> PortMap,
+    ) -> PortMap {
+        recorded.retain(|_, target| {
+            self.0.get(target).is_none_or(|holder| {
+                holder == gateway || !records(holder).values().any(|of_holder| of_holder == target)
+            })
+        });
+        recorded
+    }
+}
+
+/// The container ports of a Gateway: those that stand in its Service, but none that another Gateway serves on already.
+/// None, if there is no Service, or it is another's.
+pub(crate) fn container_ports(cluster: &Cluster, gateway: &Key, held: &HeldPorts) -> PortMap {
+    held.without_those_of_others(gateway, recorded_ports(cluster, gateway), |holder| {
+        if cluster.gateways.contains_key(holder) { recorded_ports(cluster, holder) } else { PortMap::new() }
+    })
+}
+
 /// The ports that stand in a Gateway's Service; none, if there is no Service, or it is another's.
-pub(crate) fn recorded_ports(cluster: &Cluster, gateway: &Key) -> PortMap {
+pub(super) fn recorded_ports(cluster: &Cluster, gateway: &Key) -> PortMap {
     own_service(cluster, gateway).map(|service| ports_of(&service.value)).unwrap_or_default()
 }
 
@@ -75,7 +118,8 @@ pub(crate) struct Claim<'a> {
 }
 
 /// Gives every wanted port a container port. Claims come by seniority: of two that have the same one, the first keeps
-/// it. What stands in `reserved` is given to nobody. A port is left out when there is none left for it.
+/// it. What stands in `reserved` is given to nobody as long as others are left: whoever may write Services can have
+/// anything stand there. A port is left out when there is none left for it.
 ///
 /// New ones are looked for from a place that depends on the Gateway's name and the port alone. So a Service that
 /// somebody deleted comes back as it was, and a port that a Gateway gave up is seldom another's a moment later,
@@ -91,12 +135,13 @@ pub(crate) fn allocate(claims: &[Claim<'_>], reserved: &BTreeSet<u16>) -> BTreeM
             }
         }
     }
-    taken.extend(reserved);
     for claim in claims {
         let ports = given.entry(claim.gateway.clone()).or_default();
         for port in &claim.wanted {
             if !ports.contains_key(port)
-                && let Some(target) = free_port(claim.gateway, *port, &taken)
+                && let Some(target) =
+                    free_port(claim.gateway, *port, |port| taken.contains(port) || reserved.contains(port))
+                        .or_else(|| free_port(claim.gateway, *port, |port| taken.contains(port)))
             {
                 taken.insert(target);
                 ports.insert(*port, target);
@@ -106,12 +151,12 @@ pub(crate) fn allocate(claims: &[Claim<'_>], reserved: &BTreeSet<u16>) -> BTreeM
     given
 }
 
-fn free_port(gateway: &Key, port: u16, taken: &BTreeSet<u16>) -> Option<u16> {
+fn free_port(gateway: &Key, port: u16, is_taken: impl Fn(&u16) -> bool) -> Option<u16> {
     let size = u64::from(RANGE.end() - RANGE.start()) + 1;
     let begin = fnv1a(format!("{gateway}:{port}").as_bytes()) % size;
     // Each sum stays below the range's end, so the conversion cannot fail.
     let candidate = |step: u64| Some(RANGE.start() + u16::try_from((begin + step) % size).ok()?);
-    (0..size).filter_map(candidate).find(|candidate| !taken.contains(candidate))
+    (0..size).filter_map(candidate).find(|candidate| !is_taken(candidate))
 }
 
 #[cfg(test)]
@@ -166,10 +211,32 @@ mod tests {
 
     #[test]
     fn a_range_that_is_used_up_leaves_the_rest_without() {
+        let ports: Vec<u16> = (1..=4501).collect();
+        let gateways = gateways(2, &ports);
+        let given = allocate(&claims(&gateways, &BTreeMap::new()), &BTreeSet::new());
+        assert_eq!(targets(&given).len(), RANGE.len());
+    }
+
+    #[test]
+    fn what_is_reserved_is_avoided_and_cannot_use_up_the_range() {
         let gateways = gateways(2, &[80, 443]);
         let reserved: BTreeSet<u16> = RANGE.skip(3).collect();
         let given = allocate(&claims(&gateways, &BTreeMap::new()), &reserved);
-        assert_eq!(targets(&given).len(), 3);
+        let given: BTreeSet<u16> = targets(&given).into_iter().collect();
+        assert_eq!(given.len(), 4);
+        assert!((10_000..=10_002).all(|free| given.contains(&free)), "{given:?}");
+    }
+
+    #[test]
+    fn a_port_that_another_gateway_serves_and_records_is_not_to_be_had() {
+        let (holder, other) = (Key::new("default", "holder"), Key::new("default", "other"));
+        let held = HeldPorts(Arc::new(BTreeMap::from([(12_345, holder.clone())])));
+        let both = || PortMap::from([(80, 12_345), (81, 12_346)]);
+        let records = |key: &Key| if *key == holder { both() } else { PortMap::new() };
+        assert_eq!(held.without_those_of_others(&other, both(), records), PortMap::from([(81, 12_346)]));
+        assert_eq!(held.without_those_of_others(&holder, both(), records), both());
+        // The holder gave it up.
+        assert_eq!(held.without_those_of_others(&other, both(), |_| PortMap::new()), both());
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -15,7 +16,7 @@ use super::names::service_name;
 use super::peers::tests::{peer, peers};
 use super::peers::{Peer, Peers};
 use super::plan::{Change, Plan, Written, key_of, plan};
-use super::ports::{RANGE, ports_of, recorded_ports};
+use super::ports::{HeldPorts, RANGE, container_ports, ports_of, recorded_ports};
 use super::status::{GatewayAddress, gateway_addresses};
 use super::writer::{Done, Signs, Store, write_to};
 use crate::cluster::{Cluster, Key};
@@ -54,13 +55,18 @@ fn placement() -> Placement {
 }
 
 fn pass(text: &str) -> Pass {
+    pass_after(text, HeldPorts::default())
+}
+
+/// A pass after one whose Gateways had these container ports.
+fn pass_after(text: &str, held: HeldPorts) -> Pass {
     let mut loader = Loader::default();
     loader.take_stdin(Ok(text.to_owned()));
     loader.refresh(&[Source::Stdin], Settling::TakeAll);
     let loaded = loader.load();
     let mut diagnostics = loaded.diagnostics;
     let listen = ListenOptions { placement: placement(), ..ListenOptions::default() };
-    let options = Options { listen, ..Options::default() };
+    let options = Options { listen, held, ..Options::default() };
     let graph = crate::graph::build_graph(&loaded.cluster, &options, 0, &mut diagnostics);
     Pass {
         cluster: Arc::new(loaded.cluster),
@@ -265,6 +271,41 @@ fn what_others_add_to_a_service_stays_and_what_they_change_is_changed_back() {
         "nothing leads anywhere until the Service does"
     );
     assert_eq!(ports_of(&cluster.service("understudy-eg")), before);
+}
+
+#[test]
+fn a_service_that_is_edited_takes_no_container_port_of_another_gateway() {
+    // By age the first, "a", would have what both record.
+    let manifests = format!("{}{}{}", class("c", ""), gateway("a", "c", &[80]), gateway("b", "c", &[80]));
+    let cluster = InMemory::default();
+    let settle = |held: HeldPorts| {
+        let pass = pass_after(&format!("{manifests}{}", cluster.text()), held);
+        for change in plan(&pass.cluster, &pass.graph, &two_pods(), &Written::default()).changes {
+            cluster.apply(&change);
+        }
+        pass
+    };
+    settle(HeldPorts::default());
+    let before = settle(HeldPorts::default());
+    let key = |name: &str| Key::new("default", name);
+    let port_of = |pass: &Pass, name: &str| recorded_ports(&pass.cluster, &key(name))[&80];
+    let (of_a, of_b) = (port_of(&before, "a"), port_of(&before, "b"));
+    {
+        let mut services = cluster.services.lock().unwrap();
+        let edited = services.get_mut(&key("understudy-a")).unwrap();
+        edited.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port =
+            Some(IntOrString::Int(i32::from(of_b)));
+    }
+    let held = HeldPorts::of(&before.graph);
+    let edited = settle(held.clone());
+    let listeners = |pass: &Pass, name: &str| pass.graph.gateways[&key(name)].listeners.len();
+    assert_eq!((port_of(&edited, "a"), port_of(&edited, "b")), (of_b, of_b));
+    assert_eq!((listeners(&edited, "a"), listeners(&edited, "b")), (0, 1));
+    assert!(container_ports(&edited.cluster, &key("a"), &held).is_empty());
+    // The plan gives the Service its port back.
+    let after = settle(HeldPorts::of(&edited.graph));
+    assert_eq!((port_of(&after, "a"), port_of(&after, "b")), (of_a, of_b));
+    assert_eq!((listeners(&after, "a"), listeners(&after, "b")), (1, 1));
 }
 
 #[test]

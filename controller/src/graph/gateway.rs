@@ -10,7 +10,7 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::GatewayName;
 
 use crate::addresses::{
-    ClassParameters, foreign_service, recorded_ports, requested_address, resolve_parameters,
+    ClassParameters, container_ports, foreign_service, requested_address, resolve_parameters,
 };
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
@@ -133,7 +133,8 @@ fn resolve_seats(
             if let Some(service) = foreign_service(cluster, &gateway.key) {
                 diagnostics.push(reasons::foreign_service(&gateway.at("metadata.name"), &service));
             }
-            Seats::Led { addresses: families.unspecified(), ports: recorded_ports(cluster, &gateway.key) }
+            let ports = container_ports(cluster, &gateway.key, &options.held);
+            Seats::Led { addresses: families.unspecified(), ports }
         }
     }
 }

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use gateway_api::apis::experimental::gatewayclasses::GatewayClass;
+
 use crate::CONTROLLER_NAME;
-use crate::cluster::{Cluster, Key};
+use crate::cluster::{Cluster, Key, Object};
+use crate::graph::gateway_class::is_ours;
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
 
 /// The Secrets and ConfigMaps whose contents the graph asks for.
 pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
-    let mut found = BTreeSet::new();
+    let classes = cluster.gateway_classes.values().filter(|class| is_ours(class));
+    let mut found: BTreeSet<ObjectId> = classes.filter_map(parameters_of).collect();
     let mut add = |from: &Referrer<'_>, kind: &str, namespace: Option<&str>, name: &str| {
         let kind_known = match kind {
             "Secret" => Kind::Secret,
@@ -51,4 +55,45 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
         }
     }
     found
+}
+
+/// The ConfigMap that says how the Gateways of a class are reached. Whoever writes a class may name any: it is nobody's
+/// namespace.
+fn parameters_of(class: &Object<GatewayClass>) -> Option<ObjectId> {
+    let reference = class.value.spec.parameters_ref.as_ref()?;
+    let is_config_map = reference.group.is_empty() && reference.kind == "ConfigMap";
+    let key = Key::new(reference.namespace.as_deref()?, &reference.name);
+    is_config_map.then_some(ObjectId { kind: Kind::ConfigMap, key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Source;
+    use crate::load::{Loader, Settling};
+
+    #[test]
+    fn the_parameters_of_our_classes_are_asked_for() {
+        let class = |name: &str, controller: &str, kind: &str| {
+            format!(
+                "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: {name}}}
+spec:
+  controllerName: {controller}
+  parametersRef: {{group: '', kind: {kind}, name: {name}, namespace: understudy-system}}
+"
+            )
+        };
+        let text = class("ours", CONTROLLER_NAME, "ConfigMap")
+            + &class("secret", CONTROLLER_NAME, "Secret")
+            + &class("theirs", "example.com/controller", "ConfigMap");
+        let mut loader = Loader::default();
+        loader.take_stdin(Ok(text));
+        loader.refresh(&[Source::Stdin], Settling::TakeAll);
+        let asked: Vec<ObjectId> = referenced_contents(&loader.load().cluster).into_iter().collect();
+        let key = Key::new("understudy-system", "ours");
+        assert_eq!(asked, [ObjectId { kind: Kind::ConfigMap, key }]);
+    }
 }

@@ -7,7 +7,7 @@
 mod exchange;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use understudy_conf::Reports;
 
 use exchange::{Answer, exchange};
+use nix::libc;
 use socket2::{Domain, Socket, Type};
 
 /// Connections that are served at once; the others wait.
@@ -100,12 +101,36 @@ impl Drop for Admin {
     }
 }
 
+/// Opens the socket. `[::]` stands for all addresses of both families, and where the system has no IPv6 for those of IPv4.
 fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    or_without_v6(address, |address| open_one(address, shared))
+}
+
+fn or_without_v6<T>(address: SocketAddr, open: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let is_any = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match open(address) {
+        Err(error) if is_any && lacks_v6(&error) => {
+            open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        opened => opened,
+    }
+}
+
+/// Without IPv6 there is no such family of sockets, or no address of it.
+fn lacks_v6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+fn open_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        // Whatever the system's default is.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -247,6 +272,37 @@ mod tests {
         }
         // The next is served when the silent ones have run into their time limit.
         assert_eq!(page(admin.local_addr(), "/live").await.0, "200");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let pages = AdminPages {
+            ready: Box::new(|| (true, String::new())),
+            metrics: Box::new(|| Ok(String::new())),
+            reports: Box::new(Reports::default),
+            version: String::new(),
+        };
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let admin = Admin::start(any, pages, &Handle::current()).unwrap();
+        let at = |address: IpAddr| SocketAddr::new(address, admin.local_addr().port());
+        assert_eq!(page(at(Ipv4Addr::LOCALHOST.into()), "/live").await.0, "200");
+        if admin.local_addr().is_ipv6() {
+            assert_eq!(page(at(Ipv6Addr::LOCALHOST.into()), "/live").await.0, "200");
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_ipv6_all_addresses_are_those_of_ipv4() {
+        let without_v6 = |address: SocketAddr| match address {
+            SocketAddr::V4(_) => Ok(address),
+            SocketAddr::V6(_) => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+        };
+        let open = |text: &str| or_without_v6(text.parse().unwrap(), without_v6);
+        assert_eq!(open("[::]:19000").unwrap(), "0.0.0.0:19000".parse().unwrap());
+        assert!(open("[::1]:19000").is_err());
+        let taken = |_| Err::<(), _>(io::Error::from(io::ErrorKind::AddrInUse));
+        let error = or_without_v6("[::]:19000".parse().unwrap(), taken).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]

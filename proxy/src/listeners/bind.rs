@@ -4,7 +4,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -96,53 +98,63 @@ fn open(address: SocketAddr, keepalive: Option<Duration>, shared: bool) -> io::R
     Ok(socket.into())
 }
 
-/// Makes the system drop what asks a listening socket for a new connection. Handshakes that are under way come to their
-/// end. Whoever is dropped asks again after a second, and is then heard by another socket that has the address.
-pub(super) fn hush(listener: &TcpListener) -> io::Result<()> {
-    // The filter sees segments from the header of TCP on: SYN without ACK in the flags goes, all else passes.
-    let filter = [
-        SockFilter::new(LOAD_BYTE, 0, 0, 13),
-        SockFilter::new(AND, 0, 0, SYN | ACK),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ];
-    SockRef::from(listener).attach_filter(&filter)
+/// Leads what asks for a new connection to the socket that was the second to be bound to this address: a successor's, as
+/// long as this is the first. Handshakes that are under way here come to their end here. Where there is one socket alone,
+/// it goes on as before. Only for sockets that share their address; what is set here stays when this one is closed.
+pub(super) fn lead_to_successor(listener: &TcpListener) -> io::Result<()> {
+    // A program for the group of sockets: the result is the index of the one to take; an index that none has counts as
+    // no result.
+    let mut program = [libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: SUCCESSOR }];
+    // One instruction, so the length is 1.
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    Ok(setsockopt(listener, sockopt::AttachReusePortCbpf, &program)?)
 }
 
-/// Instructions of classic packet filters (`linux/bpf_common.h`).
-const LOAD_BYTE: u16 = 0x30;
-const AND: u16 = 0x54;
-const JUMP_IF_EQUAL: u16 = 0x15;
+/// The index of the socket that was bound second.
+const SUCCESSOR: u32 = 1;
+/// The instruction of classic packet filters that ends with a constant (`linux/bpf_common.h`).
 const RETURN: u16 = 0x06;
-/// Flags of TCP.
-const SYN: u32 = 0x02;
-const ACK: u32 = 0x10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_hushed_socket_leaves_new_connections_to_another_one() {
+    fn new_connections_are_led_to_the_successor_and_old_ones_stay() {
         let bind = |address| bind_listener(address, None, true).unwrap();
         let old = bind(SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = old.local_addr().unwrap();
-        let before = std::net::TcpStream::connect(address).unwrap();
-        hush(&old).unwrap();
-        let quick = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
-        assert_eq!(quick.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        // A connection whose first segment was dropped, and which comes to the new socket when it asks again.
-        let waiting = std::thread::spawn(move || {
-            std::net::TcpStream::connect_timeout(&address, Duration::from_secs(20)).map(drop)
-        });
+        let connect = || std::net::TcpStream::connect(address).unwrap();
+        let is_empty = |socket: &TcpListener| {
+            socket.accept().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        // Without a successor nothing changes.
+        lead_to_successor(&old).unwrap();
+        let before: Vec<_> = (0..32).map(|_| connect()).collect();
         let new = bind(address);
-        std::thread::sleep(Duration::from_millis(100));
-        // What had connected before is still there to be accepted.
-        assert_eq!(old.accept().unwrap().1, before.local_addr().unwrap());
+        lead_to_successor(&old).unwrap();
+        let after: Vec<_> = (0..32).map(|_| connect()).collect();
+        let accepted = |socket: &TcpListener, clients: &[std::net::TcpStream]| {
+            for client in clients {
+                assert_eq!(socket.accept().unwrap().1, client.local_addr().unwrap());
+            }
+            assert!(is_empty(socket));
+        };
+        accepted(&old, &before);
+        accepted(&new, &after);
         drop(old);
-        waiting.join().unwrap().unwrap();
-        drop(new);
+        // The successor is alone now, and the next one in turn is led to.
+        accepted(&new, &[connect()]);
+        let next = bind(address);
+        lead_to_successor(&new).unwrap();
+        accepted(&next, &[connect()]);
+        assert!(is_empty(&new));
+    }
+
+    #[test]
+    fn a_socket_that_does_not_share_its_address_leads_nobody_elsewhere() {
+        let alone = bind_listener(SocketAddr::from(([127, 0, 0, 1], 0)), None, false).unwrap();
+        assert!(lead_to_successor(&alone).is_err());
     }
 
     #[test]

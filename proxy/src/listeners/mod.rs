@@ -54,8 +54,8 @@ pub struct ListenerOptions {
     /// clients.
     pub shared: bool,
     /// At the end, before a socket is closed: how long clients that were about to connect may take to do so, while new
-    /// ones are left to whoever else has the address. And then, how long those that connected may take to say what they
-    /// want. Zero: nobody is waited for.
+    /// ones are led to whoever else has the address, if it is shared. And then, how long those that connected may take to
+    /// say what they want. Zero: nobody is waited for.
     pub linger: Duration,
 }
 
@@ -229,8 +229,8 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
         let mut open = self.inner.open.lock().await;
         open.ended = true;
         if !linger.is_zero() {
-            for bound in open.bound.values() {
-                if let Err(error) = bind::hush(&bound.socket) {
+            for bound in open.bound.values().filter(|_| self.inner.options.shared) {
+                if let Err(error) = bind::lead_to_successor(&bound.socket) {
                     log::warn!(
                         "clients may lose a connection that they make on {} now: {error}",
                         bound.local

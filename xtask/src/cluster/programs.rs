@@ -45,7 +45,7 @@ struct Recipe {
     images: &'static [&'static str],
 }
 
-const RECIPES: [Recipe; 4] = [
+const RECIPES: [Recipe; 5] = [
     Recipe { module: "pause", package: ".", images: &["localhost/testcluster/pause:1"] },
     Recipe { module: "dns", package: ".", images: &["localhost/testcluster/dns:1"] },
     Recipe {
@@ -54,6 +54,7 @@ const RECIPES: [Recipe; 4] = [
         images: &[ECHO, "localhost/testcluster/echo:1"],
     },
     Recipe { module: "kubernetes", package: ".", images: &[] },
+    Recipe { module: "helm", package: "helm.sh/helm/v4/cmd/helm", images: &[] },
 ];
 
 /// The folder with the programs, named as their modules, and images, named `*.tar`.

@@ -78,6 +78,7 @@ impl Space {
         }
         command.arg(program);
         command.env("KUBECONFIG", inside("kubeconfig/admin")).env("UNDERSTUDY_KUBECTL", &self.kubernetes);
+        command.env("UNDERSTUDY_HELM", self.kubernetes.with_file_name("helm"));
         command
     }
 

@@ -35,17 +35,24 @@ pub(crate) struct Node {
     pub(crate) mode: u32,
     /// What it contains.
     pub(crate) content: Vec<u8>,
+    /// Whether a user who is not root may be given the right to bind ports below 1024 with it.
+    pub(crate) binds_low_ports: bool,
 }
 
 impl Node {
     /// A program.
     pub(crate) fn program(content: Vec<u8>) -> Self {
-        Self { mode: 0o755, content }
+        Self { mode: 0o755, content, binds_low_ports: false }
+    }
+
+    /// The same, which may bind ports below 1024 in a container that has NET_BIND_SERVICE.
+    pub(crate) fn binding_low_ports(self) -> Self {
+        Self { binds_low_ports: true, ..self }
     }
 
     /// A file that everybody may read.
     pub(crate) fn text(content: impl Into<Vec<u8>>) -> Self {
-        Self { mode: 0o644, content: content.into() }
+        Self { mode: 0o644, content: content.into(), binds_low_ports: false }
     }
 }
 
@@ -117,6 +124,11 @@ impl Image {
             layer.append_data(&mut header, format!("{folder}/"), std::io::empty())?;
         }
         for (path, node) in &self.files {
+            if node.binds_low_ports {
+                let record = extended_record("SCHILY.xattr.security.capability", &NET_BIND_SERVICE);
+                let mut header = header(EntryType::XHeader, 0o644, record.len());
+                layer.append_data(&mut header, "attributes", record.as_slice())?;
+            }
             let mut header = header(EntryType::Regular, node.mode, node.content.len());
             layer.append_data(&mut header, path, node.content.as_slice())?;
         }
@@ -130,6 +142,22 @@ impl Image {
         }
         folders
     }
+}
+
+/// A file's capabilities as the system stores them (`struct vfs_cap_data`, version 2): NET_BIND_SERVICE is permitted. It is
+/// not effective by itself: such a program could not be started in containers that have dropped it.
+const NET_BIND_SERVICE: [u8; 20] = [0, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A record of an extended header (pax): its own length, a name and a value.
+fn extended_record(name: &str, value: &[u8]) -> Vec<u8> {
+    let rest = name.len() + value.len() + 3;
+    // The digits of the length count as well.
+    let digits = |length: usize| length.to_string().len();
+    let mut length = rest + digits(rest);
+    if rest + digits(length) != length {
+        length += 1;
+    }
+    [format!("{length} {name}=").as_bytes(), value, b"\n"].concat()
 }
 
 /// An entry that belongs to root and to no time.
@@ -248,6 +276,36 @@ mod tests {
             .map(|entry| entry.unwrap().path().unwrap().to_string_lossy().into_owned())
             .collect();
         assert_eq!(paths, ["etc/", "etc/ssl/", "tmp/", "a", "etc/ssl/x"]);
+    }
+
+    #[test]
+    fn a_program_may_carry_the_right_to_bind_low_ports() {
+        let mut image = image();
+        image.files.insert("b".to_owned(), Node::program(b"#!".to_vec()).binding_low_ports());
+        let layer = image.layer().unwrap();
+        let carried = |path: &str| {
+            let mut archive = tar::Archive::new(layer.as_slice());
+            let mut entry = archive
+                .entries()
+                .unwrap()
+                .map(Result::unwrap)
+                .find(|e| e.path_bytes() == path.as_bytes())
+                .unwrap();
+            let records = entry.pax_extensions().unwrap().into_iter().flatten().map(Result::unwrap);
+            records.map(|r| (r.key().unwrap().to_owned(), r.value_bytes().to_vec())).collect::<Vec<_>>()
+        };
+        let expected = ("SCHILY.xattr.security.capability".to_owned(), NET_BIND_SERVICE.to_vec());
+        assert_eq!(carried("b"), [expected]);
+        assert_eq!(carried("a"), []);
+    }
+
+    #[test]
+    fn the_length_of_a_record_counts_its_own_digits() {
+        for value in 0..200 {
+            let record = extended_record("name", &vec![b'x'; value]);
+            let length = record.split(|byte| *byte == b' ').next().unwrap();
+            assert_eq!(String::from_utf8_lossy(length), record.len().to_string());
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) fn build(out: Option<PathBuf>, binary: Option<PathBuf>) -> Result<Pat
     };
     let mut files = accounts();
     files.extend(libraries(&binary)?);
-    files.insert("understudy".to_owned(), Node::program(read(&binary)?));
+    files.insert("understudy".to_owned(), Node::program(read(&binary)?).binding_low_ports());
     match AUTHORITIES.iter().find(|path| Path::new(path).is_file()) {
         Some(path) => {
             files.insert("etc/ssl/certs/ca-certificates.crt".to_owned(), Node::text(read(Path::new(path))?));

@@ -10,9 +10,9 @@ pub(crate) fn narrow(object: &mut RawObject, kind: Kind) {
         entries.retain(|entry| entry.key != "status");
     }
     if kind == Kind::Node {
-        entries.retain(|entry| entry.key != "spec");
         for entry in entries {
             match entry.key.as_str() {
+                "spec" => retain(&mut entry.node, |key| matches!(key, "podCIDR" | "podCIDRs")),
                 "status" => narrow_node_status(&mut entry.node),
                 "metadata" => retain(&mut entry.node, |key| key != "annotations"),
                 _ => {}
@@ -88,9 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn of_a_node_only_readiness_addresses_the_kubelets_port_and_labels_are_kept() {
+    fn of_a_node_only_readiness_addresses_the_network_of_its_pods_the_kubelets_port_and_labels_are_kept() {
         let mut node = parse(
-            r#"{"metadata": {"name": "a", "labels": {"b": "c"}, "annotations": {"d": "e"}}, "spec": {"podCIDR": "f"},
+            r#"{"metadata": {"name": "a", "labels": {"b": "c"}, "annotations": {"d": "e"}}, "spec": {"podCIDR": "f", "taints": []},
                 "status": {"images": [], "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
                     "daemonEndpoints": {"kubeletEndpoint": {"Port": 11250}},
                     "conditions": [{"type": "DiskPressure", "status": "False"},
@@ -98,7 +98,7 @@ mod tests {
         );
         narrow(&mut node, Kind::Node);
         let kept = parse(
-            r#"{"metadata": {"name": "a", "labels": {"b": "c"}},
+            r#"{"metadata": {"name": "a", "labels": {"b": "c"}}, "spec": {"podCIDR": "f"},
                 "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
                     "daemonEndpoints": {"kubeletEndpoint": {"Port": 11250}},
                     "conditions": [{"type": "Ready", "status": "True"}]}}"#,

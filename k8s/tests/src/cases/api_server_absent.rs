@@ -19,6 +19,12 @@ const CRASHES: usize = 3;
 /// Walks through the case.
 pub(crate) fn run(lab: &Lab) -> Result<String> {
     deploy_apps(lab)?;
+    // A pod that was killed before waits for minutes before it is started again.
+    let killed = lab.kubectl.items(&["pods", "-l", "app=active"])?;
+    if killed.iter().any(|pod| pod["status"]["containerStatuses"][0]["restartCount"] != 0) {
+        lab.kubectl.run(&["rollout", "restart", "deployment/active"])?;
+        deploy_apps(lab)?;
+    }
     // A killed process takes the requests that it works on with it: without this they are not sent again.
     configure(lab, "policy-with-retries.yaml")?;
     let target = gateway::target(lab)?;

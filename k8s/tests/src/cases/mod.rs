@@ -3,6 +3,8 @@
 
 mod api_server_absent;
 mod bad_pod;
+mod chart;
+mod class_parameters;
 mod failover_task;
 mod new_routes;
 mod rolling_update;
@@ -21,7 +23,8 @@ pub(crate) enum Needs {
     Cluster,
     /// Understudy in it.
     Understudy,
-    /// The same, in the project's own test cluster: parts of it are stopped, or its audit log is read.
+    /// The same, in the project's own test cluster: parts of it are stopped, its audit log is
+    /// read, or its Helm is called.
     OwnCluster,
 }
 
@@ -65,10 +68,21 @@ pub(crate) const CASES: &[Case] = &[
         run: new_routes::new_routes_answer,
     },
     Case {
+        name: "a_class_says_of_what_type_the_services_of_its_gateways_are",
+        needs: Needs::Understudy,
+        run: class_parameters::run,
+    },
+    Case {
         name: "a_rolling_update_under_load_loses_no_request",
         needs: Needs::Understudy,
         run: rolling_update::run,
     },
+    Case {
+        name: "with_host_ports_a_rolling_update_under_load_loses_no_request",
+        needs: Needs::OwnCluster,
+        run: rolling_update::run_with_host_ports,
+    },
+    Case { name: "the_chart_gives_what_the_manifests_give", needs: Needs::OwnCluster, run: chart::run },
     Case {
         name: "of_two_controllers_one_writes_and_the_other_takes_over",
         needs: Needs::OwnCluster,

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 
 const SCRIPT: &str = "/run/understudy-testcluster/component.sh";
 
+const CONTAINERD: &str = "/run/understudy-testcluster/containerd/containerd.sock";
+
 /// Whether this runs inside the project's own test cluster.
 pub(crate) fn are_ours() -> bool {
     Path::new(SCRIPT).exists()
@@ -25,6 +27,15 @@ pub(crate) fn start(name: &str) -> Result<()> {
 fn script(verb: &str, name: &str) -> Result<()> {
     let status = Command::new("sh").args([SCRIPT, verb, name]).status()?;
     if status.success() { Ok(()) } else { bail!("{verb} {name}: {status}") }
+}
+
+/// Gives an image of the node another name; both are short ones, as manifests have them.
+pub(crate) fn name_image(image: &str, another: &str) -> Result<()> {
+    let full = |name: &str| format!("docker.io/library/{name}");
+    let mut ctr = Command::new("ctr");
+    ctr.args(["--address", CONTAINERD, "--namespace", "k8s.io", "image", "tag", "--force"]);
+    let out = ctr.args([full(image), full(another)]).output()?;
+    if out.status.success() { Ok(()) } else { bail!("ctr: {}", String::from_utf8_lossy(&out.stderr).trim()) }
 }
 
 /// Signals the processes of a pod's containers, by the pod's name in their environment; only those that were started

@@ -45,6 +45,11 @@ impl Kubectl {
         self.run(&["apply", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()]).map(drop)
     }
 
+    /// Applies what a kustomization gives, over what others made of the same objects.
+    pub(crate) fn apply_kustomization(&self, folder: &Path) -> Result<()> {
+        self.run(&["apply", "--server-side", "--force-conflicts", "-k", &folder.to_string_lossy()]).map(drop)
+    }
+
     /// Deletes what a file names, where it exists, and waits until it is gone.
     pub(crate) fn delete_file(&self, file: &Path) -> Result<()> {
         self.run(&["delete", "--ignore-not-found", "--wait", "-f", &file.to_string_lossy()]).map(drop)
@@ -74,7 +79,8 @@ impl Kubectl {
         command.spawn().with_context(|| format!("starting {}", self.words[0]))
     }
 
-    fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
+    /// The same, with something on its stdin.
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
         let mut child = self.start(args)?;
         // kubectl reads all of its input before it prints more than a pipe holds.
         if let Some(mut pipe) = child.stdin.take() {
