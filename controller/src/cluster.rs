@@ -142,6 +142,15 @@ impl<T> Object<T> {
         self.origin.tree = tree;
     }
 
+    /// Whether another version of the object means the same, whatever its status is. Those of files never do: their
+    /// lines count.
+    pub(crate) fn means_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value)
+            && self.is_valid == other.is_valid
+            && self.origin.file.is_none()
+            && other.origin.file.is_none()
+    }
+
     /// What decides between objects that want the same: the older wins, then the name.
     pub(crate) fn seniority(&self) -> (i64, &Key) {
         // Unknown age counts as youngest, so that what has an age keeps what it has.
@@ -160,7 +169,7 @@ fn texts(node: &Node) -> BTreeMap<String, String> {
 }
 
 /// An object that could not be read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Refused {
     /// `FILE:LINE`, or the object's name where it comes from no file.
     pub(crate) location: String,
@@ -190,7 +199,7 @@ pub(crate) struct Cluster {
     pub(crate) config_maps: Objects<ConfigMap>,
     pub(crate) nodes: Objects<ClusterNode>,
     /// Objects that are there and could not be read.
-    pub(crate) refused: BTreeMap<ObjectId, Refused>,
+    pub(crate) refused: Arc<BTreeMap<ObjectId, Refused>>,
 }
 
 /// The label by which an EndpointSlice belongs to a Service.
@@ -239,7 +248,9 @@ macro_rules! maps {
             /// Removes an object, whether it could be read or not.
             pub(crate) fn remove(&mut self, id: &ObjectId) {
                 self.unlink(id);
-                self.refused.remove(id);
+                if self.refused.contains_key(id) {
+                    Arc::make_mut(&mut self.refused).remove(id);
+                }
                 match id.kind {
                     $(Kind::$kind => if self.$map.contains_key(&id.key) {
                         Arc::make_mut(&mut self.$map).remove(&id.key);
@@ -290,6 +301,6 @@ impl Cluster {
 }
 
 /// The Service that a slice belongs to.
-fn service_of<T>(slice: &Object<T>) -> Option<Key> {
+pub(crate) fn service_of<T>(slice: &Object<T>) -> Option<Key> {
     slice.labels.get(SERVICE_NAME).map(|service| Key::new(&slice.key.namespace, service))
 }

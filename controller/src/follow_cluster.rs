@@ -22,7 +22,7 @@ use crate::pass::Pass;
 use crate::publish::Publisher;
 use crate::watch::kubernetes::{Change, KubernetesSource, Store};
 use crate::writers::{Subject, Writers};
-use crate::{Options, Report, Sidecar, translate_cluster};
+use crate::{Builder, Options, Report, Sidecar};
 
 /// What belongs together often comes on several watches: a change waits this long for others.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -118,6 +118,7 @@ pub async fn follow_cluster(
     let mut store = Store::new(&sidecar.namespace);
     let mut passer = Passer {
         publisher,
+        builder: Builder::default(),
         options: Options { live: true, ..options },
         diagnostics: Arc::new([]),
         graph: None,
@@ -231,6 +232,7 @@ struct Outcome {
 /// Makes passes.
 struct Passer {
     publisher: Publisher,
+    builder: Builder,
     options: Options,
     /// Those of the last pass.
     diagnostics: Arc<[Diagnostic]>,
@@ -262,9 +264,9 @@ impl Passer {
 
     fn build(&mut self, cluster: Arc<Cluster>, mut said: Vec<Diagnostic>) -> Option<Outcome> {
         let began = Instant::now();
-        let (graph, state) = translate_cluster(&cluster, &self.options, &mut said);
-        let (graph, translated) = (Arc::new(graph), Instant::now());
-        let published = self.publisher.publish(&state);
+        let (graph, state) = self.builder.build(&cluster, &self.options, &mut said);
+        let translated = Instant::now();
+        let published = self.publisher.publish(state);
         log::debug!(
             "a pass over {} routes: translated in {:?}, written in {:?}",
             graph.routes.len(),
@@ -287,7 +289,8 @@ impl Passer {
                 self.diagnostics = said.into();
                 self.graph = Some(graph.clone());
                 let diagnostics = self.diagnostics.clone();
-                let report = is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state });
+                let report =
+                    is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state: state.clone() });
                 Some(Outcome { pass: Pass { cluster, graph, diagnostics, version: self.version }, report })
             }
             Err(error) => {

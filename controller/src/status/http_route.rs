@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Key, Object};
+use crate::cluster::{Cluster, Object};
 use crate::diagnostics::{Diagnostic, Reason, Severity};
 use crate::graph::{ParentNode, RouteNode, RuleAction};
 use crate::status::condition::{
@@ -19,15 +19,15 @@ use crate::watch::{GATEWAY_API, Kind, ObjectId};
 const MAX_PARENTS: usize = 32;
 
 pub(super) fn build_routes(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec<Desired> {
-    let nodes: BTreeMap<&Key, &RouteNode> =
-        inputs.graph.routes.iter().map(|node| (&node.key, node)).collect();
     let mut desired_statuses = Vec::new();
     for route in inputs.cluster.http_routes.values() {
-        let Some(parents) = inputs.graph.parents.get(&route.key) else { continue };
-        let builder = Builder { route, node: nodes.get(&route.key).copied(), findings };
-        desired_statuses.push(desired(route, builder.build(parents)));
+        let Some(built) = inputs.graph.routes.get(&route.key) else { continue };
+        if !built.parents.is_empty() {
+            let builder = Builder { route, node: built.node.as_ref(), findings };
+            desired_statuses.push(desired(route, builder.build(&built.parents)));
+        }
     }
-    let gone = marked(inputs.cluster).filter(|route| !inputs.graph.parents.contains_key(&route.key));
+    let gone = marked(inputs.cluster).filter(|route| inputs.graph.parents(&route.key).is_empty());
     desired_statuses.extend(gone.map(|route| desired(route, Vec::new())));
     desired_statuses
 }

@@ -22,7 +22,7 @@ const NOW: i64 = 1_795_392_000;
 /// A cluster with what it comes to.
 pub(super) struct Scene {
     pub(super) cluster: Cluster,
-    graph: Graph,
+    graph: Arc<Graph>,
     diagnostics: Vec<Diagnostic>,
     pub(super) sidecars: Vec<ServingSidecar>,
     addresses: Addresses,
@@ -74,7 +74,7 @@ impl Scene {
     pub(super) fn into_pass(self, version: u64) -> crate::pass::Pass {
         crate::pass::Pass {
             cluster: self.cluster.into(),
-            graph: self.graph.into(),
+            graph: self.graph,
             diagnostics: self.diagnostics.into(),
             version,
         }

@@ -63,7 +63,11 @@ pub(super) fn desired(policy: &Object<BackendTlsPolicy>, entries: Vec<Entry>) ->
 /// The Gateways of the routes that refer to something.
 fn gateways_by_target<'g>(cluster: &Cluster, graph: &'g Graph) -> BTreeMap<Target, BTreeSet<&'g Key>> {
     let mut users: BTreeMap<Target, BTreeSet<&Key>> = BTreeMap::new();
-    for (key, parents) in &graph.parents {
+    for (key, route) in graph.routes.iter() {
+        let parents = &route.parents;
+        if parents.is_empty() {
+            continue;
+        }
         let rules = cluster.http_routes.get(key).and_then(|route| route.value.spec.rules.as_deref());
         for reference in rules.unwrap_or_default().iter().flat_map(|rule| rule.backend_refs.iter().flatten())
         {

@@ -279,7 +279,8 @@ impl Store {
                 cluster.replace(served);
             }
             None => {
-                cluster.refused.insert(id.clone(), Refused { location: id.to_string(), remains });
+                let refused = Refused { location: id.to_string(), remains };
+                Arc::make_mut(&mut cluster.refused).insert(id.clone(), refused);
             }
         }
         if diagnostics.is_empty() {
