@@ -151,6 +151,11 @@ impl<T> Object<T> {
             && other.origin.file.is_none()
     }
 
+    /// Whether it is the same version of the object, read once.
+    pub(crate) fn is_version_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value) && Arc::ptr_eq(&self.origin.tree, &other.origin.tree)
+    }
+
     /// What decides between objects that want the same: the older wins, then the name.
     pub(crate) fn seniority(&self) -> (i64, &Key) {
         // Unknown age counts as youngest, so that what has an age keeps what it has.

@@ -7,10 +7,14 @@ use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
+use crate::addresses::Addresses;
 use crate::cluster::Key;
+use crate::diagnostics::Diagnostic;
+use crate::pass::Pass;
+use crate::status::{Desired, Doubts, Inputs, build_statuses};
 use crate::watch::kubernetes::{Content, Event, Store};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
-use crate::{Builder, CONTROLLER_NAME, Options, diagnostics};
+use crate::{Builder, CONTROLLER_NAME, Options};
 
 /// A certificate and its key, in base64 as Secrets hold them.
 static PAIR: LazyLock<(String, String, String)> = LazyLock::new(|| {
@@ -226,7 +230,10 @@ impl Edit {
             "hostnames": if self.choose(4, 2) == 0 { json!([]) } else { json!([format!("{namespace}.example")]) },
             "rules": [{"name": "one", "backendRefs": refs, "filters": filters,
                 "timeouts": {"request": self.pick(5, &["1ms", "1s"])}}],
-        }, "status": {"parents": [], "seen": self.choices[5]}})
+        }, "status": {"parents": self.pick(5, &[
+            json!([]),
+            json!([{"parentRef": {"name": "x0"}, "controllerName": CONTROLLER_NAME, "conditions": []}]),
+        ]), "seen": self.choices[5]}})
     }
 
     fn backend(&self) -> Value {
@@ -316,23 +323,51 @@ impl World {
     }
 
     /// Builds with the memory of the worlds before, and without.
-    fn check(&self, builder: &mut Builder, options: &Options) -> Result<(), TestCaseError> {
+    fn check(&self, memory: &mut Memory, options: &Options) -> Result<(), TestCaseError> {
         let cluster = self.store.cluster();
         let (mut said, mut said_anew) = (self.store.diagnostics(), self.store.diagnostics());
-        let (graph, state) = builder.build(&cluster, options, &mut said);
+        let (graph, state) = memory.builder.build(&cluster, options, &mut said);
         let mut fresh = Builder::default();
         let (fresh_graph, fresh_state) = fresh.build(&cluster, options, &mut said_anew);
         prop_assert_eq!(state, fresh_state);
         prop_assert_eq!(state.validate_references(), Ok(()));
-        let texts =
-            |said: &[diagnostics::Diagnostic]| said.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let texts = |said: &[Diagnostic]| said.iter().map(ToString::to_string).collect::<Vec<_>>();
         prop_assert_eq!(texts(&said), texts(&said_anew));
-        prop_assert_eq!(said, said_anew);
+        prop_assert_eq!(&said, &said_anew);
         prop_assert_eq!(&graph.gateways, &fresh_graph.gateways);
         prop_assert_eq!(&graph.routes, &fresh_graph.routes);
         prop_assert_eq!(&graph.backends, &fresh_graph.backends);
         prop_assert_eq!(&graph.services, &fresh_graph.services);
         prop_assert_eq!(&graph.policies, &fresh_graph.policies);
+        memory.check_statuses(Pass { cluster, graph, diagnostics: said.into(), version: 0 })
+    }
+}
+
+/// What is kept from pass to pass.
+#[derive(Default)]
+struct Memory {
+    builder: Builder,
+    last: Option<Pass>,
+    statuses: BTreeMap<ObjectId, Desired>,
+}
+
+impl Memory {
+    fn check_statuses(&mut self, pass: Pass) -> Result<(), TestCaseError> {
+        let inputs = Inputs {
+            cluster: &pass.cluster,
+            graph: &pass.graph,
+            diagnostics: &pass.diagnostics,
+            sidecars: &[],
+            addresses: &Addresses::new(),
+        };
+        let doubts = self.last.as_ref().map_or(Doubts::Everything, |last| Doubts::between(last, &pass));
+        self.statuses.retain(|id, _| !doubts.include(id));
+        let by_id = |desired: Desired| (desired.id.clone(), desired);
+        self.statuses.extend(build_statuses(inputs, &doubts).into_iter().map(by_id));
+        let all: BTreeMap<_, _> =
+            build_statuses(inputs, &Doubts::Everything).into_iter().map(by_id).collect();
+        prop_assert_eq!(&self.statuses, &all);
+        self.last = Some(pass);
         Ok(())
     }
 }
@@ -346,15 +381,15 @@ proptest! {
         edits in prop::collection::vec((prop::collection::vec(edit(), 1..4), 0..24_u8), 1..30),
     ) {
         let mut world = World::new();
-        let mut builder = Builder::default();
+        let mut memory = Memory::default();
         let mut options = Options { live: true, guard: Some(crate::GuardOptions::default()), ..Options::default() };
         start.iter().filter(|edit| !edit.is_removal).for_each(|edit| world.edit(edit));
-        world.check(&mut builder, &options)?;
+        world.check(&mut memory, &options)?;
         for (edits, flip) in edits {
             edits.iter().for_each(|edit| world.edit(edit));
             // Now and then the switch of the Backend API is turned.
             options.backend_api ^= flip == 0;
-            world.check(&mut builder, &options)?;
+            world.check(&mut memory, &options)?;
         }
     }
 }

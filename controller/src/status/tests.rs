@@ -109,13 +109,16 @@ impl Scene {
     }
 
     pub(super) fn desired(&self) -> Vec<Desired> {
-        build_statuses(Inputs {
-            cluster: &self.cluster,
-            graph: &self.graph,
-            diagnostics: &self.diagnostics,
-            sidecars: &self.sidecars,
-            addresses: &self.addresses,
-        })
+        build_statuses(
+            Inputs {
+                cluster: &self.cluster,
+                graph: &self.graph,
+                diagnostics: &self.diagnostics,
+                sidecars: &self.sidecars,
+                addresses: &self.addresses,
+            },
+            &Doubts::Everything,
+        )
     }
 
     pub(super) fn present(&self, id: &ObjectId) -> Option<Value> {

@@ -20,6 +20,9 @@ pub(crate) struct BackendInfo {
 
 /// Every Backend of the cluster.
 pub(crate) fn backends(pass: &Pass) -> BTreeMap<Key, BackendInfo> {
+    if pass.cluster.backends.is_empty() {
+        return BTreeMap::new();
+    }
     let used = used_backends(&pass.graph);
     let info = |(key, backend): (&Key, &crate::cluster::Object<understudy_crds::Backend>)| {
         let info = BackendInfo {
