@@ -3,6 +3,7 @@
 //! Inputs: what the watch stage found. Outputs: a [`Cluster`], in which every object stands once, in an order
 //! that does not depend on the order of files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
+use crate::watch::kubernetes::unpacked;
 use crate::watch::{Kind, KnownObject, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
@@ -120,8 +122,8 @@ impl<T> Object<T> {
     }
 
     /// What controllers reported.
-    pub(crate) fn status(&self) -> Option<&Node> {
-        self.origin.tree().child("status")
+    pub(crate) fn status(&self) -> Option<Cow<'_, Node>> {
+        self.origin.tree().child("status").map(unpacked)
     }
 
     /// `FILE:LINE`, or the object's name where it comes from no file.

@@ -1,6 +1,6 @@
 //! A builder with a memory builds what one without builds, whatever happened to the cluster in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
@@ -296,7 +296,7 @@ impl World {
     fn new() -> Self {
         let mut store = Store::new("understudy-system");
         for kind in Kind::all() {
-            store.take(Event::Listed(kind, Vec::new()));
+            store.take(Event::Listed(kind, BTreeSet::new()));
         }
         Self { store, version: 0, contents: BTreeMap::new() }
     }

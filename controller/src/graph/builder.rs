@@ -3,7 +3,7 @@
 //! Inputs: a [`Cluster`], and the one of the last graph. Outputs: a [`Graph`] and diagnostics, both the same as if nothing
 //! were known of the last one: a new builder has no memory and builds everything, by the same steps. In each step, what
 //! was made of objects of which none differs is kept; and what is made anew and is equal to what there was is dropped
-//! for it, so that later steps see no difference. `docs/decisions/0033-…` tells why.
+//! for it, so that later steps see no difference. `docs/decisions/0018-what-a-change-costs.md` tells why.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

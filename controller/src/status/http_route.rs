@@ -40,7 +40,7 @@ pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<HttpRout
 }
 
 fn is_marked(route: &Object<HttpRoute>) -> bool {
-    has_own_entry(route.status(), "parents")
+    has_own_entry(route.status().as_deref(), "parents")
 }
 
 pub(super) fn desired(route: &Object<HttpRoute>, entries: Vec<Entry>) -> Desired {

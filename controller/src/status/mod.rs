@@ -142,6 +142,6 @@ fn has_own_entry(status: Option<&crate::watch::Node>, list: &str) -> bool {
 fn has_other_manager(cluster: &Cluster) -> bool {
     cluster.gateway_classes.values().any(|class| {
         class.value.spec.controller_name.starts_with("gateway.envoyproxy.io/")
-            && class.status().is_some_and(|status| condition::is_true(status, "Accepted"))
+            && class.status().is_some_and(|status| condition::is_true(&status, "Accepted"))
     })
 }

@@ -132,7 +132,7 @@ impl Scene {
             Kind::BackendTlsPolicy => cluster.backend_tls_policies.get(&id.key)?.status(),
             _ => None,
         };
-        status.map(crate::watch::Node::to_json)
+        status.map(|status| status.to_json())
     }
 }
 

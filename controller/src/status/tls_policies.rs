@@ -34,7 +34,7 @@ pub(super) fn build_policies(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
             users.get(&(kind, Key::new(&policy.key.namespace, &target.name)))
         });
         let gateways: BTreeSet<_> = targets.flatten().copied().collect();
-        if gateways.is_empty() && !has_own_entry(policy.status(), "ancestors") {
+        if gateways.is_empty() && !has_own_entry(policy.status().as_deref(), "ancestors") {
             continue;
         }
         let conditions = build_conditions(findings, policy);
@@ -49,7 +49,10 @@ pub(super) fn build_policies(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
 
 /// Policies whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<BackendTlsPolicy>> {
-    cluster.backend_tls_policies.values().filter(|policy| has_own_entry(policy.status(), "ancestors"))
+    cluster
+        .backend_tls_policies
+        .values()
+        .filter(|policy| has_own_entry(policy.status().as_deref(), "ancestors"))
 }
 
 pub(super) fn desired(policy: &Object<BackendTlsPolicy>, entries: Vec<Entry>) -> Desired {

@@ -4,6 +4,7 @@
 //! patches of `status`, each bound to the version of the object that it was made for, so that nobody's write is lost.
 //! What differs is compared with the pass and, until a pass shows that, with what was written last.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -229,7 +230,7 @@ impl Writer {
             }
             let present = match self.written.get(id) {
                 Some(written) => Some(written.status.clone()),
-                None => status.map(Node::to_json),
+                None => status.map(|status| status.to_json()),
             };
             if merge(desired, present.as_ref(), 0).is_some() {
                 self.pacer.want(id);
@@ -248,7 +249,7 @@ impl Writer {
         let Some((version, status)) = find(&pass.cluster, id) else { return self.pacer.drop(id) };
         let (mut at, mut present) = match self.written.get(id) {
             Some(written) => (written.version.clone(), Some(written.status.clone())),
-            None => (version.to_owned(), status.map(Node::to_json)),
+            None => (version.to_owned(), status.map(|status| status.to_json())),
         };
         self.pacer.begin(id, fingerprint(&desired), now);
         // Whoever wrote in between is read once; after that the next pass shows what is there.
@@ -325,7 +326,7 @@ fn fingerprint(desired: &Desired) -> u64 {
 }
 
 /// The version and the status of an object.
-fn find<'c>(cluster: &'c Cluster, id: &ObjectId) -> Option<(&'c str, Option<&'c Node>)> {
+fn find<'c>(cluster: &'c Cluster, id: &ObjectId) -> Option<(&'c str, Option<Cow<'c, Node>>)> {
     macro_rules! find {
         ($map:ident) => {
             cluster.$map.get(&id.key).map(|object| (object.resource_version(), object.status()))
