@@ -12,6 +12,7 @@ mod backend;
 mod backend_tls;
 mod certificate;
 mod cors;
+mod differences;
 mod duration;
 mod gateway;
 mod guard;
@@ -29,6 +30,7 @@ pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, Upstrea
 pub use backend_tls::{BackendTls, CaBundle, TlsVersion, Trust};
 pub use certificate::{Certificate, PrivateKey};
 pub use cors::Cors;
+pub use differences::differences;
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
 pub use guard::{DeniedTargets, Guard, Network, NetworkError};

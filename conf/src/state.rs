@@ -49,68 +49,75 @@ impl State {
     /// # Errors
     /// The first [`DanglingReference`] found.
     pub fn validate_references(&self) -> Result<(), DanglingReference> {
-        let dangling =
-            |from: &str, to: &str| Err(DanglingReference { from: from.to_owned(), to: to.to_owned() });
-        for gateway in self.gateways.values() {
-            let certificates =
-                gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
-            for certificate in certificates {
-                if !self.certificates.contains_key(certificate) {
-                    return dangling(gateway.name.as_str(), certificate.as_str());
-                }
+        self.gateways.values().try_for_each(|gateway| self.validate_gateway(gateway))?;
+        self.backends.values().try_for_each(|backend| self.validate_backend(backend))?;
+        self.routes.values().try_for_each(|route| self.validate_route(route))?;
+        self.pools.values().try_for_each(|pool| self.validate_pool(pool))
+    }
+
+    pub(crate) fn validate_gateway(&self, gateway: &Gateway) -> Result<(), DanglingReference> {
+        let mut certificates =
+            gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
+        match certificates.find(|certificate| !self.certificates.contains_key(*certificate)) {
+            Some(certificate) => dangling(gateway.name.as_str(), certificate.as_str()),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn validate_backend(&self, backend: &Backend) -> Result<(), DanglingReference> {
+        let Some(tls) = &backend.tls else { return Ok(()) };
+        if let Some(certificate) = &tls.client_certificate
+            && !self.certificates.contains_key(certificate)
+        {
+            return dangling(backend.name.as_str(), certificate.as_str());
+        }
+        let Trust::Bundles(bundles) = &tls.trust else { return Ok(()) };
+        match bundles.iter().find(|bundle| !self.ca_bundles.contains_key(*bundle)) {
+            Some(bundle) => dangling(backend.name.as_str(), bundle.as_str()),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn validate_route(&self, route: &Route) -> Result<(), DanglingReference> {
+        for attachment in &route.attachments {
+            let listener = self
+                .gateways
+                .get(&attachment.gateway)
+                .and_then(|gateway| gateway.listeners.iter().find(|l| l.name == attachment.listener));
+            if listener.is_none() {
+                return dangling(
+                    route.name.as_str(),
+                    &format!("{} listener {}", attachment.gateway, attachment.listener),
+                );
             }
         }
-        for backend in self.backends.values() {
-            let Some(tls) = &backend.tls else { continue };
-            if let Some(certificate) = &tls.client_certificate
-                && !self.certificates.contains_key(certificate)
+        for rule in &route.rules {
+            if let Action::Forward(pool) = &rule.action
+                && !self.pools.contains_key(pool)
             {
-                return dangling(backend.name.as_str(), certificate.as_str());
+                return dangling(route.name.as_str(), pool.as_str());
             }
-            let Trust::Bundles(bundles) = &tls.trust else { continue };
-            if let Some(bundle) = bundles.iter().find(|bundle| !self.ca_bundles.contains_key(*bundle)) {
-                return dangling(backend.name.as_str(), bundle.as_str());
-            }
-        }
-        for route in self.routes.values() {
-            for attachment in &route.attachments {
-                let listener = self
-                    .gateways
-                    .get(&attachment.gateway)
-                    .and_then(|gateway| gateway.listeners.iter().find(|l| l.name == attachment.listener));
-                if listener.is_none() {
-                    return dangling(
-                        route.name.as_str(),
-                        &format!("{} listener {}", attachment.gateway, attachment.listener),
-                    );
-                }
-            }
-            for rule in &route.rules {
-                if let Action::Forward(pool) = &rule.action
-                    && !self.pools.contains_key(pool)
-                {
-                    return dangling(route.name.as_str(), pool.as_str());
-                }
-                if let Some(pool) = self.missing_mirror(&rule.filters) {
-                    return dangling(route.name.as_str(), pool.as_str());
-                }
+            if let Some(pool) = self.missing_mirror(&rule.filters) {
+                return dangling(route.name.as_str(), pool.as_str());
             }
         }
-        for pool in self.pools.values() {
-            if let Some(policy) = &pool.policy
-                && !self.policies.contains_key(policy)
+        Ok(())
+    }
+
+    pub(crate) fn validate_pool(&self, pool: &Pool) -> Result<(), DanglingReference> {
+        if let Some(policy) = &pool.policy
+            && !self.policies.contains_key(policy)
+        {
+            return dangling(pool.name.as_str(), policy.as_str());
+        }
+        for reference in &pool.refs {
+            if let RefTarget::Backend(backend) = &reference.target
+                && !self.backends.contains_key(backend)
             {
-                return dangling(pool.name.as_str(), policy.as_str());
+                return dangling(pool.name.as_str(), backend.as_str());
             }
-            for reference in &pool.refs {
-                if let RefTarget::Backend(backend) = &reference.target
-                    && !self.backends.contains_key(backend)
-                {
-                    return dangling(pool.name.as_str(), backend.as_str());
-                }
-                if let Some(missing) = self.missing_mirror(&reference.filters) {
-                    return dangling(pool.name.as_str(), missing.as_str());
-                }
+            if let Some(missing) = self.missing_mirror(&reference.filters) {
+                return dangling(pool.name.as_str(), missing.as_str());
             }
         }
         Ok(())
@@ -123,4 +130,8 @@ impl State {
         });
         mirrors.find(|pool| !self.pools.contains_key(*pool))
     }
+}
+
+fn dangling(from: &str, to: &str) -> Result<(), DanglingReference> {
+    Err(DanglingReference { from: from.to_owned(), to: to.to_owned() })
 }

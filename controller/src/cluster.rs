@@ -3,6 +3,7 @@
 //! Inputs: what the watch stage found. Outputs: a [`Cluster`], in which every object stands once, in an order
 //! that does not depend on the order of files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
+use crate::watch::kubernetes::unpacked;
 use crate::watch::{Kind, KnownObject, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
@@ -120,8 +122,8 @@ impl<T> Object<T> {
     }
 
     /// What controllers reported.
-    pub(crate) fn status(&self) -> Option<&Node> {
-        self.origin.tree().child("status")
+    pub(crate) fn status(&self) -> Option<Cow<'_, Node>> {
+        self.origin.tree().child("status").map(unpacked)
     }
 
     /// `FILE:LINE`, or the object's name where it comes from no file.
@@ -142,6 +144,20 @@ impl<T> Object<T> {
         self.origin.tree = tree;
     }
 
+    /// Whether another version of the object means the same, whatever its status is. Those of files never do: their
+    /// lines count.
+    pub(crate) fn means_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value)
+            && self.is_valid == other.is_valid
+            && self.origin.file.is_none()
+            && other.origin.file.is_none()
+    }
+
+    /// Whether it is the same version of the object, read once.
+    pub(crate) fn is_version_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value) && Arc::ptr_eq(&self.origin.tree, &other.origin.tree)
+    }
+
     /// What decides between objects that want the same: the older wins, then the name.
     pub(crate) fn seniority(&self) -> (i64, &Key) {
         // Unknown age counts as youngest, so that what has an age keeps what it has.
@@ -160,7 +176,7 @@ fn texts(node: &Node) -> BTreeMap<String, String> {
 }
 
 /// An object that could not be read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Refused {
     /// `FILE:LINE`, or the object's name where it comes from no file.
     pub(crate) location: String,
@@ -190,7 +206,7 @@ pub(crate) struct Cluster {
     pub(crate) config_maps: Objects<ConfigMap>,
     pub(crate) nodes: Objects<ClusterNode>,
     /// Objects that are there and could not be read.
-    pub(crate) refused: BTreeMap<ObjectId, Refused>,
+    pub(crate) refused: Arc<BTreeMap<ObjectId, Refused>>,
 }
 
 /// The label by which an EndpointSlice belongs to a Service.
@@ -239,7 +255,9 @@ macro_rules! maps {
             /// Removes an object, whether it could be read or not.
             pub(crate) fn remove(&mut self, id: &ObjectId) {
                 self.unlink(id);
-                self.refused.remove(id);
+                if self.refused.contains_key(id) {
+                    Arc::make_mut(&mut self.refused).remove(id);
+                }
                 match id.kind {
                     $(Kind::$kind => if self.$map.contains_key(&id.key) {
                         Arc::make_mut(&mut self.$map).remove(&id.key);
@@ -290,6 +308,6 @@ impl Cluster {
 }
 
 /// The Service that a slice belongs to.
-fn service_of<T>(slice: &Object<T>) -> Option<Key> {
+pub(crate) fn service_of<T>(slice: &Object<T>) -> Option<Key> {
     slice.labels.get(SERVICE_NAME).map(|service| Key::new(&slice.key.namespace, service))
 }

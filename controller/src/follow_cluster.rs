@@ -23,12 +23,17 @@ use crate::pass::Pass;
 use crate::publish::Publisher;
 use crate::watch::kubernetes::{Change, KubernetesSource, Store};
 use crate::writers::{Subject, Writers};
-use crate::{Options, OwnNode, Placement, Report, Sidecar, bridge, translate_cluster};
+use crate::{Builder, Options, OwnNode, Placement, Report, Sidecar, bridge};
 
 /// What belongs together often comes on several watches: a change waits this long for others.
 const TOGETHER: Duration = Duration::from_millis(5);
-/// States are published at most this often.
-const INTERVAL: Duration = Duration::from_millis(30);
+/// After a state that took so long, none is published for so many times as long, within these bounds: one change among
+/// many does not wait, and a storm of them leaves most of a processor to the proxy.
+const REST: u32 = 2;
+const SHORTEST_REST: Duration = Duration::from_millis(10);
+const LONGEST_REST: Duration = Duration::from_millis(100);
+/// Statuses matter to nobody but those who write them: they wait this long, and keep no state waiting.
+const STATUSES: Duration = Duration::from_millis(100);
 /// Once anything is published, a change waits at most this long for a Secret or ConfigMap that the API server does not
 /// give.
 const CONTENT: Duration = Duration::from_secs(1);
@@ -124,6 +129,7 @@ pub async fn follow_cluster(
     let mut store = Store::new(&sidecar.namespace);
     let mut passer = Passer {
         publisher,
+        builder: Builder::default(),
         options: Options { live: true, ..options },
         diagnostics: Arc::new([]),
         graph: None,
@@ -151,9 +157,10 @@ pub async fn follow_cluster(
             () = pending.due(&store, passer.graph.is_some()) => {
                 let work = pending.take();
                 store.stop_waiting();
+                let began = Instant::now();
                 let report;
                 (passer, report) = passer.run(work, &store).await?;
-                pending.ran(Instant::now());
+                pending.ran(work, began, Instant::now());
                 if let Some(Outcome { pass, report }) = report {
                     if !passer.failed {
                         health.set_published();
@@ -200,47 +207,48 @@ async fn next_peers(peers: &mut watch::Receiver<Option<Arc<Peers>>>) -> Arc<Peer
 /// What changed since the last pass, and when the next one is due.
 #[derive(Debug, Default)]
 struct Pending {
-    change: Option<Change>,
-    /// When the first of the changes came.
-    since: Option<Instant>,
-    /// When the last pass ended.
-    last: Option<Instant>,
+    /// When the first change came that may change what is served.
+    meaning: Option<Instant>,
+    /// The same, of statuses.
+    status: Option<Instant>,
+    /// Until when no state is published.
+    rest: Option<Instant>,
 }
 
 impl Pending {
     fn note(&mut self, change: Change, now: Instant) {
-        if change > Change::Nothing {
-            self.change = self.change.max(Some(change));
-            self.since.get_or_insert(now);
+        match change {
+            Change::Nothing => {}
+            Change::Status => drop(self.status.get_or_insert(now)),
+            Change::Meaning => drop(self.meaning.get_or_insert(now)),
         }
     }
 
     /// Waits until a pass is due.
     async fn due(&self, store: &Store, ran_before: bool) {
         let never = std::future::pending::<()>();
-        let Some(since) = self.since.filter(|_| store.unlisted().next().is_none()) else {
+        if store.unlisted().next().is_some() || store.is_waiting() && !ran_before {
             return never.await;
+        }
+        let patience = if store.is_waiting() { CONTENT } else { TOGETHER };
+        // A pass over statuses alone would show a cluster that fits no graph while anything else is due.
+        let due = match (self.meaning, self.status) {
+            (Some(since), _) => (since + patience).max(self.rest.unwrap_or(since)),
+            (None, Some(since)) => since + STATUSES,
+            (None, None) => return never.await,
         };
-        let mut due = since + TOGETHER;
-        if store.is_waiting() {
-            if !ran_before {
-                return never.await;
-            }
-            due = since + CONTENT;
-        }
-        if let Some(last) = self.last {
-            due = due.max(last + INTERVAL);
-        }
         sleep_until(due).await;
     }
 
     fn take(&mut self) -> Change {
-        self.since = None;
-        self.change.take().unwrap_or(Change::Nothing)
+        self.status = None;
+        if self.meaning.take().is_some() { Change::Meaning } else { Change::Status }
     }
 
-    fn ran(&mut self, now: Instant) {
-        self.last = Some(now);
+    fn ran(&mut self, change: Change, began: Instant, now: Instant) {
+        if change == Change::Meaning {
+            self.rest = Some(now + ((now - began) * REST).clamp(SHORTEST_REST, LONGEST_REST));
+        }
     }
 }
 
@@ -254,6 +262,7 @@ struct Outcome {
 /// Makes passes.
 struct Passer {
     publisher: Publisher,
+    builder: Builder,
     options: Options,
     /// Those of the last pass.
     diagnostics: Arc<[Diagnostic]>,
@@ -294,12 +303,12 @@ impl Passer {
 
     fn build(&mut self, cluster: Arc<Cluster>, mut said: Vec<Diagnostic>) -> Option<Outcome> {
         let began = Instant::now();
-        let (graph, state) = translate_cluster(&cluster, &self.options, &mut said);
-        let (graph, translated) = (Arc::new(graph), Instant::now());
+        let (graph, state) = self.builder.build(&cluster, &self.options, &mut said);
+        let translated = Instant::now();
         if let Placement::Service(_) = self.options.listen.placement {
             self.options.held = HeldPorts::of(&graph);
         }
-        let published = self.publisher.publish(&state);
+        let published = self.publisher.publish(state);
         log::debug!(
             "a pass over {} routes: translated in {:?}, written in {:?}",
             graph.routes.len(),
@@ -310,7 +319,8 @@ impl Passer {
             Ok(published) => {
                 self.failed = false;
                 self.version = published.version;
-                let is_new = published.changed || *said != *self.diagnostics || self.graph.is_none();
+                let others_said = *said != *self.diagnostics;
+                let is_new = published.changed || others_said || self.graph.is_none();
                 if published.changed {
                     log::info!(
                         "state version {}: {} files written, {} removed",
@@ -319,10 +329,13 @@ impl Passer {
                         published.removed
                     );
                 }
-                self.diagnostics = said.into();
+                if others_said {
+                    self.diagnostics = said.into();
+                }
                 self.graph = Some(graph.clone());
                 let diagnostics = self.diagnostics.clone();
-                let report = is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state });
+                let report =
+                    is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state: state.clone() });
                 Some(Outcome { pass: Pass { cluster, graph, diagnostics, version: self.version }, report })
             }
             Err(error) => {

@@ -13,6 +13,7 @@
 
 mod addresses;
 mod bridge;
+mod changes;
 mod cluster;
 mod diagnostics;
 #[cfg(test)]
@@ -22,6 +23,8 @@ mod follow_cluster;
 mod graph;
 mod guard;
 mod health;
+#[cfg(test)]
+mod incremental_tests;
 mod lease;
 mod load;
 mod pass;
@@ -32,6 +35,8 @@ mod translate;
 mod visible;
 mod watch;
 mod writers;
+
+use std::sync::Arc;
 
 use understudy_conf::State;
 
@@ -128,20 +133,31 @@ pub fn check_text(text: String, options: &Options) -> Report {
 
 fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
-    let (_, state) = translate_cluster(&cluster, options, &mut diagnostics);
-    Report { diagnostics, state }
+    let mut builder = Builder::default();
+    builder.build(&cluster, options, &mut diagnostics);
+    Report { diagnostics, state: builder.translator.into_state() }
 }
 
-/// The third and fourth stage, with diagnostics in their order.
-fn translate_cluster(
-    cluster: &cluster::Cluster,
-    options: &Options,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> (graph::Graph, State) {
-    let now = jiff::Timestamp::now().as_second();
-    let graph = graph::build_graph(cluster, options, now, diagnostics);
-    let mut state = translate::build_state(&graph);
-    state.guards = guard::build_guards(cluster, options);
-    diagnostics::sort(diagnostics);
-    (graph, state)
+/// The third and fourth stage, with a memory of what they made of the last cluster.
+#[derive(Debug, Default)]
+struct Builder {
+    graph: graph::GraphBuilder,
+    translator: translate::Translator,
+}
+
+impl Builder {
+    /// Builds graph and state of a cluster, and puts diagnostics into their order.
+    fn build(
+        &mut self,
+        cluster: &cluster::Cluster,
+        options: &Options,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> (Arc<graph::Graph>, &State) {
+        let now = jiff::Timestamp::now().as_second();
+        let graph = self.graph.build(cluster, options, now, diagnostics);
+        let state = self.translator.translate(&graph);
+        state.guards = translate::keep_objects(&state.guards, guard::build_guards(cluster, options));
+        diagnostics::sort(diagnostics);
+        (graph, state)
+    }
 }

@@ -194,9 +194,8 @@ impl Remembered {
                 Some(object) => cluster.add(object.clone(), diagnostics),
                 None => {
                     let location = format!("{file}:{}", found.line);
-                    cluster
-                        .refused
-                        .insert(found.id.clone(), Refused { location, remains: found.remains.clone() });
+                    let refused = Refused { location, remains: found.remains.clone() };
+                    Arc::make_mut(&mut cluster.refused).insert(found.id.clone(), refused);
                 }
             }
         }

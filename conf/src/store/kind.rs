@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Guard,
-    GuardName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
+    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, DanglingReference, Gateway,
+    GatewayName, Guard, GuardName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
 };
 
 /// A kind of object, in the order in which they are written: what is referred to comes first.
@@ -73,10 +73,13 @@ pub(crate) trait Object: Serialize + DeserializeOwned + PartialEq {
     fn name(&self) -> &Self::Name;
     fn objects(state: &State) -> &Objects<Self>;
     fn objects_mut(state: &mut State) -> &mut Objects<Self>;
+
+    /// Checks that every reference of the object resolves.
+    fn validate(&self, state: &State) -> Result<(), DanglingReference>;
 }
 
 macro_rules! objects {
-    ($($type:ident, $name:ident, $kind:ident, $field:ident;)+) => {$(
+    ($($type:ident, $name:ident, $kind:ident, $field:ident $(, $validate:ident)?;)+) => {$(
         impl Object for $type {
             const KIND: Kind = Kind::$kind;
             type Name = $name;
@@ -92,6 +95,11 @@ macro_rules! objects {
             fn objects_mut(state: &mut State) -> &mut Objects<Self> {
                 &mut state.$field
             }
+
+            fn validate(&self, _state: &State) -> Result<(), DanglingReference> {
+                $(_state.$validate(self)?;)?
+                Ok(())
+            }
         }
     )+};
 }
@@ -100,11 +108,11 @@ objects! {
     Guard, GuardName, Guards, guards;
     Policy, PolicyName, Policies, policies;
     CaBundle, CaBundleName, CaBundles, ca_bundles;
-    Backend, BackendName, Backends, backends;
-    Pool, PoolName, Pools, pools;
+    Backend, BackendName, Backends, backends, validate_backend;
+    Pool, PoolName, Pools, pools, validate_pool;
     Certificate, CertificateName, Certificates, certificates;
-    Gateway, GatewayName, Gateways, gateways;
-    Route, RouteName, Routes, routes;
+    Gateway, GatewayName, Gateways, gateways, validate_gateway;
+    Route, RouteName, Routes, routes, validate_route;
 }
 
 /// Runs a generic function once for each kind, in the order of [`Kind::ALL`].

@@ -76,13 +76,11 @@ impl Writer {
     /// [`StoreError::Io`] and [`StoreError::LockLost`] leave the version before in force, and the next call
     /// begins anew.
     pub fn publish(&mut self, next: &State) -> Result<Published, StoreError> {
-        next.validate_references()
-            .map_err(|reference| StoreError::Dangling { file: self.folder.join(ROOT_FILE), reference })?;
         self.lock.check(&self.folder)?;
         if !self.root_is_own()? {
             return self.rewrite(next);
         }
-        let plan = build_plan(self.current.as_ref(), next)?;
+        let plan = self.plan(self.current.as_ref(), next)?;
         if !plan.is_empty() {
             return self.write_version(plan, next);
         }
@@ -114,10 +112,17 @@ impl Writer {
         self.rewrite(&state)
     }
 
+    fn plan(&self, last: Option<&Snapshot>, next: &State) -> Result<Plan, StoreError> {
+        let mut plan = build_plan(last, next)?;
+        let dangling = |reference| StoreError::Dangling { file: self.folder.join(ROOT_FILE), reference };
+        plan.validate(next).map_err(dangling)?;
+        Ok(plan)
+    }
+
     /// Writes a version without trust in anything that stands on disk.
     fn rewrite(&mut self, next: &State) -> Result<Published, StoreError> {
         create_folders(&self.folder)?;
-        let plan = self.without_intact_files(build_plan(None, next)?);
+        let plan = self.without_intact_files(self.plan(None, next)?);
         // Some of these may be needed again. What is left over is listed anew afterwards.
         self.superseded.clear();
         let published = self.write_version(plan, next)?;

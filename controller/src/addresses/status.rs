@@ -118,7 +118,7 @@ fn shows_nodes(cluster: &Cluster, gateway: &Key) -> bool {
 }
 
 fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<GatewayAddress> {
-    let assigned = balancer_addresses(service.status());
+    let assigned = balancer_addresses(service.status().as_deref());
     if !assigned.is_empty() {
         return assigned;
     }

@@ -68,12 +68,7 @@ fn pass_after(text: &str, held: HeldPorts) -> Pass {
     let listen = ListenOptions { placement: placement(), ..ListenOptions::default() };
     let options = Options { listen, held, ..Options::default() };
     let graph = crate::graph::build_graph(&loaded.cluster, &options, 0, &mut diagnostics);
-    Pass {
-        cluster: Arc::new(loaded.cluster),
-        graph: Arc::new(graph),
-        diagnostics: diagnostics.into(),
-        version: 1,
-    }
+    Pass { cluster: Arc::new(loaded.cluster), graph, diagnostics: diagnostics.into(), version: 1 }
 }
 
 fn two_pods() -> Peers {

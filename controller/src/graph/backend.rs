@@ -1,21 +1,23 @@
 //! Backend: endpoints by name, address and path; names of Services of the manifests become their pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use understudy_conf::{BackendName, Endpoint, EndpointAddress, UpstreamProtocol};
 use understudy_crds::{AppProtocol, Backend, BackendEndpoint, BackendType, FqdnEndpoint};
 
 use crate::Options;
+use crate::changes::Changes;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Reason, reasons};
 use crate::graph::backend_tls::{TlsNode, TlsSource};
 use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy, find_unreadable};
-use crate::graph::service;
+use crate::graph::{Graph, service};
 use crate::watch::ENVOY;
 
-/// A Backend as routes see it.
-#[derive(Debug)]
+/// A Backend that routes can refer to.
+#[derive(Debug, PartialEq)]
 pub(crate) struct BackendNode {
     pub(crate) name: BackendName,
     pub(crate) fallback: bool,
@@ -24,50 +26,115 @@ pub(crate) struct BackendNode {
     pub(crate) protocol: UpstreamProtocol,
     /// How it is spoken to over TLS; without it, in clear text.
     pub(crate) tls: Option<TlsNode>,
+    /// What was found while it was built.
+    diagnostics: Vec<Diagnostic>,
+    /// The Services that its names may stand for.
+    services: Vec<Key>,
+    /// Whether something of it has a date at which it turns bad.
+    is_dated: bool,
+}
+
+impl BackendNode {
+    /// What routes see of it.
+    fn face(&self) -> (&BackendName, bool, Option<&Unusable>) {
+        (&self.name, self.fallback, self.endpoints.as_ref().err())
+    }
+}
+
+/// All Backends, and which of them differ from the last time.
+#[derive(Debug, Default)]
+pub(crate) struct Backends {
+    pub(crate) nodes: Arc<BTreeMap<Key, Arc<BackendNode>>>,
+    pub(crate) differing: BTreeSet<Key>,
+    /// Those of which routes see a difference.
+    pub(crate) faces: BTreeSet<Key>,
 }
 
 /// Why a Backend cannot be used.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Unusable {
     pub(crate) reason: Reason,
     pub(crate) message: String,
     pub(crate) remedy: String,
 }
 
-/// Builds all Backends.
+/// Builds all Backends; with what there was and what differs since, those only that may differ.
 pub(crate) fn build_backends(
     tls: TlsSource<'_>,
     options: &Options,
+    last: Option<(&Graph, &Changes)>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> BTreeMap<Key, BackendNode> {
-    let mut nodes = BTreeMap::new();
-    for backend in tls.cluster.backends.values() {
-        let key = &backend.key;
-        let Ok(name) = BackendName::new(format!("backend/{}/{}", key.namespace, key.name)) else { continue };
-        if !options.backend_api {
-            let diagnostic = reasons::backend_api_off(&backend.at(""));
-            let unusable = Unusable {
-                reason: diagnostic.reason,
-                message: format!("{} is not served: {}", backend.label, diagnostic.message),
-                remedy: diagnostic.remedy.clone(),
+) -> Backends {
+    let nodes = last.map(|(graph, _)| graph.backends.clone()).unwrap_or_default();
+    let mut all = Backends { nodes, ..Backends::default() };
+    let is_known = |changes: &Changes| {
+        !changes.tls_policies && !changes.refused && !changes.contents && changes.grants.is_empty()
+    };
+    let doubtful: BTreeSet<Key> = match last {
+        Some((graph, changes)) if is_known(changes) => {
+            let followed = |node: &BackendNode| {
+                node.is_dated || node.services.iter().any(|service| changes.endpoints.contains(service))
             };
-            diagnostics.push(diagnostic);
-            let (fallback, endpoints) = (backend.value.is_fallback(), Err(unusable));
-            let protocol = UpstreamProtocol::Http1;
-            nodes.insert(key.clone(), BackendNode { name, fallback, endpoints, protocol, tls: None });
+            let following = graph.backends.iter().filter(|(_, node)| followed(node)).map(|(key, _)| key);
+            following.chain(&changes.backends).cloned().collect()
+        }
+        _ => tls.cluster.backends.keys().chain(all.nodes.keys()).cloned().collect(),
+    };
+    for key in doubtful {
+        let before = all.nodes.get(&key);
+        let after = tls.cluster.backends.get(&key).and_then(|backend| build_backend(tls, options, backend));
+        if before.map(AsRef::as_ref) == after.as_ref() {
             continue;
         }
-        report_not_acting(backend, diagnostics);
-        let (endpoints, tls) = match resolve_tls(tls, backend, diagnostics) {
-            Ok(node) => (resolve_endpoints(tls.cluster, options, backend, node.is_some()), node),
-            Err(unusable) => (Err(unusable), None),
-        };
-        let h2c = backend.value.spec.app_protocols.iter().flatten().any(|known| *known == AppProtocol::H2c);
-        let protocol = if h2c { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 };
-        let fallback = backend.value.is_fallback();
-        nodes.insert(key.clone(), BackendNode { name, fallback, endpoints, protocol, tls });
+        if before.map(|node| node.face()) != after.as_ref().map(BackendNode::face) {
+            all.faces.insert(key.clone());
+        }
+        all.differing.insert(key.clone());
+        let nodes = Arc::make_mut(&mut all.nodes);
+        match after {
+            Some(after) => drop(nodes.insert(key, Arc::new(after))),
+            None => drop(nodes.remove(&key)),
+        }
     }
-    nodes
+    diagnostics.extend(all.nodes.values().flat_map(|node| &node.diagnostics).cloned());
+    all
+}
+
+fn build_backend(source: TlsSource<'_>, options: &Options, backend: &Object<Backend>) -> Option<BackendNode> {
+    let key = &backend.key;
+    let name = BackendName::new(format!("backend/{}/{}", key.namespace, key.name)).ok()?;
+    let spec = &backend.value.spec;
+    let h2c = spec.app_protocols.iter().flatten().any(|known| *known == AppProtocol::H2c);
+    let mut node = BackendNode {
+        name,
+        fallback: backend.value.is_fallback(),
+        endpoints: Ok(Vec::new()),
+        protocol: if h2c { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 },
+        tls: None,
+        diagnostics: Vec::new(),
+        services: Vec::new(),
+        is_dated: spec.tls.as_ref().is_some_and(|tls| tls.client_certificate_ref.is_some()),
+    };
+    if !options.backend_api {
+        let diagnostic = reasons::backend_api_off(&backend.at(""));
+        node.endpoints = Err(Unusable {
+            reason: diagnostic.reason,
+            message: format!("{} is not served: {}", backend.label, diagnostic.message),
+            remedy: diagnostic.remedy.clone(),
+        });
+        node.protocol = UpstreamProtocol::Http1;
+        node.diagnostics.push(diagnostic);
+        return Some(node);
+    }
+    let fqdns = spec.endpoints.iter().flatten().filter_map(|endpoint| endpoint.fqdn.as_ref());
+    node.services = fqdns.filter_map(|fqdn| service_name(options, fqdn)).collect();
+    report_not_acting(backend, &mut node.diagnostics);
+    node.endpoints = resolve_tls(source, backend, &mut node.diagnostics).and_then(|tls| {
+        let endpoints = resolve_endpoints(source.cluster, options, backend, tls.is_some());
+        node.tls = tls;
+        endpoints
+    });
+    Some(node)
 }
 
 /// The TLS that a Backend is spoken to with: what a BackendTLSPolicy asks for, over its own.
@@ -188,11 +255,7 @@ fn resolve_endpoint(
 /// Service, of an ExternalName Service or of a single pod, unknown ports, other cluster domains, and Services
 /// of which manifest files hold no EndpointSlice.
 fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoint) -> Option<Vec<Endpoint>> {
-    let name = fqdn.canonical_hostname();
-    let with_domain = format!(".svc.{}", options.cluster_domain);
-    let service = name.strip_suffix(&with_domain).or_else(|| name.strip_suffix(".svc"))?;
-    let (name, namespace) = service.split_once('.').filter(|(_, namespace)| !namespace.contains('.'))?;
-    let key = Key::new(namespace, name);
+    let key = service_name(options, fqdn)?;
     let object = cluster.services.get(&key)?;
     if service::is_external_name(&object.value) {
         return None;
@@ -201,4 +264,13 @@ fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoin
     let slices = cluster.slices_of(&key);
     let unknown = slices.is_empty() && !options.live;
     (!unknown).then(|| service::resolve_endpoints(&slices, port))
+}
+
+/// The Service that a name would stand for, whether there is one or not.
+fn service_name(options: &Options, fqdn: &FqdnEndpoint) -> Option<Key> {
+    let name = fqdn.canonical_hostname();
+    let with_domain = format!(".svc.{}", options.cluster_domain);
+    let service = name.strip_suffix(&with_domain).or_else(|| name.strip_suffix(".svc"))?;
+    let (name, namespace) = service.split_once('.').filter(|(_, namespace)| !namespace.contains('.'))?;
+    Some(Key::new(namespace, name))
 }

@@ -1,8 +1,5 @@
 //! HTTPRoute: the references of its rules.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
 use understudy_conf::{BackendName, Priority, Weight};
 
@@ -10,9 +7,10 @@ use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy, find_unreadable};
 use crate::graph::filters::{BuiltFilters, MirrorSource};
-use crate::graph::http_route::{MirrorNode, RefNode, RefTargetNode, Resolver};
+use crate::graph::http_route::{MirrorNode, PortUse, RefNode, RefTargetNode, Resolver, Trace};
+use crate::graph::reads::Reads;
 use crate::graph::reference_grant::{Referrer, is_permitted};
-use crate::graph::{ServiceBackend, service};
+use crate::graph::service;
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId, nearest};
 
 impl Resolver<'_> {
@@ -23,23 +21,21 @@ impl Resolver<'_> {
         reference: &HttpRouteRulesBackendRefs,
         field: &str,
         filters: Option<BuiltFilters>,
-        services: &mut BTreeMap<String, ServiceBackend>,
-        diagnostics: &mut Vec<Diagnostic>,
+        trace: &mut Trace,
     ) -> RefNode {
         let weight = Weight::try_from(reference.weight.unwrap_or(1)).unwrap_or(0);
-        let mut target =
-            self.resolve_ref(route, reference, field, services, diagnostics).unwrap_or_else(|diagnostic| {
-                let text = diagnostic.message.clone();
-                diagnostics.push(*diagnostic);
-                RefTargetNode::Invalid(text)
-            });
+        let mut target = self.resolve_ref(route, reference, field, trace).unwrap_or_else(|diagnostic| {
+            let text = diagnostic.message.clone();
+            trace.diagnostics.push(*diagnostic);
+            RefTargetNode::Invalid(text)
+        });
         // A reference keeps its rank even if it is invalid: an invalid fallback must not become a primary.
-        let priority = self.rank_of(route, reference);
+        let priority = self.rank_of(route, reference, &mut trace.reads);
         if filters.is_none() {
             target = RefTargetNode::Invalid("a filter of the reference cannot act".to_owned());
         }
         let BuiltFilters { filters, mirrors, .. } = filters.unwrap_or_default();
-        let mirrors = self.build_mirrors(route, mirrors, field, services, diagnostics);
+        let mirrors = self.build_mirrors(route, mirrors, field, trace);
         RefNode { target, priority, weight, filters, mirrors }
     }
 
@@ -49,27 +45,32 @@ impl Resolver<'_> {
         route: &Object<HttpRoute>,
         mirrors: Vec<MirrorSource>,
         field: &str,
-        services: &mut BTreeMap<String, ServiceBackend>,
-        diagnostics: &mut Vec<Diagnostic>,
+        trace: &mut Trace,
     ) -> Vec<MirrorNode> {
         let mut built = Vec::new();
         for MirrorSource { field: own, reference, numerator, denominator } in mirrors {
-            match self.resolve_ref(route, &reference, &format!("{field}.{own}"), services, diagnostics) {
+            match self.resolve_ref(route, &reference, &format!("{field}.{own}"), trace) {
                 Ok(target) => built.push(MirrorNode { target, numerator, denominator }),
                 Err(mut diagnostic) => {
                     diagnostic.message.push_str("; nothing is mirrored to it, and requests go on");
-                    diagnostics.push(*diagnostic);
+                    trace.diagnostics.push(*diagnostic);
                 }
             }
         }
         built
     }
 
-    fn rank_of(&self, route: &Object<HttpRoute>, reference: &HttpRouteRulesBackendRefs) -> Priority {
+    fn rank_of(
+        &self,
+        route: &Object<HttpRoute>,
+        reference: &HttpRouteRulesBackendRefs,
+        reads: &mut Reads,
+    ) -> Priority {
         if reference.group.as_deref() != Some(ENVOY) || reference.kind.as_deref() != Some("Backend") {
             return 0;
         }
         let key = ref_key(route, reference);
+        reads.backend(&key);
         let fallback = match self.backends.get(&key) {
             Some(node) => node.fallback,
             None => {
@@ -85,8 +86,7 @@ impl Resolver<'_> {
         route: &Object<HttpRoute>,
         reference: &HttpRouteRulesBackendRefs,
         field: &str,
-        services: &mut BTreeMap<String, ServiceBackend>,
-        diagnostics: &mut Vec<Diagnostic>,
+        trace: &mut Trace,
     ) -> Result<RefTargetNode, Box<Diagnostic>> {
         let at = |name: &str| route.at(&format!("{field}.{name}"));
         let group = reference.group.as_deref().unwrap_or("");
@@ -96,13 +96,18 @@ impl Resolver<'_> {
             return Err(reasons::invalid_ref_kind(&at("kind"), group, kind).into());
         }
         let from = Referrer { group: GATEWAY_API, kind: "HTTPRoute", namespace: &route.key.namespace };
+        if key.namespace != route.key.namespace {
+            trace.reads.grants(&key.namespace);
+        }
         if !is_permitted(self.cluster, &from, group, kind, &key) {
             return Err(reasons::ref_not_permitted(&at("namespace"), &from, group, kind, &key).into());
         }
         if kind == "Backend" {
-            return self.resolve_backend(&key, &at("name"));
+            return self.resolve_backend(&key, &at("name"), &mut trace.reads);
         }
+        trace.reads.service(&key);
         let Some(service) = self.cluster.services.get(&key) else {
+            trace.reads.services_in(&key.namespace);
             let known = self.cluster.services.keys();
             return Err(self.not_found(&at("name"), Kind::Service, &key, known).into());
         };
@@ -127,32 +132,37 @@ impl Resolver<'_> {
                     return Err(reasons::service_needs_tls(&at("name"), &key, &policy.to_string()).into());
                 }
             },
-            Some(policy) => match self.tls.resolve_policy(policy, None, diagnostics) {
-                Some(tls) => Some(tls),
-                None => return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into()),
-            },
+            Some(policy) => {
+                trace.reads.contents();
+                match self.tls.resolve_policy(policy, None, &mut trace.diagnostics) {
+                    Some(tls) => Some(tls),
+                    None => return Err(reasons::service_needs_tls(&at("name"), &key, &policy.label).into()),
+                }
+            }
         };
         let name = format!("service/{}/{}/{port}", key.namespace, key.name);
         let backend = BackendName::new(&name).map_err(|error| {
             Box::new(reasons::invalid(&at("name"), error.to_string(), "Use shorter names."))
         })?;
-        if let Entry::Vacant(entry) = services.entry(name) {
-            let slices = self.cluster.slices_of(&key);
-            let protocol = service::protocol_of(service_port);
-            if slices.is_empty() {
-                diagnostics.push(reasons::service_without_slices(&at("name"), &key));
-            } else if !service::has_port(&slices, service_port) {
-                diagnostics.push(reasons::service_port_without_slices(&at("port"), &key, port));
-            }
-            let endpoints = service::resolve_endpoints(&slices, service_port);
-            entry.insert(ServiceBackend { protocol, endpoints, tls });
+        if trace.ports.iter().all(|known| known.name != backend) {
+            let (name, field) = (backend.clone(), field.to_owned());
+            trace.ports.push(PortUse { name, service: key, port, tls, field });
         }
         Ok(RefTargetNode::Service(backend))
     }
 
-    fn resolve_backend(&self, key: &Key, place: &Place) -> Result<RefTargetNode, Box<Diagnostic>> {
+    fn resolve_backend(
+        &self,
+        key: &Key,
+        place: &Place,
+        reads: &mut Reads,
+    ) -> Result<RefTargetNode, Box<Diagnostic>> {
+        reads.backend(key);
         match self.backends.get(key) {
-            None => Err(self.not_found(place, Kind::Backend, key, self.cluster.backends.keys()).into()),
+            None => {
+                reads.backends_in(&key.namespace);
+                Err(self.not_found(place, Kind::Backend, key, self.cluster.backends.keys()).into())
+            }
             Some(node) => match &node.endpoints {
                 Ok(_) => Ok(RefTargetNode::Backend(key.clone())),
                 Err(unusable) => Err(reasons::unusable_backend(place, unusable).into()),

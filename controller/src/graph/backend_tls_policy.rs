@@ -10,6 +10,7 @@ use gateway_api::apis::standard::backendtlspolicies::{
 use understudy_conf::{BackendTls, Trust};
 use understudy_crds::ObjectReference;
 
+use crate::changes::Changes;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::backend_tls::{TlsNode, TlsSource, canonical};
@@ -66,7 +67,8 @@ fn canonical_group(group: &str) -> &str {
 }
 
 /// Says which targets a policy cannot cover: they do not exist, or an older policy has them.
-pub(super) fn report_targets(cluster: &Cluster, diagnostics: &mut Vec<Diagnostic>) {
+pub(super) fn report_targets(cluster: &Cluster) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
     for policy in cluster.backend_tls_policies.values() {
         for (index, target) in policy.value.spec.target_refs.iter().enumerate() {
             let at = |name: &str| policy.at(&format!("spec.targetRefs[{index}].{name}"));
@@ -111,11 +113,19 @@ pub(super) fn report_targets(cluster: &Cluster, diagnostics: &mut Vec<Diagnostic
             }
         }
     }
+    diagnostics
+}
+
+/// Whether anything else may be said of targets than before.
+pub(super) fn may_differ(changes: &Changes) -> bool {
+    changes.tls_policies || changes.refused || !changes.services.is_empty() || !changes.backends.is_empty()
 }
 
 fn known<'c, T>(objects: &'c BTreeMap<Key, Object<T>>, key: &Key) -> (bool, Option<&'c str>) {
     let same = objects.keys().filter(|known| known.namespace == key.namespace);
-    (objects.contains_key(key), nearest(&key.name, same.map(|known| &*known.name)))
+    let exists = objects.contains_key(key);
+    let near = if exists { None } else { nearest(&key.name, same.map(|known| &*known.name)) };
+    (exists, near)
 }
 
 fn has_port(cluster: &Cluster, key: &Key, name: &str) -> bool {

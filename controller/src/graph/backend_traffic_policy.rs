@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use understudy_conf::{Policy, PolicyName};
 use understudy_crds::{BackendTrafficPolicy, NamespacesFrom, PolicyTarget, PolicyTargetSelector};
 
+use crate::changes::Changes;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway::GatewayNode;
@@ -21,7 +22,7 @@ use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId, nearest};
 
 /// A policy.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct PolicyNode {
     pub(crate) name: PolicyName,
     /// `None` if it breaks a rule of its kind: then the rules that it governs answer 500.
@@ -42,7 +43,7 @@ pub(crate) enum Spot {
 }
 
 /// What came of one target of a policy.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct TargetNode {
     /// What is meant, or the nearest thing to it that exists.
     pub(crate) spot: Option<Spot>,
@@ -53,7 +54,7 @@ pub(crate) struct TargetNode {
 }
 
 /// The policies with their targets.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct PolicyIndex {
     /// Policies, and what came of merging some (`policy_merge` names those).
     pub(crate) nodes: BTreeMap<Key, PolicyNode>,
@@ -162,6 +163,31 @@ pub(crate) fn build_policies(
     merge_policies(&mut index, cluster, gateways, diagnostics);
     report_overridden(&mut index, cluster, diagnostics);
     index
+}
+
+/// Whether any policy may be bound otherwise, or merged with others, than before. So few policies look at many routes
+/// that nothing finer is worth it.
+pub(crate) fn may_differ(cluster: &Cluster, changes: &Changes) -> bool {
+    let policies = || cluster.policies.values().map(|policy| (policy, &policy.value.spec));
+    if changes.policies || changes.gateways || changes.refused {
+        return true;
+    }
+    if changes.routes.is_empty() && changes.namespaces.is_empty() && changes.grants.is_empty() {
+        return false;
+    }
+    policies().any(|(policy, spec)| {
+        if spec.target_selectors.iter().flatten().next().is_some() {
+            return true;
+        }
+        spec.targets().into_iter().any(|(_, target)| {
+            let named = Key::new(&policy.key.namespace, &target.name);
+            target.kind == "HTTPRoute"
+                && (changes.routes.contains(&named)
+                    // What is missing is compared with the names that there are.
+                    || !cluster.http_routes.contains_key(&named)
+                        && changes.routes.iter().any(|route| route.namespace == named.namespace))
+        })
+    })
 }
 
 fn bind_policy(

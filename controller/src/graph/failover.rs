@@ -1,30 +1,102 @@
 //! Says when failover cannot work as it is configured.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_api::apis::experimental::httproutes::HttpRoute;
-use understudy_conf::{GatewayDuration, Policy, Timeouts};
+use understudy_conf::{BackendName, GatewayDuration, Policy, Timeouts};
 use understudy_crds::BackendTrafficPolicy;
 
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::policy_merge::child_of;
+use crate::graph::service_ports::Rebuilt;
 use crate::graph::{Graph, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode};
 
-/// Reports, for every rule and each policy that governs it somewhere, what keeps it from failing over.
-pub(crate) fn report_failover(cluster: &Cluster, graph: &Graph, diagnostics: &mut Vec<Diagnostic>) {
-    for route in &graph.routes {
-        let Some(object) = cluster.http_routes.get(&route.key) else { continue };
-        for rule in &route.rules {
-            let RuleAction::Forward(refs) = &rule.action else { continue };
-            let report = RuleReport { cluster, graph, object, rule, refs };
-            report.weights(diagnostics);
-            for policy in governing_policies(graph, route, rule) {
-                report.timeouts(policy.as_ref(), diagnostics);
-                report.detection(policy.as_ref(), diagnostics);
+/// What was said of each route.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FailoverReports {
+    said: BTreeMap<Key, Vec<Diagnostic>>,
+    /// The routes of which endpoints were counted.
+    counting: BTreeSet<Key>,
+}
+
+/// What may have changed what is said.
+pub(super) struct Doubts<'a> {
+    /// All routes are in doubt: policies or listeners differ.
+    pub(super) all: bool,
+    pub(super) rebuilt: &'a [Rebuilt],
+    pub(super) backends: &'a BTreeSet<Key>,
+    pub(super) services: &'a BTreeSet<BackendName>,
+}
+
+impl FailoverReports {
+    /// Looks at the routes that are in doubt.
+    pub(super) fn update(&mut self, cluster: &Cluster, graph: &Graph, doubts: &Doubts<'_>) {
+        if doubts.all {
+            *self = Self::default();
+            graph.served_routes().for_each(|route| self.look(cluster, graph, route));
+            return;
+        }
+        for Rebuilt { key, after, .. } in doubts.rebuilt {
+            self.said.remove(key);
+            self.counting.remove(key);
+            if let Some(route) = after.as_ref().and_then(|route| route.node.as_ref()) {
+                self.look(cluster, graph, route);
             }
         }
+        if doubts.backends.is_empty() && doubts.services.is_empty() {
+            return;
+        }
+        let refers = |route: &&RouteNode| {
+            route.rules.iter().flat_map(RuleNode::refs).any(|reference| match &reference.target {
+                RefTargetNode::Backend(key) => doubts.backends.contains(key),
+                RefTargetNode::Service(name) => doubts.services.contains(name),
+                RefTargetNode::Invalid(_) => false,
+            })
+        };
+        let counting = self.counting.iter().filter_map(|key| graph.route(key));
+        let doubtful: Vec<_> = counting.filter(refers).collect();
+        for route in doubtful {
+            self.said.remove(&route.key);
+            self.look(cluster, graph, route);
+        }
     }
+
+    pub(super) fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.said.values().flatten()
+    }
+
+    fn look(&mut self, cluster: &Cluster, graph: &Graph, route: &RouteNode) {
+        let mut said = Vec::new();
+        if report_route(cluster, graph, route, &mut said) {
+            self.counting.insert(route.key.clone());
+        }
+        if !said.is_empty() {
+            self.said.insert(route.key.clone(), said);
+        }
+    }
+}
+
+/// Reports, for every rule of a route and each policy that governs it somewhere, what keeps it from failing over. Says
+/// whether endpoints were counted.
+fn report_route(
+    cluster: &Cluster,
+    graph: &Graph,
+    route: &RouteNode,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> bool {
+    let Some(object) = cluster.http_routes.get(&route.key) else { return false };
+    let mut counted = false;
+    for rule in &route.rules {
+        let RuleAction::Forward(refs) = &rule.action else { continue };
+        let report = RuleReport { cluster, graph, object, rule, refs };
+        report.weights(diagnostics);
+        for policy in governing_policies(graph, route, rule) {
+            report.timeouts(policy.as_ref(), diagnostics);
+            counted |= report.detection(policy.as_ref(), diagnostics);
+        }
+    }
+    counted
 }
 
 /// The policies that govern a rule on its listeners; `None` where it has none.
@@ -100,23 +172,25 @@ impl RuleReport<'_> {
         }
     }
 
-    fn detection(&self, policy: Option<&Key>, diagnostics: &mut Vec<Diagnostic>) {
+    /// Says whether endpoints were counted.
+    fn detection(&self, policy: Option<&Key>, diagnostics: &mut Vec<Diagnostic>) -> bool {
         let Some(fallback) =
             self.refs.iter().position(|reference| reference.priority > 0 && reference.weight > 0)
         else {
-            return;
+            return false;
         };
         let place = self.object.at(&self.field(&format!("backendRefs[{fallback}]")));
         let Some(object) = self.policy_object(policy) else {
-            return diagnostics.push(reasons::fallback_without_detection(&place, None));
+            diagnostics.push(reasons::fallback_without_detection(&place, None));
+            return false;
         };
         // A policy that is not valid has its own error, and its rules answer 500.
-        let Some(settings) = self.settings(policy) else { return };
+        let Some(settings) = self.settings(policy) else { return false };
         let Some(passive) = &settings.passive else {
-            if settings.active.is_some() {
-                return;
+            if settings.active.is_none() {
+                diagnostics.push(reasons::fallback_without_detection(&place, Some(&object.label)));
             }
-            return diagnostics.push(reasons::fallback_without_detection(&place, Some(&object.label)));
+            return false;
         };
         let local =
             passive.split_external_local_origin_errors && passive.consecutive_local_origin_failures > 0;
@@ -134,6 +208,7 @@ impl RuleReport<'_> {
             let place = object.at("spec.healthCheck.passive.maxEjectionPercent");
             diagnostics.push(reasons::ejection_percent_too_low(&place, percent, endpoints));
         }
+        true
     }
 
     /// How many endpoints of the primary pool are known. A name counts as one.

@@ -20,7 +20,7 @@ use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_list
 use crate::{Options, Placement};
 
 /// A Gateway that is served.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct GatewayNode {
     pub(crate) name: GatewayName,
     /// The listeners that are served.

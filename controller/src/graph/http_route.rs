@@ -1,6 +1,7 @@
 //! HTTPRoute: bound to listeners, with its references resolved.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gateway_api::apis::experimental::httproutes::HttpRoute;
 use understudy_conf::{
@@ -9,13 +10,45 @@ use understudy_conf::{
 
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
-use crate::graph::backend_tls::TlsSource;
+use crate::graph::backend_tls::{TlsNode, TlsSource};
 use crate::graph::parents::ParentNode;
+use crate::graph::reads::Reads;
 use crate::graph::rules::{BuiltRule, Outcome, build_rules};
-use crate::graph::{BackendNode, GatewayNode, ServiceBackend};
+use crate::graph::{BackendNode, GatewayNode};
+
+/// What came of a route.
+#[derive(Debug, PartialEq)]
+pub(crate) struct BuiltRoute {
+    /// `None` if it is attached to nothing.
+    pub(crate) node: Option<RouteNode>,
+    /// What came of its parents.
+    pub(crate) parents: Vec<ParentNode>,
+    pub(crate) trace: Trace,
+}
+
+/// What was found while a route was built.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Trace {
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// The ports of Services that it refers to, each once.
+    pub(crate) ports: Vec<PortUse>,
+    pub(crate) reads: Reads,
+}
+
+/// A port of a Service as a route uses it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PortUse {
+    pub(crate) name: BackendName,
+    pub(crate) service: Key,
+    pub(crate) port: u16,
+    /// How it is spoken to over TLS, which is the same for every route.
+    pub(crate) tls: Option<TlsNode>,
+    /// Where the route refers to it first.
+    pub(crate) field: String,
+}
 
 /// A route that is attached to at least one listener.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct RouteNode {
     pub(crate) key: Key,
     pub(crate) created: i64,
@@ -24,7 +57,7 @@ pub(crate) struct RouteNode {
 }
 
 /// A route on a listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AttachmentNode {
     pub(crate) gateway: Key,
     /// The listener's place among the gateway's.
@@ -33,7 +66,7 @@ pub(crate) struct AttachmentNode {
 }
 
 /// A rule with its references.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct RuleNode {
     /// Its place in the route, which names its pool.
     pub(crate) index: usize,
@@ -46,8 +79,18 @@ pub(crate) struct RuleNode {
     pub(crate) action: RuleAction,
 }
 
+impl RuleNode {
+    /// The references that it forwards to.
+    pub(crate) fn refs(&self) -> &[RefNode] {
+        match &self.action {
+            RuleAction::Forward(refs) => refs,
+            RuleAction::Redirect(_) | RuleAction::Respond(_) => &[],
+        }
+    }
+}
+
 /// What a rule does.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum RuleAction {
     Redirect(Redirect),
     Forward(Vec<RefNode>),
@@ -55,7 +98,7 @@ pub(crate) enum RuleAction {
 }
 
 /// A reference of a rule.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct RefNode {
     pub(crate) target: RefTargetNode,
     pub(crate) priority: Priority,
@@ -65,7 +108,7 @@ pub(crate) struct RefNode {
 }
 
 /// Who gets a copy of requests.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct MirrorNode {
     /// Never an invalid one: such a mirror is left out.
     pub(crate) target: RefTargetNode,
@@ -87,25 +130,21 @@ pub(crate) struct Resolver<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) tls: TlsSource<'a>,
     pub(crate) gateways: &'a BTreeMap<Key, GatewayNode>,
-    pub(crate) backends: &'a BTreeMap<Key, BackendNode>,
+    pub(crate) backends: &'a BTreeMap<Key, Arc<BackendNode>>,
 }
 
 impl Resolver<'_> {
-    /// Builds a route, `None` if it is attached to nothing, and what came of its parents.
-    pub(crate) fn build_route(
-        &self,
-        route: &Object<HttpRoute>,
-        services: &mut BTreeMap<String, ServiceBackend>,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> (Option<RouteNode>, Vec<ParentNode>) {
-        let (attachments, parents) = self.bind_parents(route, diagnostics);
+    /// Builds a route.
+    pub(crate) fn build_route(&self, route: &Object<HttpRoute>) -> BuiltRoute {
+        let mut trace = Trace::default();
+        let (attachments, parents) = self.bind_parents(route, &mut trace.diagnostics);
         let mut rules = Vec::new();
         for (index, rule) in build_rules(route).0.into_iter().enumerate() {
-            rules.extend(self.build_rule(route, index, rule, services, diagnostics));
+            rules.extend(self.build_rule(route, index, rule, &mut trace));
         }
         let (key, created) = (route.key.clone(), route.created);
         let node = (!attachments.is_empty()).then_some(RouteNode { key, created, attachments, rules });
-        (node, parents)
+        BuiltRoute { node, parents, trace }
     }
 
     fn build_rule(
@@ -113,12 +152,11 @@ impl Resolver<'_> {
         route: &Object<HttpRoute>,
         index: usize,
         built: BuiltRule,
-        services: &mut BTreeMap<String, ServiceBackend>,
-        diagnostics: &mut Vec<Diagnostic>,
+        trace: &mut Trace,
     ) -> Option<RuleNode> {
         let field = format!("spec.rules[{index}]");
         let Some(matches) = built.matches else {
-            diagnostics.push(reasons::rule_left_out(&route.at(&field)));
+            trace.diagnostics.push(reasons::rule_left_out(&route.at(&field)));
             return None;
         };
         let action = match built.outcome {
@@ -133,11 +171,12 @@ impl Resolver<'_> {
                     .enumerate()
                     .map(|(number, (reference, filters))| {
                         let field = format!("{field}.backendRefs[{number}]");
-                        self.build_ref(route, reference, &field, filters, services, diagnostics)
+                        self.build_ref(route, reference, &field, filters, trace)
                     })
                     .collect();
                 if refs.is_empty() {
-                    diagnostics.push(reasons::no_backend_refs(&route.at(&format!("{field}.backendRefs"))));
+                    let place = route.at(&format!("{field}.backendRefs"));
+                    trace.diagnostics.push(reasons::no_backend_refs(&place));
                     RuleAction::Respond(500)
                 } else {
                     RuleAction::Forward(refs)
@@ -145,7 +184,7 @@ impl Resolver<'_> {
             }
         };
         let BuiltRule { name, filters, mirrors, timeouts, retry, .. } = built;
-        let mirrors = self.build_mirrors(route, mirrors, &field, services, diagnostics);
+        let mirrors = self.build_mirrors(route, mirrors, &field, trace);
         Some(RuleNode { index, name, matches, filters, mirrors, timeouts, retry, action })
     }
 }

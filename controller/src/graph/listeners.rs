@@ -17,7 +17,7 @@ use crate::graph::listener_tls::Certificates;
 use crate::watch::GATEWAY_API;
 
 /// A listener that is served.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct ListenerNode {
     pub(crate) name: ListenerName,
     /// Its field in the Gateway.
@@ -33,7 +33,7 @@ pub(crate) struct ListenerNode {
 }
 
 /// What decides which routes attach to a listener, whether it is served or not.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ListenerShape {
     pub(crate) name: String,
     pub(crate) port: u16,
@@ -52,7 +52,7 @@ pub(crate) struct Listeners {
     pub(crate) shapes: Vec<Option<ListenerShape>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum AllowedNamespaces {
     Same,
     All,

@@ -2,13 +2,15 @@
 //!
 //! Inputs: a [`Cluster`]. Outputs: a [`Graph`], in which every reference is resolved, every route is bound to
 //! listeners and every policy to its targets; and diagnostics for all that could not be. One file per kind;
-//! `validate_*` refuses, `resolve_*` follows a reference, `bind_*` attaches, `build_*` makes a node.
+//! `validate_*` refuses, `resolve_*` follows a reference, `bind_*` attaches, `build_*` makes a node. [`GraphBuilder`] calls
+//! them in order, and keeps from graph to graph what was made of the same objects.
 
 mod backend;
 mod backend_refs;
 mod backend_tls;
 mod backend_tls_policy;
 mod backend_traffic_policy;
+mod builder;
 mod ca_bundle;
 mod certificate;
 mod cors;
@@ -25,21 +27,29 @@ mod policy_balancer;
 mod policy_merge;
 mod policy_settings;
 mod policy_warnings;
+mod reads;
 mod reference_grant;
 mod references;
 mod rules;
 mod service;
+mod service_ports;
 mod validate;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use understudy_conf::BackendName;
 
 pub(crate) use backend::{BackendNode, Unusable};
 pub(crate) use backend_tls::TlsNode;
 pub(crate) use backend_traffic_policy::{PolicyIndex, PolicyNode, Spot, describe};
+pub(crate) use builder::GraphBuilder;
+#[cfg(test)]
+pub(crate) use builder::build_graph;
 pub(crate) use gateway::GatewayNode;
 pub(crate) use gateway_class::is_ours as is_our_class;
 pub(crate) use http_route::{
-    AttachmentNode, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
+    AttachmentNode, BuiltRoute, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };
 pub(crate) use listeners::{ListenerNode, ListenerShape};
 pub(crate) use parents::ParentNode;
@@ -48,52 +58,36 @@ pub(crate) use references::referenced_contents;
 pub(crate) use service::ServiceBackend;
 pub(crate) use validate::validate_object;
 
-use crate::Options;
-use crate::cluster::{Cluster, Key};
-use crate::diagnostics::Diagnostic;
+use crate::cluster::Key;
 
-/// What belongs together.
+/// What belongs together. What did not change since the last graph is shared with it.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     /// The gateways that are served.
-    pub(crate) gateways: BTreeMap<Key, GatewayNode>,
-    /// The routes that are attached to a listener.
-    pub(crate) routes: Vec<RouteNode>,
-    /// What came of the parents of each route that names a Gateway that is served.
-    pub(crate) parents: BTreeMap<Key, Vec<ParentNode>>,
+    pub(crate) gateways: Arc<BTreeMap<Key, GatewayNode>>,
+    /// What came of every route.
+    pub(crate) routes: Arc<BTreeMap<Key, Arc<BuiltRoute>>>,
     /// The backends that a route can use.
-    pub(crate) backends: BTreeMap<Key, BackendNode>,
+    pub(crate) backends: Arc<BTreeMap<Key, Arc<BackendNode>>>,
     /// The Service ports that routes use, by name of their set of endpoints.
-    pub(crate) services: BTreeMap<String, ServiceBackend>,
+    pub(crate) services: Arc<BTreeMap<BackendName, Arc<ServiceBackend>>>,
     /// The policies with their targets.
-    pub(crate) policies: PolicyIndex,
+    pub(crate) policies: Arc<PolicyIndex>,
 }
 
-/// Builds the graph of a cluster. `now`, in seconds since 1970, judges the dates of certificates.
-pub(crate) fn build_graph(
-    cluster: &Cluster,
-    options: &Options,
-    now: i64,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Graph {
-    let certificates = listener_tls::Certificates { cluster, now };
-    let gateways = gateway::build_gateways(certificates, options, diagnostics);
-    backend_tls_policy::report_targets(cluster, diagnostics);
-    let tls = backend_tls::TlsSource { cluster, now };
-    let backends = backend::build_backends(tls, options, diagnostics);
-    let policies = backend_traffic_policy::build_policies(cluster, &gateways, diagnostics);
-    let mut services = BTreeMap::new();
-    let mut routes = Vec::new();
-    let mut parents = BTreeMap::new();
-    let resolver = http_route::Resolver { cluster, tls, gateways: &gateways, backends: &backends };
-    for route in cluster.http_routes.values() {
-        let (node, outcomes) = resolver.build_route(route, &mut services, diagnostics);
-        routes.extend(node);
-        if !outcomes.is_empty() {
-            parents.insert(route.key.clone(), outcomes);
-        }
+impl Graph {
+    /// The routes that are attached to a listener.
+    pub(crate) fn served_routes(&self) -> impl Iterator<Item = &RouteNode> {
+        self.routes.values().filter_map(|route| route.node.as_ref())
     }
-    let graph = Graph { gateways, routes, parents, backends, services, policies };
-    failover::report_failover(cluster, &graph, diagnostics);
-    graph
+
+    /// A route, if it is attached to a listener.
+    pub(crate) fn route(&self, key: &Key) -> Option<&RouteNode> {
+        self.routes.get(key)?.node.as_ref()
+    }
+
+    /// What came of the parents of a route; nothing if it names no Gateway that is served.
+    pub(crate) fn parents(&self, route: &Key) -> &[ParentNode] {
+        self.routes.get(route).map_or(&[], |route| &route.parents)
+    }
 }

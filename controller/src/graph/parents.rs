@@ -11,7 +11,7 @@ use crate::graph::http_route::{AttachmentNode, Resolver};
 use crate::watch::{GATEWAY_API, Kind, ObjectId, nearest};
 
 /// What came of one of a route's parents, where it is a Gateway that is served here.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct ParentNode {
     /// Its place in `spec.parentRefs`.
     pub(crate) index: usize,

@@ -3,14 +3,14 @@
 use crate::diagnostics::Reason;
 use crate::status::condition::{Condition, OWN_ACCEPTED, OWN_WARNING};
 use crate::status::findings::{Findings, sentences};
-use crate::status::{Desired, Inputs, Report, has_other_manager};
+use crate::status::{Desired, Doubts, Inputs, Report, has_other_manager};
 use crate::watch::{Kind, ObjectId};
 
-pub(super) fn build_backends(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec<Desired> {
+pub(super) fn build_backends(inputs: Inputs<'_>, findings: &Findings<'_>, doubts: &Doubts) -> Vec<Desired> {
     // Where another gateway accepts and refuses Backends, two of us would write over each other without end.
     let kind = if has_other_manager(inputs.cluster) { OWN_ACCEPTED } else { "Accepted" };
     let mut desired = Vec::new();
-    for backend in inputs.cluster.backends.values() {
+    for backend in doubts.backends(&inputs.cluster.backends) {
         let Some(node) = inputs.graph.backends.get(&backend.key) else { continue };
         let keeps_last_good =
             findings.warnings(&backend.label).any(|finding| finding.reason == Reason::LastGoodKept);

@@ -1,6 +1,6 @@
 //! Diagnostics by the object that they are about, and as the message of a condition.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use crate::diagnostics::{Diagnostic, Reason, Severity};
@@ -28,6 +28,15 @@ impl<'a> Findings<'a> {
             }
         }
         Self { by_object, by_culprit }
+    }
+
+    /// The objects of which others say something else.
+    pub(super) fn differing(&self, others: &Self) -> BTreeSet<String> {
+        let objects = self.by_object.keys().chain(others.by_object.keys());
+        objects
+            .filter(|object| self.of(object) != others.of(object))
+            .map(|object| (*object).to_owned())
+            .collect()
     }
 
     /// What a policy keeps from failing over, said of the routes that it governs.

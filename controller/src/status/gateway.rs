@@ -35,8 +35,9 @@ pub(super) fn build_gateways(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
 /// How many routes are attached to each listener, by its place in the Gateway's spec.
 fn count_routes(inputs: Inputs<'_>) -> BTreeMap<(&Key, usize), usize> {
     let mut counts = BTreeMap::new();
-    for parents in inputs.graph.parents.values() {
-        let mut listeners: Vec<_> = parents
+    for route in inputs.graph.routes.values() {
+        let mut listeners: Vec<_> = route
+            .parents
             .iter()
             .flat_map(|parent| parent.listeners.iter().map(|listener| (&parent.gateway, *listener)))
             .collect();

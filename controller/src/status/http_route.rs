@@ -5,36 +5,42 @@ use std::collections::BTreeMap;
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Key, Object};
+use crate::cluster::{Cluster, Object};
 use crate::diagnostics::{Diagnostic, Reason, Severity};
 use crate::graph::{ParentNode, RouteNode, RuleAction};
 use crate::status::condition::{
     Condition, OWN_WARNING, accepted, not_accepted, resolved_refs, unresolved_refs,
 };
 use crate::status::findings::{Findings, field, is_below, sentences};
-use crate::status::{Desired, Entry, Inputs, Report, has_own_entry};
+use crate::status::{Desired, Doubts, Entry, Inputs, Report, has_own_entry};
 use crate::watch::{GATEWAY_API, Kind, ObjectId};
 
 /// A status has place for no more parents.
 const MAX_PARENTS: usize = 32;
 
-pub(super) fn build_routes(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec<Desired> {
-    let nodes: BTreeMap<&Key, &RouteNode> =
-        inputs.graph.routes.iter().map(|node| (&node.key, node)).collect();
-    let mut desired_statuses = Vec::new();
-    for route in inputs.cluster.http_routes.values() {
-        let Some(parents) = inputs.graph.parents.get(&route.key) else { continue };
-        let builder = Builder { route, node: nodes.get(&route.key).copied(), findings };
-        desired_statuses.push(desired(route, builder.build(parents)));
+pub(super) fn build_routes(inputs: Inputs<'_>, findings: &Findings<'_>, doubts: &Doubts) -> Vec<Desired> {
+    let mut statuses = Vec::new();
+    let mut unbound = Vec::new();
+    for route in doubts.routes(&inputs.cluster.http_routes) {
+        match inputs.graph.routes.get(&route.key) {
+            Some(built) if !built.parents.is_empty() => {
+                let builder = Builder { route, node: built.node.as_ref(), findings };
+                statuses.push(desired(route, builder.build(&built.parents)));
+            }
+            _ => unbound.extend(is_marked(route).then(|| desired(route, Vec::new()))),
+        }
     }
-    let gone = marked(inputs.cluster).filter(|route| !inputs.graph.parents.contains_key(&route.key));
-    desired_statuses.extend(gone.map(|route| desired(route, Vec::new())));
-    desired_statuses
+    statuses.append(&mut unbound);
+    statuses
 }
 
 /// Routes whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<HttpRoute>> {
-    cluster.http_routes.values().filter(|route| has_own_entry(route.status(), "parents"))
+    cluster.http_routes.values().filter(|route| is_marked(route))
+}
+
+fn is_marked(route: &Object<HttpRoute>) -> bool {
+    has_own_entry(route.status().as_deref(), "parents")
 }
 
 pub(super) fn desired(route: &Object<HttpRoute>, entries: Vec<Entry>) -> Desired {

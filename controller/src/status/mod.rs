@@ -11,6 +11,7 @@
 mod api;
 mod backend;
 mod condition;
+mod doubts;
 mod findings;
 mod gateway;
 mod gateway_class;
@@ -36,6 +37,7 @@ use crate::status::condition::Condition;
 use crate::status::findings::Findings;
 use crate::watch::ObjectId;
 
+pub(crate) use doubts::Doubts;
 pub(crate) use merge::merge;
 pub(crate) use writer::{Sources, run};
 
@@ -94,17 +96,20 @@ pub(crate) struct ListenerReport {
 
 /// What the statuses of all objects of ours should say. Objects that have nothing to do with us are left out, unless
 /// an entry of ours has to be removed from them.
-pub(crate) fn build_statuses(inputs: Inputs<'_>) -> Vec<Desired> {
+/// Of routes and Backends those only that are in doubt.
+pub(crate) fn build_statuses(inputs: Inputs<'_>, doubts: &Doubts) -> Vec<Desired> {
     if !has_class(inputs.cluster) {
-        return removals(inputs.cluster);
+        let mut all = removals(inputs.cluster);
+        all.retain(|desired| doubts.include(&desired.id));
+        return all;
     }
     let findings = Findings::new(inputs.diagnostics);
     let mut desired = gateway_class::build_classes(inputs.cluster, &findings);
     desired.extend(gateway::build_gateways(inputs, &findings));
-    desired.extend(backend::build_backends(inputs, &findings));
+    desired.extend(backend::build_backends(inputs, &findings, doubts));
     desired.extend(policies::build_policies(inputs, &findings));
     desired.extend(tls_policies::build_policies(inputs, &findings));
-    desired.extend(http_route::build_routes(inputs, &findings));
+    desired.extend(http_route::build_routes(inputs, &findings, doubts));
     desired
 }
 
@@ -137,6 +142,6 @@ fn has_own_entry(status: Option<&crate::watch::Node>, list: &str) -> bool {
 fn has_other_manager(cluster: &Cluster) -> bool {
     cluster.gateway_classes.values().any(|class| {
         class.value.spec.controller_name.starts_with("gateway.envoyproxy.io/")
-            && class.status().is_some_and(|status| condition::is_true(status, "Accepted"))
+            && class.status().is_some_and(|status| condition::is_true(&status, "Accepted"))
     })
 }

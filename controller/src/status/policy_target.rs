@@ -35,8 +35,7 @@ pub(super) fn ancestors_of(graph: &Graph, spot: &Spot) -> Vec<Ancestor> {
         }
         Spot::Gateway(_) | Spot::Listener(..) => Vec::new(),
         Spot::Route(route) | Spot::Rule(route, _) => {
-            let gateways: BTreeSet<_> =
-                graph.parents.get(route).into_iter().flatten().map(|parent| &parent.gateway).collect();
+            let gateways: BTreeSet<_> = graph.parents(route).iter().map(|parent| &parent.gateway).collect();
             gateways.into_iter().map(|gateway| (gateway.clone(), None)).collect()
         }
     }

@@ -22,7 +22,7 @@ const NOW: i64 = 1_795_392_000;
 /// A cluster with what it comes to.
 pub(super) struct Scene {
     pub(super) cluster: Cluster,
-    graph: Graph,
+    graph: Arc<Graph>,
     diagnostics: Vec<Diagnostic>,
     pub(super) sidecars: Vec<ServingSidecar>,
     addresses: Addresses,
@@ -74,7 +74,7 @@ impl Scene {
     pub(super) fn into_pass(self, version: u64) -> crate::pass::Pass {
         crate::pass::Pass {
             cluster: self.cluster.into(),
-            graph: self.graph.into(),
+            graph: self.graph,
             diagnostics: self.diagnostics.into(),
             version,
         }
@@ -109,13 +109,16 @@ impl Scene {
     }
 
     pub(super) fn desired(&self) -> Vec<Desired> {
-        build_statuses(Inputs {
-            cluster: &self.cluster,
-            graph: &self.graph,
-            diagnostics: &self.diagnostics,
-            sidecars: &self.sidecars,
-            addresses: &self.addresses,
-        })
+        build_statuses(
+            Inputs {
+                cluster: &self.cluster,
+                graph: &self.graph,
+                diagnostics: &self.diagnostics,
+                sidecars: &self.sidecars,
+                addresses: &self.addresses,
+            },
+            &Doubts::Everything,
+        )
     }
 
     pub(super) fn present(&self, id: &ObjectId) -> Option<Value> {
@@ -129,7 +132,7 @@ impl Scene {
             Kind::BackendTlsPolicy => cluster.backend_tls_policies.get(&id.key)?.status(),
             _ => None,
         };
-        status.map(crate::watch::Node::to_json)
+        status.map(|status| status.to_json())
     }
 }
 

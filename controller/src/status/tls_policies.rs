@@ -34,7 +34,7 @@ pub(super) fn build_policies(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
             users.get(&(kind, Key::new(&policy.key.namespace, &target.name)))
         });
         let gateways: BTreeSet<_> = targets.flatten().copied().collect();
-        if gateways.is_empty() && !has_own_entry(policy.status(), "ancestors") {
+        if gateways.is_empty() && !has_own_entry(policy.status().as_deref(), "ancestors") {
             continue;
         }
         let conditions = build_conditions(findings, policy);
@@ -49,7 +49,10 @@ pub(super) fn build_policies(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
 
 /// Policies whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<BackendTlsPolicy>> {
-    cluster.backend_tls_policies.values().filter(|policy| has_own_entry(policy.status(), "ancestors"))
+    cluster
+        .backend_tls_policies
+        .values()
+        .filter(|policy| has_own_entry(policy.status().as_deref(), "ancestors"))
 }
 
 pub(super) fn desired(policy: &Object<BackendTlsPolicy>, entries: Vec<Entry>) -> Desired {
@@ -63,7 +66,11 @@ pub(super) fn desired(policy: &Object<BackendTlsPolicy>, entries: Vec<Entry>) ->
 /// The Gateways of the routes that refer to something.
 fn gateways_by_target<'g>(cluster: &Cluster, graph: &'g Graph) -> BTreeMap<Target, BTreeSet<&'g Key>> {
     let mut users: BTreeMap<Target, BTreeSet<&Key>> = BTreeMap::new();
-    for (key, parents) in &graph.parents {
+    for (key, route) in graph.routes.iter() {
+        let parents = &route.parents;
+        if parents.is_empty() {
+            continue;
+        }
         let rules = cluster.http_routes.get(key).and_then(|route| route.value.spec.rules.as_deref());
         for reference in rules.unwrap_or_default().iter().flat_map(|rule| rule.backend_refs.iter().flatten())
         {

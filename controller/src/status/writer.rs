@@ -4,7 +4,8 @@
 //! patches of `status`, each bound to the version of the object that it was made for, so that nobody's write is lost.
 //! What differs is compared with the pass and, until a pass shows that, with what was written last.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::api::{Failure, StatusApi};
+use super::doubts::{Doubts, written_since};
 use super::pace::Pacer;
 use super::{Desired, Inputs, build_statuses, has_other_manager, merge};
 use crate::Sidecar;
@@ -27,6 +29,8 @@ use crate::writers::ended;
 
 /// A new leader waits this long for the Leases of the others before it speaks for itself alone.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After a pass others are waited for.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// After a failure of the API server nothing is written for this long, and twice as long each time.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -72,6 +76,8 @@ struct Written {
 #[derive(Default)]
 struct Basis {
     pass: Option<Arc<Pass>>,
+    /// The pass of which the desired statuses are.
+    desired_of: Option<Arc<Pass>>,
     sidecars: Vec<ServingSidecar>,
     addresses: Arc<Addresses>,
     /// Whether another gateway writes conditions of the common names.
@@ -85,6 +91,8 @@ struct Writer {
     basis: Basis,
     desired: HashMap<ObjectId, Arc<Desired>>,
     written: HashMap<ObjectId, Written>,
+    /// Objects whose status is to be compared with the desired one.
+    doubtful: BTreeSet<ObjectId>,
     /// The versions of objects whose status is as desired.
     settled: HashMap<ObjectId, String>,
     pacer: Pacer,
@@ -102,6 +110,7 @@ impl Writer {
             basis: Basis::default(),
             desired: HashMap::new(),
             written: HashMap::new(),
+            doubtful: BTreeSet::new(),
             settled: HashMap::new(),
             pacer: Pacer::new(now),
             pause: PAUSE,
@@ -132,7 +141,13 @@ impl Writer {
                 due
             };
             tokio::select! {
-                changed = sources.passes.changed() => if changed.is_err() { return },
+                changed = sources.passes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // First the proxy beside gets what it serves, and what comes close behind is looked at together.
+                    sleep(TOGETHER).await;
+                }
                 Ok(()) = sources.served.changed() => {}
                 Ok(()) = sources.sidecars.changed() => {}
                 Ok(()) = sources.addresses.changed() => {}
@@ -162,14 +177,19 @@ impl Writer {
         if same && same_pass {
             return;
         }
-        self.basis = Basis { pass: Some(pass.clone()), sidecars, addresses, other_manager };
+        let before = std::mem::take(&mut self.basis);
+        self.doubtful.extend(before.pass.iter().flat_map(|last| written_since(last, &pass)));
+        let desired_of = if same { before.desired_of.clone() } else { Some(pass.clone()) };
+        self.basis = Basis { pass: Some(pass.clone()), desired_of, sidecars, addresses, other_manager };
         if !same {
-            self.desire(&pass);
+            let last = before.desired_of;
+            let doubts = last.map_or(Doubts::Everything, |last| Doubts::between(&last, &pass));
+            self.desire(&pass, &doubts);
         }
         self.compare(&pass);
     }
 
-    fn desire(&mut self, pass: &Pass) {
+    fn desire(&mut self, pass: &Pass, doubts: &Doubts) {
         let inputs = Inputs {
             cluster: &pass.cluster,
             graph: &pass.graph,
@@ -177,17 +197,20 @@ impl Writer {
             sidecars: &self.basis.sidecars,
             addresses: &self.basis.addresses,
         };
-        let mut last = std::mem::take(&mut self.desired);
-        for desired in build_statuses(inputs) {
-            let known = last.remove(&desired.id).filter(|known| **known == desired);
-            if known.is_none() {
-                self.settled.remove(&desired.id);
-                // What was refused may have been the old content.
-                self.pacer.forgive(&desired.id);
+        let mut gone: HashSet<_> = self.desired.keys().filter(|id| doubts.include(id)).cloned().collect();
+        for desired in build_statuses(inputs, doubts) {
+            gone.remove(&desired.id);
+            if self.desired.get(&desired.id).is_some_and(|known| **known == desired) {
+                continue;
             }
-            self.desired.insert(desired.id.clone(), known.unwrap_or_else(|| Arc::new(desired)));
+            self.settled.remove(&desired.id);
+            // What was refused may have been the old content.
+            self.pacer.forgive(&desired.id);
+            self.doubtful.insert(desired.id.clone());
+            self.desired.insert(desired.id.clone(), Arc::new(desired));
         }
-        for id in last.keys() {
+        for id in &gone {
+            self.desired.remove(id);
             self.settled.remove(id);
             self.written.remove(id);
             self.pacer.drop(id);
@@ -196,7 +219,8 @@ impl Writer {
 
     /// Finds the objects whose status differs.
     fn compare(&mut self, pass: &Pass) {
-        for (id, desired) in &self.desired {
+        for id in &std::mem::take(&mut self.doubtful) {
+            let Some(desired) = self.desired.get(id) else { continue };
             let Some((version, status)) = find(&pass.cluster, id) else { continue };
             if self.settled.get(id).is_some_and(|settled| settled == version) {
                 continue;
@@ -206,7 +230,7 @@ impl Writer {
             }
             let present = match self.written.get(id) {
                 Some(written) => Some(written.status.clone()),
-                None => status.map(Node::to_json),
+                None => status.map(|status| status.to_json()),
             };
             if merge(desired, present.as_ref(), 0).is_some() {
                 self.pacer.want(id);
@@ -225,7 +249,7 @@ impl Writer {
         let Some((version, status)) = find(&pass.cluster, id) else { return self.pacer.drop(id) };
         let (mut at, mut present) = match self.written.get(id) {
             Some(written) => (written.version.clone(), Some(written.status.clone())),
-            None => (version.to_owned(), status.map(Node::to_json)),
+            None => (version.to_owned(), status.map(|status| status.to_json())),
         };
         self.pacer.begin(id, fingerprint(&desired), now);
         // Whoever wrote in between is read once; after that the next pass shows what is there.
@@ -302,7 +326,7 @@ fn fingerprint(desired: &Desired) -> u64 {
 }
 
 /// The version and the status of an object.
-fn find<'c>(cluster: &'c Cluster, id: &ObjectId) -> Option<(&'c str, Option<&'c Node>)> {
+fn find<'c>(cluster: &'c Cluster, id: &ObjectId) -> Option<(&'c str, Option<Cow<'c, Node>>)> {
     macro_rules! find {
         ($map:ident) => {
             cluster.$map.get(&id.key).map(|object| (object.resource_version(), object.status()))

@@ -1,35 +1,131 @@
 //! Fourth stage: the graph in the words of the state.
 //!
-//! Inputs: a [`Graph`]. Outputs: a [`State`], in which every reference resolves. Pure: nothing is read, nothing
-//! is reported, and the same graph always gives the same state.
+//! Inputs: a [`Graph`], and the one before. Outputs: a [`State`], in which every reference resolves: the same as if there
+//! had been no graph before. Nothing is read, nothing is reported. An object of the state that is equal to what it was is
+//! the same [`Arc`], so that whoever writes the state need not compare more.
 
 mod backends;
 mod gateways;
 mod policies;
 mod pools;
 mod routes;
+mod uses;
 
-use understudy_conf::State;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::graph::Graph;
+use understudy_conf::{PoolName, RouteName, State, differences};
 
-/// Translates a graph. The version is left to who publishes it.
-pub(crate) fn build_state(graph: &Graph) -> State {
-    let mut state = State {
-        gateways: gateways::build_gateways(graph),
-        certificates: gateways::build_certificates(graph),
-        ..State::default()
-    };
-    for route in &graph.routes {
-        for group in routes::build_groups(graph, route) {
-            let Some((route, pools)) = routes::build_route(graph, route, group) else { continue };
-            for pool in pools {
-                policies::add_policy(graph, &pool, &mut state.policies);
-                backends::add_backends(graph, &pool, &mut state);
-                state.pools.insert(pool.name.clone(), pool.into());
+use crate::cluster::Key;
+use crate::graph::{BuiltRoute, Graph};
+use crate::translate::uses::Uses;
+
+/// Translates graphs. Versions are left to who publishes states.
+#[derive(Debug, Default)]
+pub(crate) struct Translator {
+    graph: Arc<Graph>,
+    /// What each route became.
+    routes: BTreeMap<Key, Names>,
+    uses: Uses,
+    state: State,
+}
+
+/// The names of what a route became.
+#[derive(Debug, Default)]
+struct Names {
+    routes: Vec<RouteName>,
+    pools: Vec<PoolName>,
+}
+
+impl Translator {
+    /// Translates a graph.
+    pub(crate) fn translate(&mut self, graph: &Arc<Graph>) -> &mut State {
+        let last = std::mem::replace(&mut self.graph, graph.clone());
+        let same_gateways = Arc::ptr_eq(&last.gateways, &graph.gateways);
+        let same_policies = Arc::ptr_eq(&last.policies, &graph.policies);
+        if !same_gateways {
+            let gateways = gateways::build_gateways(graph);
+            self.state.gateways = keep_objects(&self.state.gateways, gateways);
+        }
+        if same_gateways && same_policies {
+            if !Arc::ptr_eq(&last.routes, &graph.routes) {
+                for (key, _, after) in differences(&last.routes, &graph.routes, Arc::ptr_eq) {
+                    self.replace_route(graph, key, after);
+                }
             }
-            state.routes.insert(route.name.clone(), route.into());
+        } else {
+            // The names of listeners and the policies of rules may be others on every route.
+            let gone = last.routes.keys().filter(|key| !graph.routes.contains_key(key));
+            gone.for_each(|key| self.replace_route(graph, key, None));
+            graph.routes.iter().for_each(|(key, route)| self.replace_route(graph, key, Some(route)));
+        }
+        let used = self.uses.take();
+        if same_policies {
+            policies::update_policies(graph, &used.policies, &self.uses, &mut self.state);
+        } else {
+            let all: BTreeSet<_> = self.state.policies.keys().cloned().chain(used.policies).collect();
+            policies::update_policies(graph, &all, &self.uses, &mut self.state);
+        }
+        let mut doubtful = used.backends;
+        doubtful.extend(backends::differing(&last, graph));
+        if !doubtful.is_empty() || !same_gateways {
+            backends::update_backends(graph, &doubtful, &self.uses, &mut self.state);
+            backends::update_authorities(graph, &mut self.state);
+        }
+        &mut self.state
+    }
+
+    /// The state, where no other graph follows.
+    pub(crate) fn into_state(self) -> State {
+        self.state
+    }
+
+    /// Puts what became of a route in place of what became of it before.
+    fn replace_route(&mut self, graph: &Graph, key: &Key, route: Option<&Arc<BuiltRoute>>) {
+        let Names { routes: mut old_routes, pools: mut old_pools } =
+            self.routes.remove(key).unwrap_or_default();
+        for pool in old_pools.iter().filter_map(|name| self.state.pools.get(name)) {
+            self.uses.remove(pool);
+        }
+        let mut names = Names::default();
+        if let Some(node) = route.and_then(|route| route.node.as_ref()) {
+            for group in routes::build_groups(graph, node) {
+                let Some((route, pools)) = routes::build_route(graph, node, group) else { continue };
+                for pool in pools {
+                    self.uses.add(&pool);
+                    names.pools.push(pool.name.clone());
+                    keep_object(&mut self.state.pools, pool.name.clone(), pool);
+                }
+                names.routes.push(route.name.clone());
+                keep_object(&mut self.state.routes, route.name.clone(), route);
+            }
+        }
+        old_routes.retain(|name| !names.routes.contains(name));
+        old_pools.retain(|name| !names.pools.contains(name));
+        old_routes.iter().for_each(|name| drop(self.state.routes.remove(name)));
+        old_pools.iter().for_each(|name| drop(self.state.pools.remove(name)));
+        if !names.routes.is_empty() {
+            self.routes.insert(key.clone(), names);
         }
     }
-    state
+}
+
+/// Puts an object into its place, unless an equal one is there.
+fn keep_object<N: Ord, T: PartialEq>(objects: &mut BTreeMap<N, Arc<T>>, name: N, object: T) {
+    if objects.get(&name).is_none_or(|known| **known != object) {
+        objects.insert(name, object.into());
+    }
+}
+
+/// Objects, each the one that was there if that is equal.
+pub(crate) fn keep_objects<N: Ord, T: PartialEq>(
+    before: &BTreeMap<N, Arc<T>>,
+    mut now: BTreeMap<N, Arc<T>>,
+) -> BTreeMap<N, Arc<T>> {
+    for (name, object) in &mut now {
+        if let Some(known) = before.get(name).filter(|known| *known == object) {
+            *object = known.clone();
+        }
+    }
+    now
 }

@@ -20,6 +20,9 @@ pub(crate) struct BackendInfo {
 
 /// Every Backend of the cluster.
 pub(crate) fn backends(pass: &Pass) -> BTreeMap<Key, BackendInfo> {
+    if pass.cluster.backends.is_empty() {
+        return BTreeMap::new();
+    }
     let used = used_backends(&pass.graph);
     let info = |(key, backend): (&Key, &crate::cluster::Object<understudy_crds::Backend>)| {
         let info = BackendInfo {
@@ -35,7 +38,7 @@ pub(crate) fn backends(pass: &Pass) -> BTreeMap<Key, BackendInfo> {
 
 fn used_backends(graph: &Graph) -> BTreeSet<&Key> {
     let mut used = BTreeSet::new();
-    for rule in graph.routes.iter().flat_map(|route| &route.rules) {
+    for rule in graph.served_routes().flat_map(|route| &route.rules) {
         let refs = match &rule.action {
             RuleAction::Forward(refs) => refs.as_slice(),
             RuleAction::Redirect(_) | RuleAction::Respond(_) => &[],

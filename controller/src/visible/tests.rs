@@ -69,12 +69,7 @@ fn pass(manifest: &str) -> Arc<Pass> {
     loader.refresh(&[Source::Stdin], load::Settling::TakeAll);
     let load::Loaded { cluster, mut diagnostics } = loader.load();
     let graph = graph::build_graph(&cluster, &Options::default(), 0, &mut diagnostics);
-    Arc::new(Pass {
-        cluster: Arc::new(cluster),
-        graph: Arc::new(graph),
-        diagnostics: diagnostics.into(),
-        version: 1,
-    })
+    Arc::new(Pass { cluster: Arc::new(cluster), graph, diagnostics: diagnostics.into(), version: 1 })
 }
 
 /// One request as the API server saw it.

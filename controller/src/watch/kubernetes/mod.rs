@@ -1,7 +1,7 @@
 //! First stage, from a Kubernetes API server.
 //!
-//! Purpose: know every object that counts, as it is now. Inputs: an API server. Outputs: [`Event`]s, one list per kind
-//! and then each change, which [`Store`] turns into a [`crate::cluster::Cluster`].
+//! Purpose: know every object that counts, as it is now. Inputs: an API server. Outputs: [`Event`]s: the objects of each
+//! kind, one by one so that no list stands in memory as a whole, its end, and then each change, which [`Store`] turns into a [`crate::cluster::Cluster`].
 //!
 //! - `discovery` finds which kinds the server has, in which version, and starts a `reflector` for each.
 //! - `reflector` lists a kind and follows its changes, for ever: what it lost sight of stays as it was.
@@ -20,6 +20,7 @@ mod store;
 mod switch;
 mod target;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +28,11 @@ use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cluster::Key;
 use crate::watch::{Kind, ObjectId};
 use contents::Contents;
 use json::RawObject;
+pub(crate) use narrow::unpacked;
 pub(crate) use store::{Change, Store};
 
 /// Events that wait to be taken. A burst beyond it waits on the wire.
@@ -40,9 +43,9 @@ const QUEUE: usize = 1024;
 pub(crate) enum Event {
     /// The API server does not have the kind.
     Absent(Kind),
-    /// All objects of a kind. Others that were known are gone.
-    Listed(Kind, Vec<RawObject>),
-    /// An object was made or changed.
+    /// All objects of a kind, each of which was sent before. Others that were known are gone.
+    Listed(Kind, BTreeSet<Key>),
+    /// An object was listed, made or changed.
     Applied(Kind, RawObject),
     /// An object is gone.
     Deleted(Kind, RawObject),

@@ -1,5 +1,7 @@
 //! What is kept of an object, so that memory grows with what is served and with nothing else.
 
+use std::borrow::Cow;
+
 use crate::watch::kubernetes::json::RawObject;
 use crate::watch::{Kind, Node, NodeEntry, NodeValue};
 
@@ -21,16 +23,39 @@ pub(crate) fn narrow(object: &mut RawObject, kind: Kind) {
     }
 }
 
-/// What stays beside the typed value: metadata and status. Of few kinds there are so many objects that the rest would
-/// count; what a policy or a Gateway says in full may be needed as it was written.
-pub(crate) fn kept_tree(object: &RawObject, kind: Kind) -> Node {
+/// What stays beside the typed value: the status, and of the metadata what changes with every write. The rest is in the
+/// value.
+pub(crate) fn kept_tree(object: &RawObject) -> Node {
     let mut tree = Node { line: 0, value: NodeValue::Null };
     let NodeValue::Map(entries) = &object.0.value else { return tree };
-    let is_kept = |entry: &&NodeEntry| {
-        !is_numerous(kind) || matches!(entry.key.as_str(), "apiVersion" | "kind" | "metadata" | "status")
-    };
-    tree.value = NodeValue::Map(entries.iter().filter(is_kept).cloned().collect());
+    let is_kept = |entry: &&NodeEntry| matches!(entry.key.as_str(), "metadata" | "status");
+    let mut kept: Vec<_> = entries.iter().filter(is_kept).cloned().collect();
+    for entry in &mut kept {
+        match entry.key.as_str() {
+            "metadata" => retain(&mut entry.node, |key| matches!(key, "generation" | "resourceVersion")),
+            _ => entry.node.value = pack(&entry.node),
+        }
+    }
+    kept.shrink_to_fit();
+    tree.value = NodeValue::Map(kept);
     tree
+}
+
+/// A tree as text, which takes a quarter of the room. Of most objects nobody reads the status again.
+fn pack(tree: &Node) -> NodeValue {
+    NodeValue::Text { text: tree.to_json().to_string(), plain: false }
+}
+
+/// The status of an object as a tree, however it was kept.
+pub(crate) fn unpacked(status: &Node) -> Cow<'_, Node> {
+    match &status.value {
+        NodeValue::Text { text, .. } => match serde_json::from_str::<RawObject>(text) {
+            Ok(RawObject(tree)) => Cow::Owned(tree),
+            // No object's status is a mere text.
+            Err(_) => Cow::Borrowed(status),
+        },
+        _ => Cow::Borrowed(status),
+    }
 }
 
 fn keeps_status(kind: Kind) -> bool {
@@ -43,19 +68,6 @@ fn keeps_status(kind: Kind) -> bool {
             | Kind::BackendTrafficPolicy
             | Kind::BackendTlsPolicy
             | Kind::Service
-            | Kind::Node
-    )
-}
-
-fn is_numerous(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::HttpRoute
-            | Kind::Service
-            | Kind::EndpointSlice
-            | Kind::Secret
-            | Kind::ConfigMap
-            | Kind::Namespace
             | Kind::Node
     )
 }
@@ -76,6 +88,7 @@ fn narrow_node_status(status: &mut Node) {
 fn retain(node: &mut Node, keep: impl Fn(&str) -> bool) {
     if let NodeValue::Map(entries) = &mut node.value {
         entries.retain(|entry| keep(&entry.key));
+        entries.shrink_to_fit();
     }
 }
 
@@ -107,17 +120,16 @@ mod tests {
     }
 
     #[test]
-    fn beside_a_typed_route_its_metadata_and_status_stay() {
-        let text = r#"{"kind": "HTTPRoute", "metadata": {"name": "a"}, "spec": {"rules": []}, "status": {"parents": []}}"#;
+    fn beside_a_typed_route_its_version_and_status_stay() {
+        let text = r#"{"kind": "HTTPRoute", "metadata": {"name": "a", "resourceVersion": "1"},
+            "spec": {"rules": []}, "status": {"parents": []}}"#;
         let mut route = parse(text);
         narrow(&mut route, Kind::HttpRoute);
         assert_eq!(route, parse(text));
-        let kept = kept_tree(&route, Kind::HttpRoute);
-        assert!(
-            kept.child("spec").is_none()
-                && kept.child("status").is_some()
-                && kept.child("metadata").is_some()
-        );
+        let kept = kept_tree(&route);
+        assert_eq!(kept.child("metadata"), Some(&parse(r#"{"resourceVersion": "1"}"#).0));
+        assert_eq!(*unpacked(kept.child("status").unwrap()), parse(r#"{"parents": []}"#).0);
+        assert!(kept.child("spec").is_none());
         let mut slice = parse(r#"{"metadata": {"name": "a"}, "endpoints": [], "status": {}}"#);
         narrow(&mut slice, Kind::EndpointSlice);
         assert!(slice.0.child("status").is_none() && slice.0.child("endpoints").is_some());

@@ -3,6 +3,7 @@
 //! kube's own watcher gives no sign when a list that comes as a stream begins anew, and what was deleted between the
 //! two would stay; and it waits for ever on servers that know no such lists. So the steps are our own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use kube::core::WatchEvent;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
+use crate::cluster::Key;
 use crate::watch::kubernetes::Event;
 use crate::watch::kubernetes::backoff::Backoff;
 use crate::watch::kubernetes::json::RawObject;
@@ -44,6 +46,27 @@ pub(crate) struct Reflector {
 /// Nobody takes the events any more.
 #[derive(Debug)]
 struct Closed;
+
+/// Why there is no list.
+enum ListError {
+    Closed,
+    Failed(RequestError),
+}
+
+impl From<Closed> for ListError {
+    fn from(Closed: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<RequestError> for ListError {
+    fn from(error: RequestError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A list whose objects were sent: their names, the version to go on from, and a stream that goes on already if there is one.
+type List = (BTreeSet<Key>, String, Option<Lines>);
 
 /// How a watch ended.
 enum End {
@@ -170,68 +193,80 @@ impl Follower {
         loop {
             let listed = if self.streams { self.list_as_stream().await } else { self.list_in_pages().await };
             match listed {
-                Ok((objects, version, stream)) => {
+                Ok((keys, version, stream)) => {
                     self.recover();
-                    self.send(Event::Listed(self.reflector.target.kind, objects)).await?;
+                    self.send(Event::Listed(self.reflector.target.kind, keys)).await?;
                     return Ok((version, stream));
                 }
-                Err(RequestError::Invalid(reason)) if self.streams => {
+                Err(ListError::Closed) => return Err(Closed),
+                Err(ListError::Failed(RequestError::Invalid(reason))) if self.streams => {
                     log::debug!("{}: listed in pages: {reason}", self.reflector.target.kind);
                     self.streams = false;
                 }
-                Err(error) => self.fail(&error).await,
+                Err(ListError::Failed(error)) => self.fail(&error).await,
             }
         }
     }
 
-    async fn list_as_stream(&self) -> Result<(Vec<RawObject>, String, Option<Lines>), RequestError> {
+    async fn list_as_stream(&self) -> Result<List, ListError> {
         let Reflector { requests, target, .. } = &self.reflector;
         // Without a version the list is as new as a read of the store itself.
         let mut lines = requests.watch(*target, "", true).await?;
-        let mut objects = Vec::new();
+        let mut keys = BTreeSet::new();
         loop {
             let line = match timeout(FIRST_OBJECTS, lines.next()).await {
-                Err(_) => return Err(RequestError::Invalid("the list as a stream does not come".to_owned())),
-                Ok(Err(error)) => return Err(RequestError::Failed(format!("the list broke: {error}"))),
-                Ok(Ok(None)) => return Err(RequestError::Failed("the list has no end".to_owned())),
+                Err(_) => {
+                    return Err(RequestError::Invalid("the list as a stream does not come".to_owned()).into());
+                }
+                Ok(Err(error)) => return Err(RequestError::Failed(format!("the list broke: {error}")).into()),
+                Ok(Ok(None)) => return Err(RequestError::Failed("the list has no end".to_owned()).into()),
                 Ok(Ok(Some(line))) => line,
             };
             if line.is_empty() {
                 continue;
             }
             match serde_json::from_slice::<WatchEvent<RawObject>>(line) {
-                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => objects.push(object),
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    keys.extend(object.key(target.kind));
+                    self.send(Event::Applied(target.kind, object)).await?;
+                }
                 Ok(WatchEvent::Deleted(gone)) => {
-                    let key = gone.key(target.kind);
-                    objects.retain(|object: &RawObject| object.key(target.kind) != key);
+                    if let Some(key) = gone.key(target.kind) {
+                        keys.remove(&key);
+                    }
+                    self.send(Event::Deleted(target.kind, gone)).await?;
                 }
                 Ok(WatchEvent::Bookmark(bookmark)) => {
                     if bookmark.metadata.annotations.contains_key(END_OF_LIST) {
-                        return Ok((objects, bookmark.metadata.resource_version, Some(lines)));
+                        return Ok((keys, bookmark.metadata.resource_version, Some(lines)));
                     }
                 }
                 Ok(WatchEvent::Error(status)) => {
-                    return Err(RequestError::of_status(status.code, &status.reason, &status.message));
+                    let error = RequestError::of_status(status.code, &status.reason, &status.message);
+                    return Err(error.into());
                 }
                 Err(error) => {
-                    return Err(RequestError::Invalid(format!(
-                        "the list as a stream cannot be read: {error}"
-                    )));
+                    let what = format!("the list as a stream cannot be read: {error}");
+                    return Err(RequestError::Invalid(what).into());
                 }
             }
         }
     }
 
-    async fn list_in_pages(&self) -> Result<(Vec<RawObject>, String, Option<Lines>), RequestError> {
-        let mut objects = Vec::new();
+    async fn list_in_pages(&self) -> Result<List, ListError> {
+        let kind = self.reflector.target.kind;
+        let mut keys = BTreeSet::new();
         let mut rest = None;
         loop {
             let mut page = self.reflector.requests.list(self.reflector.target, rest).await?;
-            objects.extend(page.take_items());
+            for object in page.take_items() {
+                keys.extend(object.key(kind));
+                self.send(Event::Applied(kind, object)).await?;
+            }
             let token = page.metadata.rest.take().filter(|token| !token.is_empty());
             let Some(token) = token else {
                 let version = page.metadata.resource_version.unwrap_or_default();
-                return Ok((objects, version, None));
+                return Ok((keys, version, None));
             };
             rest = Some(token);
         }

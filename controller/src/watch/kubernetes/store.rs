@@ -123,8 +123,8 @@ impl Store {
     /// Takes an event.
     pub(crate) fn take(&mut self, event: Event) -> Change {
         match event {
-            Event::Absent(kind) => self.take_list(kind, Vec::new()),
-            Event::Listed(kind, objects) => self.take_list(kind, objects),
+            Event::Absent(kind) => self.take_list(kind, &BTreeSet::new()),
+            Event::Listed(kind, keys) => self.take_list(kind, &keys),
             Event::Applied(kind, object) => match object.key(kind) {
                 Some(key) => self.apply(ObjectId { kind, key }, object),
                 None => {
@@ -166,16 +166,9 @@ impl Store {
         questions
     }
 
-    fn take_list(&mut self, kind: Kind, objects: Vec<RawObject>) -> Change {
+    fn take_list(&mut self, kind: Kind, listed: &BTreeSet<Key>) -> Change {
         let mut change = if self.unlisted.remove(&kind) { Change::Meaning } else { Change::Nothing };
-        let mut listed = BTreeSet::new();
-        for object in objects {
-            let Some(key) = object.key(kind) else { continue };
-            let id = ObjectId { kind, key };
-            listed.insert(id.clone());
-            change = change.max(self.apply(id, object));
-        }
-        let is_gone = |id: &&ObjectId| id.kind == kind && !listed.contains(id);
+        let is_gone = |id: &&ObjectId| id.kind == kind && !listed.contains(&id.key);
         let gone: BTreeSet<_> =
             self.objects.keys().chain(self.contents.keys()).filter(is_gone).cloned().collect();
         for id in &gone {
@@ -244,7 +237,7 @@ impl Store {
         if known.as_ref().is_some_and(|known| known.fingerprint == fingerprint) {
             return Change::Nothing;
         }
-        let tree = Arc::new(kept_tree(&object, id.kind));
+        let tree = Arc::new(kept_tree(&object));
         // What a Node says of itself is all in its status.
         let is_meaning = id.kind == Kind::Node;
         if let Some(known) =
@@ -279,7 +272,8 @@ impl Store {
                 cluster.replace(served);
             }
             None => {
-                cluster.refused.insert(id.clone(), Refused { location: id.to_string(), remains });
+                let refused = Refused { location: id.to_string(), remains };
+                Arc::make_mut(&mut cluster.refused).insert(id.clone(), refused);
             }
         }
         if diagnostics.is_empty() {

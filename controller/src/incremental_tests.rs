@@ -1,0 +1,418 @@
+//! A builder with a memory builds what one without builds, whatever happened to the cluster in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use crate::addresses::Addresses;
+use crate::cluster::Key;
+use crate::diagnostics::Diagnostic;
+use crate::pass::Pass;
+use crate::status::{Desired, Doubts, Inputs, build_statuses};
+use crate::watch::kubernetes::{Content, Event, Store};
+use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
+use crate::{Builder, CONTROLLER_NAME, Options};
+
+/// A certificate and its key, in base64 as Secrets hold them.
+static PAIR: LazyLock<(String, String, String)> = LazyLock::new(|| {
+    let key = KeyPair::generate().unwrap();
+    let pem = CertificateParams::new(["a.example".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    (base64(&pem), base64(&key.serialize_pem()), pem)
+});
+
+fn base64(text: &str) -> String {
+    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let groups = text.as_bytes().chunks(3).map(|chunk| {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        let digit = |at: usize| match at <= chunk.len() {
+            true => char::from(digits[(bits >> (18 - 6 * at) & 63) as usize]),
+            false => '=',
+        };
+        (0..4).map(digit).collect::<String>()
+    });
+    groups.collect()
+}
+
+/// What is done to one object: it is made, changed, given another status, or removed.
+#[derive(Debug, Clone)]
+struct Edit {
+    kind: Kind,
+    name: u8,
+    other_namespace: bool,
+    /// Chooses among what the object may say.
+    choices: [u8; 6],
+    is_removal: bool,
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let kinds = [
+        (1, Kind::GatewayClass),
+        (3, Kind::Gateway),
+        (2, Kind::Namespace),
+        (8, Kind::HttpRoute),
+        (3, Kind::ReferenceGrant),
+        (5, Kind::Backend),
+        (4, Kind::BackendTrafficPolicy),
+        (3, Kind::BackendTlsPolicy),
+        (4, Kind::Service),
+        (5, Kind::EndpointSlice),
+        (2, Kind::Secret),
+        (2, Kind::ConfigMap),
+        (1, Kind::Node),
+    ];
+    let kind = prop::sample::select(
+        kinds.iter().flat_map(|(weight, kind)| vec![*kind; *weight]).collect::<Vec<_>>(),
+    );
+    (kind, 0..3_u8, any::<bool>(), any::<[u8; 6]>(), 0..5_u8).prop_map(
+        |(kind, name, other_namespace, choices, removal)| Edit {
+            kind,
+            name,
+            other_namespace,
+            choices,
+            is_removal: removal == 0,
+        },
+    )
+}
+
+/// A Gateway with a route that fails over, so that edits meet something that works.
+fn base() -> impl Iterator<Item = Edit> {
+    let objects = [
+        (Kind::GatewayClass, [0; 6]),
+        (Kind::Gateway, [0; 6]),
+        // From a Service to a Backend.
+        (Kind::HttpRoute, [0, 6, 2, 1, 0, 1]),
+        // On the Gateway, where it ejects one of two endpoints.
+        (Kind::BackendTrafficPolicy, [3, 1, 1, 0, 0, 0]),
+        (Kind::Service, [0; 6]),
+        (Kind::EndpointSlice, [2, 1, 0, 0, 0, 0]),
+        (Kind::Backend, [0, 0, 3, 0, 0, 0]),
+    ];
+    objects.into_iter().map(|(kind, choices)| Edit {
+        kind,
+        name: 0,
+        other_namespace: false,
+        choices,
+        is_removal: false,
+    })
+}
+
+impl Edit {
+    /// A choice among a number of things.
+    fn choose(&self, choice: usize, of: u8) -> u8 {
+        self.choices[choice] % of
+    }
+
+    fn pick<T: Clone>(&self, choice: usize, of: &[T]) -> T {
+        of[usize::from(self.choices[choice]) % of.len()].clone()
+    }
+
+    fn key(&self) -> Key {
+        let namespace = match self.kind {
+            Kind::GatewayClass | Kind::Namespace | Kind::Node => "",
+            // One Gateway's namespace is enough.
+            Kind::Gateway | Kind::Secret => "a",
+            _ if self.other_namespace => "b",
+            _ => "a",
+        };
+        let name = match self.kind {
+            Kind::GatewayClass => "ours".to_owned(),
+            Kind::Namespace => self.pick(0, &["a", "b"]).to_owned(),
+            Kind::Secret => self.pick(0, &["cert", "ca"]).to_owned(),
+            Kind::ConfigMap => "ca".to_owned(),
+            Kind::Gateway | Kind::BackendTlsPolicy => format!("x{}", self.name % 2),
+            _ => format!("x{}", self.name),
+        };
+        Key::new(namespace, &name)
+    }
+
+    fn object(&self, version: u64) -> Value {
+        let key = self.key();
+        let mut object = self.content(&key.namespace);
+        let metadata = json!({
+            "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": version.to_string(),
+            "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", self.choose(5, 4)),
+        });
+        let own = object["metadata"].take();
+        object["metadata"] = metadata;
+        if let (Value::Object(all), Value::Object(own)) = (&mut object["metadata"], own) {
+            all.extend(own);
+        }
+        if key.namespace.is_empty() {
+            object["metadata"].as_object_mut().unwrap().remove("namespace");
+        }
+        object
+    }
+
+    fn content(&self, namespace: &str) -> Value {
+        let team = json!({ "team": self.pick(1, &["x", "y"]) });
+        match self.kind {
+            Kind::GatewayClass => {
+                json!({"spec": {"controllerName": self.pick(0, &[CONTROLLER_NAME, CONTROLLER_NAME, "else/where"])}})
+            }
+            Kind::Namespace => json!({"metadata": {"labels": team}}),
+            Kind::Gateway => self.gateway(team),
+            Kind::HttpRoute => self.route(namespace, team),
+            Kind::ReferenceGrant => json!({"spec": {
+                "from": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": self.pick(0, &["a", "b"])},
+                    {"group": ENVOY, "kind": "BackendTrafficPolicy", "namespace": "a"}],
+                "to": [{"group": self.pick(1, &["", ENVOY]), "kind": self.pick(1, &["Service", "Backend"])},
+                    {"group": GATEWAY_API, "kind": "HTTPRoute"}],
+            }}),
+            Kind::Backend => self.backend(),
+            Kind::BackendTrafficPolicy => self.policy(),
+            Kind::BackendTlsPolicy => json!({"spec": {
+                "targetRefs": [self.pick(0, &[
+                    json!({"group": "", "kind": "Service", "name": "x0"}),
+                    json!({"group": "", "kind": "Service", "name": "x1", "sectionName": "http"}),
+                    json!({"group": ENVOY, "kind": "Backend", "name": "x0"}),
+                    json!({"group": ENVOY, "kind": "Backend", "name": "missing"}),
+                ])],
+                "validation": {"hostname": "a.example", "caCertificateRefs": [
+                    {"group": "", "kind": self.pick(1, &["ConfigMap", "Secret"]), "name": "ca"}]},
+            }}),
+            Kind::Service => json!({
+                "spec": {"type": self.pick(2, &["ClusterIP", "ClusterIP", "ExternalName"]), "externalName": "e",
+                    "ports": [{"name": "http", "port": self.pick(0, &[80, 80, 81]), "targetPort": 8080,
+                        "appProtocol": self.pick(1, &["http", "kubernetes.io/h2c"])}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": format!("10.1.0.{}", self.choices[3])}]}},
+            }),
+            Kind::EndpointSlice => {
+                let addresses: Vec<_> = (0..self.choose(0, 4))
+                    .map(|n| {
+                        json!({"addresses": [format!("10.0.{}.{n}", self.name)],
+                        "conditions": {"ready": self.choose(1, 4) > 0}})
+                    })
+                    .collect();
+                json!({
+                    "metadata": {"labels": {"kubernetes.io/service-name": format!("x{}", self.choose(2, 3))}},
+                    "addressType": "IPv4", "endpoints": addresses,
+                    "ports": [{"name": self.pick(3, &["http", "http", "other"]), "port": 8080}],
+                })
+            }
+            Kind::Secret => {
+                let (chain, key, _) = &*PAIR;
+                let chain = if self.choose(1, 4) == 0 { "YQ==" } else { chain };
+                json!({"type": "kubernetes.io/tls", "data": {"tls.crt": chain, "tls.key": key, "ca.crt": chain}})
+            }
+            Kind::ConfigMap => {
+                json!({"data": {"ca.crt": if self.choose(1, 4) == 0 { "none" } else { &PAIR.2 }}})
+            }
+            Kind::Node => json!({"status": {"addresses": [
+                {"type": "InternalIP", "address": format!("192.0.2.{}", self.choose(0, 4))}]}}),
+        }
+    }
+
+    fn gateway(&self, team: Value) -> Value {
+        let from = self.pick(
+            0,
+            &[
+                json!({"from": "All"}),
+                json!({"from": "All"}),
+                json!({"from": "Same"}),
+                json!({"from": "Selector", "selector": {"matchLabels": {"team": "x"}}}),
+            ],
+        );
+        let https = json!({"name": "s", "protocol": "HTTPS", "port": 443,
+            "tls": {"certificateRefs": [{"name": "cert"}]}, "allowedRoutes": {"namespaces": from}});
+        let http = json!({"name": "h", "protocol": "HTTP", "port": self.pick(2, &[80, 81]),
+            "hostname": self.pick(3, &["", "*.example"]), "allowedRoutes": {"namespaces": from}});
+        let listeners = if self.choose(4, 2) == 0 { vec![http] } else { vec![http, https] };
+        json!({"metadata": {"labels": team}, "spec": {"gatewayClassName": "ours", "listeners": listeners},
+            "status": {"seen": self.choices[5]}})
+    }
+
+    fn route(&self, namespace: &str, team: Value) -> Value {
+        let target = |choice: u8| match choice % 8 {
+            0 => json!({"name": "x0", "port": 80}),
+            1 => json!({"name": format!("x{}", choice / 8 % 3), "port": 80}),
+            2 => json!({"name": "x1", "port": 81, "namespace": "b"}),
+            3 => json!({"name": "x3", "port": 80}),
+            4 => json!({"group": ENVOY, "kind": "Backend", "name": "x0", "namespace": "a"}),
+            5 => json!({"group": ENVOY, "kind": "Backend", "name": "x3"}),
+            _ => json!({"group": ENVOY, "kind": "Backend", "name": format!("x{}", choice / 8 % 3)}),
+        };
+        let mut refs = vec![target(self.choices[0]), target(self.choices[1])];
+        refs.truncate(usize::from(self.choose(2, 3)));
+        if let Some(reference) = refs.first_mut() {
+            reference["weight"] = self.pick(5, &[1, 1, 1, 0]).into();
+        }
+        let mirror =
+            json!([{"type": "RequestMirror", "requestMirror": {"backendRef": target(self.choices[3])}}]);
+        let mut parents = vec![json!({"name": format!("x{}", self.choose(4, 3)), "namespace": "a"})];
+        if self.choose(5, 3) == 0 {
+            parents.push(json!({"name": "x0", "namespace": "a", "sectionName": "h"}));
+        }
+        let filters = if self.choose(3, 3) == 0 { mirror } else { json!([]) };
+        json!({"metadata": {"labels": team}, "spec": {
+            "parentRefs": parents,
+            "hostnames": if self.choose(4, 2) == 0 { json!([]) } else { json!([format!("{namespace}.example")]) },
+            "rules": [{"name": "one", "backendRefs": refs, "filters": filters,
+                "timeouts": {"request": self.pick(5, &["1ms", "1s"])}}],
+        }, "status": {"parents": self.pick(5, &[
+            json!([]),
+            json!([{"parentRef": {"name": "x0"}, "controllerName": CONTROLLER_NAME, "conditions": []}]),
+        ]), "seen": self.choices[5]}})
+    }
+
+    fn backend(&self) -> Value {
+        let endpoint = self.pick(
+            0,
+            &[
+                json!({"ip": {"address": "10.2.0.1", "port": 80}}),
+                json!({"fqdn": {"hostname": "x0.a.svc.cluster.local", "port": 80}}),
+                json!({"fqdn": {"hostname": "x1.b.svc", "port": 80}}),
+                json!({"ip": {"address": "nowhere", "port": 80}}),
+            ],
+        );
+        let mut spec = json!({"fallback": self.choose(1, 2) == 0, "endpoints": [endpoint]});
+        match self.choose(2, 6) {
+            0 => {
+                spec["tls"] = json!({"sni": "a.example",
+                "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]})
+            }
+            1 => {
+                spec["tls"] = json!({"sni": "a.example", "wellKnownCACertificates": "System",
+                "clientCertificateRef": {"name": "cert", "namespace": "a"}})
+            }
+            2 => spec["type"] = "DynamicResolver".into(),
+            _ => {}
+        }
+        json!({"spec": spec, "status": {"seen": self.choices[5]}})
+    }
+
+    fn policy(&self) -> Value {
+        let target = self.pick(0, &[
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "x0"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "x1", "sectionName": "one"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "x3"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": "x0"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": "x1", "sectionName": "s"}]}),
+            json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "HTTPRoute", "matchLabels": {"team": "x"},
+                "namespaces": {"from": "All"}}]}),
+            json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespaces":
+                {"from": "Selector", "selector": {"matchLabels": {"team": "x"}}}}]}),
+        ]);
+        let mut spec = target;
+        spec["healthCheck"] = json!({"passive": {"maxEjectionPercent": self.pick(1, &[10, 50, 100, 130])}});
+        if self.choose(2, 2) == 0 {
+            spec["mergeType"] = "StrategicMerge".into();
+        }
+        json!({"metadata": {"annotations": {"understudy.dev/overflow": self.pick(3, &["Fallback", "Never"])}},
+            "spec": spec, "status": {"seen": self.choices[5]}})
+    }
+}
+
+/// A cluster that is edited.
+struct World {
+    store: Store,
+    version: u64,
+    /// What Secrets and ConfigMaps hold.
+    contents: BTreeMap<ObjectId, Value>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut store = Store::new("understudy-system");
+        for kind in Kind::all() {
+            store.take(Event::Listed(kind, BTreeSet::new()));
+        }
+        Self { store, version: 0, contents: BTreeMap::new() }
+    }
+
+    fn edit(&mut self, edit: &Edit) {
+        self.version += 1;
+        let object = edit.object(self.version);
+        let id = ObjectId { kind: edit.kind, key: edit.key() };
+        let raw = serde_json::from_value(object.clone()).unwrap();
+        if edit.is_removal {
+            self.contents.remove(&id);
+            self.store.take(Event::Deleted(edit.kind, raw));
+        } else {
+            self.contents.insert(id, object);
+            self.store.take(Event::Applied(edit.kind, raw));
+        }
+        for id in self.store.take_questions() {
+            let content = match self.contents.get(&id) {
+                Some(object) => Content::Found(serde_json::from_value(object.clone()).unwrap()),
+                None => Content::Refused("it is not there".to_owned()),
+            };
+            self.store.take(Event::Content(id, content));
+        }
+    }
+
+    /// Builds with the memory of the worlds before, and without.
+    fn check(&self, memory: &mut Memory, options: &Options) -> Result<(), TestCaseError> {
+        let cluster = self.store.cluster();
+        let (mut said, mut said_anew) = (self.store.diagnostics(), self.store.diagnostics());
+        let (graph, state) = memory.builder.build(&cluster, options, &mut said);
+        let mut fresh = Builder::default();
+        let (fresh_graph, fresh_state) = fresh.build(&cluster, options, &mut said_anew);
+        prop_assert_eq!(state, fresh_state);
+        prop_assert_eq!(state.validate_references(), Ok(()));
+        let texts = |said: &[Diagnostic]| said.iter().map(ToString::to_string).collect::<Vec<_>>();
+        prop_assert_eq!(texts(&said), texts(&said_anew));
+        prop_assert_eq!(&said, &said_anew);
+        prop_assert_eq!(&graph.gateways, &fresh_graph.gateways);
+        prop_assert_eq!(&graph.routes, &fresh_graph.routes);
+        prop_assert_eq!(&graph.backends, &fresh_graph.backends);
+        prop_assert_eq!(&graph.services, &fresh_graph.services);
+        prop_assert_eq!(&graph.policies, &fresh_graph.policies);
+        memory.check_statuses(Pass { cluster, graph, diagnostics: said.into(), version: 0 })
+    }
+}
+
+/// What is kept from pass to pass.
+#[derive(Default)]
+struct Memory {
+    builder: Builder,
+    last: Option<Pass>,
+    statuses: BTreeMap<ObjectId, Desired>,
+}
+
+impl Memory {
+    fn check_statuses(&mut self, pass: Pass) -> Result<(), TestCaseError> {
+        let inputs = Inputs {
+            cluster: &pass.cluster,
+            graph: &pass.graph,
+            diagnostics: &pass.diagnostics,
+            sidecars: &[],
+            addresses: &Addresses::new(),
+        };
+        let doubts = self.last.as_ref().map_or(Doubts::Everything, |last| Doubts::between(last, &pass));
+        self.statuses.retain(|id, _| !doubts.include(id));
+        let by_id = |desired: Desired| (desired.id.clone(), desired);
+        self.statuses.extend(build_statuses(inputs, &doubts).into_iter().map(by_id));
+        let all: BTreeMap<_, _> =
+            build_statuses(inputs, &Doubts::Everything).into_iter().map(by_id).collect();
+        prop_assert_eq!(&self.statuses, &all);
+        self.last = Some(pass);
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn an_incremental_build_equals_one_from_scratch(
+        start in prop::collection::vec(edit(), 0..40),
+        edits in prop::collection::vec((prop::collection::vec(edit(), 1..4), 0..24_u8), 1..30),
+    ) {
+        let mut world = World::new();
+        let mut memory = Memory::default();
+        let mut options = Options { live: true, guard: Some(crate::GuardOptions::default()), ..Options::default() };
+        start.iter().filter(|edit| !edit.is_removal).for_each(|edit| world.edit(edit));
+        base().for_each(|edit| world.edit(&edit));
+        world.check(&mut memory, &options)?;
+        for (edits, flip) in edits {
+            edits.iter().for_each(|edit| world.edit(edit));
+            // Now and then the switch of the Backend API is turned.
+            options.backend_api ^= flip == 0;
+            world.check(&mut memory, &options)?;
+        }
+    }
+}
