@@ -11,6 +11,7 @@
 mod backend;
 mod backend_tls;
 mod certificate;
+mod changes;
 mod cors;
 mod duration;
 mod gateway;
@@ -28,6 +29,7 @@ pub mod store;
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 pub use backend_tls::{BackendTls, CaBundle, TlsVersion, Trust};
 pub use certificate::{Certificate, PrivateKey};
+pub use changes::{Change, changes};
 pub use cors::Cors;
 pub use duration::{DurationError, GatewayDuration};
 pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};

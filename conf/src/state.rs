@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::{
     Action, Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName,
-    Guard, GuardName, HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget,
+    Guard, GuardName, HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget, Route, RouteName, Trust,
+    changes,
 };
-use crate::{Route, RouteName, Trust};
 
 /// Everything that the proxy serves, at one version. Objects are shared: two versions hold the same [`Arc`]
 /// where nothing changed.
@@ -43,74 +43,108 @@ pub struct DanglingReference {
     pub to: String,
 }
 
+fn dangling(from: &str, to: &str) -> Result<(), DanglingReference> {
+    Err(DanglingReference { from: from.to_owned(), to: to.to_owned() })
+}
+
 impl State {
     /// Checks that every reference resolves.
     ///
     /// # Errors
     /// The first [`DanglingReference`] found.
     pub fn validate_references(&self) -> Result<(), DanglingReference> {
-        let dangling =
-            |from: &str, to: &str| Err(DanglingReference { from: from.to_owned(), to: to.to_owned() });
-        for gateway in self.gateways.values() {
-            let certificates =
-                gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
-            for certificate in certificates {
-                if !self.certificates.contains_key(certificate) {
-                    return dangling(gateway.name.as_str(), certificate.as_str());
-                }
+        self.gateways.values().try_for_each(|gateway| self.validate_gateway(gateway))?;
+        self.backends.values().try_for_each(|backend| self.validate_backend(backend))?;
+        self.routes.values().try_for_each(|route| self.validate_route(route))?;
+        self.pools.values().try_for_each(|pool| self.validate_pool(pool))
+    }
+
+    /// The same, where every reference of `before` resolves: then only what changed is looked at.
+    ///
+    /// # Errors
+    /// A [`DanglingReference`], if there is one.
+    pub fn validate_references_since(&self, before: &Self) -> Result<(), DanglingReference> {
+        // What is gone, and every listener of a gateway that changed, may still be referred to by anything.
+        if changes(&before.gateways, &self.gateways).next().is_some()
+            || loses(&before.certificates, &self.certificates)
+            || loses(&before.ca_bundles, &self.ca_bundles)
+            || loses(&before.backends, &self.backends)
+            || loses(&before.policies, &self.policies)
+            || loses(&before.pools, &self.pools)
+        {
+            return self.validate_references();
+        }
+        let mut backends = changes(&before.backends, &self.backends).filter_map(|change| change.after);
+        backends.try_for_each(|backend| self.validate_backend(backend))?;
+        let mut routes = changes(&before.routes, &self.routes).filter_map(|change| change.after);
+        routes.try_for_each(|route| self.validate_route(route))?;
+        let mut pools = changes(&before.pools, &self.pools).filter_map(|change| change.after);
+        pools.try_for_each(|pool| self.validate_pool(pool))
+    }
+
+    fn validate_gateway(&self, gateway: &Gateway) -> Result<(), DanglingReference> {
+        let mut certificates =
+            gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
+        match certificates.find(|certificate| !self.certificates.contains_key(*certificate)) {
+            Some(missing) => dangling(gateway.name.as_str(), missing.as_str()),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_backend(&self, backend: &Backend) -> Result<(), DanglingReference> {
+        let Some(tls) = &backend.tls else { return Ok(()) };
+        if let Some(certificate) = &tls.client_certificate
+            && !self.certificates.contains_key(certificate)
+        {
+            return dangling(backend.name.as_str(), certificate.as_str());
+        }
+        let Trust::Bundles(bundles) = &tls.trust else { return Ok(()) };
+        match bundles.iter().find(|bundle| !self.ca_bundles.contains_key(*bundle)) {
+            Some(missing) => dangling(backend.name.as_str(), missing.as_str()),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_route(&self, route: &Route) -> Result<(), DanglingReference> {
+        for attachment in &route.attachments {
+            let listener = self
+                .gateways
+                .get(&attachment.gateway)
+                .and_then(|gateway| gateway.listeners.iter().find(|l| l.name == attachment.listener));
+            if listener.is_none() {
+                return dangling(
+                    route.name.as_str(),
+                    &format!("{} listener {}", attachment.gateway, attachment.listener),
+                );
             }
         }
-        for backend in self.backends.values() {
-            let Some(tls) = &backend.tls else { continue };
-            if let Some(certificate) = &tls.client_certificate
-                && !self.certificates.contains_key(certificate)
+        for rule in &route.rules {
+            if let Action::Forward(pool) = &rule.action
+                && !self.pools.contains_key(pool)
             {
-                return dangling(backend.name.as_str(), certificate.as_str());
+                return dangling(route.name.as_str(), pool.as_str());
             }
-            let Trust::Bundles(bundles) = &tls.trust else { continue };
-            if let Some(bundle) = bundles.iter().find(|bundle| !self.ca_bundles.contains_key(*bundle)) {
-                return dangling(backend.name.as_str(), bundle.as_str());
-            }
-        }
-        for route in self.routes.values() {
-            for attachment in &route.attachments {
-                let listener = self
-                    .gateways
-                    .get(&attachment.gateway)
-                    .and_then(|gateway| gateway.listeners.iter().find(|l| l.name == attachment.listener));
-                if listener.is_none() {
-                    return dangling(
-                        route.name.as_str(),
-                        &format!("{} listener {}", attachment.gateway, attachment.listener),
-                    );
-                }
-            }
-            for rule in &route.rules {
-                if let Action::Forward(pool) = &rule.action
-                    && !self.pools.contains_key(pool)
-                {
-                    return dangling(route.name.as_str(), pool.as_str());
-                }
-                if let Some(pool) = self.missing_mirror(&rule.filters) {
-                    return dangling(route.name.as_str(), pool.as_str());
-                }
+            if let Some(pool) = self.missing_mirror(&rule.filters) {
+                return dangling(route.name.as_str(), pool.as_str());
             }
         }
-        for pool in self.pools.values() {
-            if let Some(policy) = &pool.policy
-                && !self.policies.contains_key(policy)
+        Ok(())
+    }
+
+    fn validate_pool(&self, pool: &Pool) -> Result<(), DanglingReference> {
+        if let Some(policy) = &pool.policy
+            && !self.policies.contains_key(policy)
+        {
+            return dangling(pool.name.as_str(), policy.as_str());
+        }
+        for reference in &pool.refs {
+            if let RefTarget::Backend(backend) = &reference.target
+                && !self.backends.contains_key(backend)
             {
-                return dangling(pool.name.as_str(), policy.as_str());
+                return dangling(pool.name.as_str(), backend.as_str());
             }
-            for reference in &pool.refs {
-                if let RefTarget::Backend(backend) = &reference.target
-                    && !self.backends.contains_key(backend)
-                {
-                    return dangling(pool.name.as_str(), backend.as_str());
-                }
-                if let Some(missing) = self.missing_mirror(&reference.filters) {
-                    return dangling(pool.name.as_str(), missing.as_str());
-                }
+            if let Some(missing) = self.missing_mirror(&reference.filters) {
+                return dangling(pool.name.as_str(), missing.as_str());
             }
         }
         Ok(())
@@ -123,4 +157,9 @@ impl State {
         });
         mirrors.find(|pool| !self.pools.contains_key(*pool))
     }
+}
+
+/// Whether an object is gone.
+fn loses<N: Ord, T>(before: &BTreeMap<N, Arc<T>>, after: &BTreeMap<N, Arc<T>>) -> bool {
+    changes(before, after).any(|change| change.after.is_none())
 }
