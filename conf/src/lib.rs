@@ -11,6 +11,7 @@
 mod backend;
 mod backend_tls;
 mod certificate;
+mod changes;
 mod cors;
 mod differences;
 mod duration;
@@ -29,6 +30,7 @@ pub mod store;
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 pub use backend_tls::{BackendTls, CaBundle, TlsVersion, Trust};
 pub use certificate::{Certificate, PrivateKey};
+pub use changes::{Change, changes};
 pub use cors::Cors;
 pub use differences::differences;
 pub use duration::{DurationError, GatewayDuration};

@@ -1,5 +1,7 @@
 //! Names: every object of the state keeps one that tells its origin.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +34,37 @@ fn checked(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+thread_local! {
+    /// The texts of names, while equal ones are shared.
+    static TEXTS: RefCell<Option<HashSet<Arc<str>>>> = const { RefCell::new(None) };
+}
+
+/// Does work during which equal names that this thread makes share one text: a state says most of its names several
+/// times.
+pub(crate) fn sharing_texts<T>(work: impl FnOnce() -> T) -> T {
+    struct Sharing;
+    impl Drop for Sharing {
+        fn drop(&mut self) {
+            TEXTS.set(None);
+        }
+    }
+    TEXTS.set(Some(HashSet::new()));
+    let _until_the_end = Sharing;
+    work()
+}
+
+fn shared(name: &str) -> Arc<str> {
+    TEXTS.with_borrow_mut(|texts| {
+        let Some(texts) = texts else { return name.into() };
+        if let Some(known) = texts.get(name) {
+            return Arc::clone(known);
+        }
+        let text = Arc::<str>::from(name);
+        texts.insert(Arc::clone(&text));
+        text
+    })
+}
+
 macro_rules! name_types {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
@@ -47,7 +80,7 @@ macro_rules! name_types {
             pub fn new(name: impl AsRef<str>) -> Result<Self, NameError> {
                 let name = name.as_ref();
                 checked(name)?;
-                Ok(Self(name.into()))
+                Ok(Self(shared(name)))
             }
 
             /// A name that is known to be one.
@@ -160,7 +193,7 @@ impl Hostname {
                     && !label.ends_with('-')
                     && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             });
-        if good { Ok(Self(name.into())) } else { Err(HostnameError::Malformed(name.to_owned())) }
+        if good { Ok(Self(shared(name))) } else { Err(HostnameError::Malformed(name.to_owned())) }
     }
 
     /// The hostname as text, with its `*.` if it has one.
@@ -245,6 +278,14 @@ mod tests {
             assert_eq!(host(a).intersect(&host(b)).as_ref().map(Hostname::as_str), both, "{a} {b}");
             assert_eq!(host(b).intersect(&host(a)).as_ref().map(Hostname::as_str), both, "{b} {a}");
         }
+    }
+
+    #[test]
+    fn equal_names_share_their_text_where_that_is_asked_for() {
+        let pair = || [PoolName::new("a").unwrap(), PoolName::new("a").unwrap()];
+        let is_shared = |[a, b]: [PoolName; 2]| Arc::ptr_eq(&a.0, &b.0);
+        assert!(sharing_texts(|| is_shared(pair())));
+        assert!(!is_shared(pair()), "not for ever");
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::{
     Action, Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName,
-    Guard, GuardName, HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget,
+    Guard, GuardName, HttpFilter, Policy, PolicyName, Pool, PoolName, RefTarget, Route, RouteName, Trust,
+    changes,
 };
-use crate::{Route, RouteName, Trust};
 
 /// Everything that the proxy serves, at one version. Objects are shared: two versions hold the same [`Arc`]
 /// where nothing changed.
@@ -43,6 +43,10 @@ pub struct DanglingReference {
     pub to: String,
 }
 
+fn dangling(from: &str, to: &str) -> Result<(), DanglingReference> {
+    Err(DanglingReference { from: from.to_owned(), to: to.to_owned() })
+}
+
 impl State {
     /// Checks that every reference resolves.
     ///
@@ -53,6 +57,29 @@ impl State {
         self.backends.values().try_for_each(|backend| self.validate_backend(backend))?;
         self.routes.values().try_for_each(|route| self.validate_route(route))?;
         self.pools.values().try_for_each(|pool| self.validate_pool(pool))
+    }
+
+    /// The same, where every reference of `before` resolves: then only what changed is looked at.
+    ///
+    /// # Errors
+    /// A [`DanglingReference`], if there is one.
+    pub fn validate_references_since(&self, before: &Self) -> Result<(), DanglingReference> {
+        // What is gone, and every listener of a gateway that changed, may still be referred to by anything.
+        if changes(&before.gateways, &self.gateways).next().is_some()
+            || loses(&before.certificates, &self.certificates)
+            || loses(&before.ca_bundles, &self.ca_bundles)
+            || loses(&before.backends, &self.backends)
+            || loses(&before.policies, &self.policies)
+            || loses(&before.pools, &self.pools)
+        {
+            return self.validate_references();
+        }
+        let mut backends = changes(&before.backends, &self.backends).filter_map(|change| change.after);
+        backends.try_for_each(|backend| self.validate_backend(backend))?;
+        let mut routes = changes(&before.routes, &self.routes).filter_map(|change| change.after);
+        routes.try_for_each(|route| self.validate_route(route))?;
+        let mut pools = changes(&before.pools, &self.pools).filter_map(|change| change.after);
+        pools.try_for_each(|pool| self.validate_pool(pool))
     }
 
     pub(crate) fn validate_gateway(&self, gateway: &Gateway) -> Result<(), DanglingReference> {
@@ -132,6 +159,7 @@ impl State {
     }
 }
 
-fn dangling(from: &str, to: &str) -> Result<(), DanglingReference> {
-    Err(DanglingReference { from: from.to_owned(), to: to.to_owned() })
+/// Whether an object is gone.
+fn loses<N: Ord, T>(before: &BTreeMap<N, Arc<T>>, after: &BTreeMap<N, Arc<T>>) -> bool {
+    changes(before, after).any(|change| change.after.is_none())
 }

@@ -83,10 +83,7 @@ impl Engine {
         if !new_checks.is_empty() {
             self.hub.wake();
         }
-        let mut pools = self.pools.lock();
-        pools.insert(name, Arc::downgrade(&pool));
-        pools.retain(|_, known| known.strong_count() > 0);
-        drop(pools);
+        self.pools.lock().insert(name, Arc::downgrade(&pool));
         if pool.sweeps() {
             // Not before it is on the list: whoever is woken must find it.
             self.hub.wake();

@@ -1,8 +1,9 @@
 //! A pool at work: its members, its view of their health, its counters.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -12,11 +13,11 @@ use crate::admission::Lane;
 use crate::event::{Event, EventKind, Hub};
 use crate::evidence;
 use crate::hash::{self, Table};
-use crate::prober::Check;
+use crate::prober::{Check, CheckProblem};
 use crate::share::{self, Grid, Volume};
 use crate::slow_start::Joined;
 use crate::spec::PoolSpec;
-use crate::view::View;
+use crate::view::{MemberView, View};
 use crate::{Identity, Instant, MemberSpec, Record};
 
 /// One endpoint in one pool.
@@ -92,7 +93,7 @@ pub(crate) struct PoolShared {
     pub(crate) active: AtomicUsize,
     /// Retries under way.
     pub(crate) retries: AtomicUsize,
-    lanes: Mutex<BTreeMap<Priority, Arc<Lane>>>,
+    lanes: Mutex<Vec<(Priority, Arc<Lane>)>>,
     serving: Mutex<Serving>,
 }
 
@@ -111,8 +112,13 @@ impl PoolShared {
     /// The counts of these priorities; those of others are forgotten.
     fn lanes_of(&self, priorities: &[Priority]) -> Vec<Arc<Lane>> {
         let mut lanes = self.lanes.lock();
-        lanes.retain(|priority, _| priorities.contains(priority));
-        priorities.iter().map(|priority| lanes.entry(*priority).or_default().clone()).collect()
+        let of = |priority: &Priority| {
+            let known = lanes.iter().find(|(known, _)| known == priority);
+            known.map(|(_, lane)| lane.clone()).unwrap_or_default()
+        };
+        let mine: Vec<Arc<Lane>> = priorities.iter().map(of).collect();
+        *lanes = priorities.iter().copied().zip(mine.iter().cloned()).collect();
+        mine
     }
 
     pub(crate) fn mark_changed(&self) {
@@ -237,6 +243,7 @@ impl Pool {
         for state in states.values().filter(|state| !stay.contains(&Arc::as_ptr(state))) {
             state.left.store(true, Ordering::Relaxed);
         }
+        members.shrink_to_fit();
         let lanes = shared.lanes_of(&priorities);
         // Mixed protocols count as the one that needs more connections.
         let carries = |priority: &Priority| {
@@ -315,6 +322,28 @@ impl Pool {
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
         self.shared.changes.load(Ordering::Acquire) != self.view_changes.load(Ordering::Acquire)
             || now.as_micros() >= self.view_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether its first priority can serve nothing yet, since the active check of some endpoint there has no result and
+    /// began less than `patience` ago.
+    #[must_use]
+    pub fn awaits_first_checks(&self, patience: Duration, now: Instant) -> bool {
+        let Some(first) = self.priorities.first() else { return false };
+        let view = self.current(now);
+        let is_pending = |member: &Member, seen: &MemberView| {
+            let check = member.check.as_ref().filter(|_| seen.check == Some(CheckProblem::Pending));
+            check.is_some_and(|check| now.since(check.since()) < patience)
+        };
+        let mut awaits = false;
+        for (member, seen) in self.members.iter().zip(&view.members) {
+            if member.priority == *first {
+                if seen.usable {
+                    return false;
+                }
+                awaits |= is_pending(member, seen);
+            }
+        }
+        awaits
     }
 
     fn has_healthy(&self, priority: Priority, now: Instant) -> bool {

@@ -122,7 +122,7 @@ impl View {
             .enumerate()
             .map(|(group, &priority)| {
                 let best = best_rank(pool, &members, priority);
-                let refs: Vec<RefView> = pool
+                let mut refs: Vec<RefView> = pool
                     .spec()
                     .refs
                     .iter()
@@ -148,6 +148,7 @@ impl View {
                         })
                     })
                     .collect();
+                refs.shrink_to_fit();
                 GroupView { weight: refs.iter().map(|reference| reference.weight).sum(), refs }
             })
             .collect();

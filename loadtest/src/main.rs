@@ -14,6 +14,7 @@ mod manifests;
 mod procfs;
 mod program;
 mod rss;
+mod scale;
 mod soak;
 mod subject;
 mod wrk;
@@ -48,6 +49,8 @@ enum Command {
     Drill(drill::Args),
     /// Measures the resident memory of `understudy proxy` after many requests.
     Rss(rss::Args),
+    /// Measures controller and proxy with thousands of routes, on the API server that KUBECONFIG names.
+    Scale(scale::Args),
     /// Sends many requests through many failovers, and checks every byte of every answer.
     Soak(soak::Args),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => measure(bench::run(args)),
         Command::Drill(args) => measure(drill::run(args)),
         Command::Rss(args) => measure(rss::run(args)),
+        Command::Scale(args) => measure(scale::run(args)),
         Command::Soak(args) => measure(soak::run(args)),
     };
     match outcome {

@@ -23,9 +23,21 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
 /// # Errors
 /// When there is no such process.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
+    of_status(pid, "VmRSS:")
+}
+
+/// The most memory in bytes that a process ever had resident.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn peak(pid: u32) -> Result<u64> {
+    of_status(pid, "VmHWM:")
+}
+
+fn of_status(pid: u32, name: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    kibibytes(&status, "VmRSS:").map(|kib| kib * 1024).with_context(|| format!("{path} has no VmRSS"))
+    kibibytes(&status, name).map(|kib| kib * 1024).with_context(|| format!("{path} has no {name}"))
 }
 
 /// The machine in a few words: processors, their model, and how busy it was over the last minute.
@@ -74,6 +86,7 @@ mod tests {
     fn the_own_process_has_memory_and_time() {
         let pid = std::process::id();
         assert!(resident(pid).unwrap() > 1024 * 1024);
+        assert!(peak(pid).unwrap() >= resident(pid).unwrap());
         assert!(cpu_time(pid).unwrap() < Duration::from_secs(3600));
         assert_eq!(kibibytes("Name: x\nVmRSS:\t  120 kB\n", "VmRSS:"), Some(120));
     }

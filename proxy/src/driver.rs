@@ -37,6 +37,8 @@ pub(crate) struct Driver {
     tls: TlsProber,
     /// Active checks without a result.
     pending: watch::Sender<usize>,
+    /// A check ended.
+    checked: Notify,
     switches: Mutex<VecDeque<Switch>>,
     /// How many switches there were.
     switched: watch::Sender<u64>,
@@ -68,6 +70,7 @@ impl Driver {
             checks,
             tls,
             pending,
+            checked: Notify::new(),
             switches: Mutex::default(),
             switched: watch::Sender::new(0),
             started_ms,
@@ -125,6 +128,7 @@ impl Driver {
         }
         self.engine.checked(probe, result, self.clock.now());
         self.count_pending();
+        self.checked.notify_one();
     }
 
     fn count_pending(&self) {
@@ -140,6 +144,11 @@ impl Driver {
         let mut pending = self.pending.subscribe();
         // The sender lives as long as `self`, so the only error is the time-out.
         tokio::time::timeout(bound, pending.wait_for(|pending| *pending == 0)).await.is_ok()
+    }
+
+    /// Waits for the end of an active check, or of one that ended since the last call. One caller only is told.
+    pub(crate) async fn checked(&self) {
+        self.checked.notified().await;
     }
 
     fn announce(&self, event: Event) {

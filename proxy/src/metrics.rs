@@ -2,22 +2,22 @@
 //!
 //! Purpose: a bounded number of series, at the price of a few atomic additions a request. Inputs: events of the
 //! data plane. Outputs: the text of `/metrics`. Labels are resolved once, when a world is built
-//! ([`Metrics::rule`], [`Metrics::pool`]); a request adds to handles only.
+//! ([`Metrics::rule`], [`Metrics::pool`]); a request adds to handles only. What there is once per route or pool has
+//! counters of its own ([`named`]): a registry's would take twenty times the memory.
 
-use std::collections::HashSet;
+mod named;
+
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
-/// Routes, and pools, beyond this many share the label `other`.
-const MAX_NAMES: usize = 2000;
-
-/// The label of what is beyond the limit.
-const OTHER: &str = "other";
+pub use named::{Counter, Level};
+use named::{Named, Series, write_family};
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -84,13 +84,9 @@ pub struct MetricsError(#[from] prometheus::Error);
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
+    routes: Named<RuleCounters>,
+    pools: Named<PoolCounters>,
     duration: Histogram,
-    attempts: IntCounterVec,
-    failovers: IntCounterVec,
-    failbacks: IntCounterVec,
-    ejections: IntCounterVec,
-    serving: IntGaugeVec,
     /// By kind, failed and passed.
     probes: [[IntCounter; 2]; 2],
     /// Attempts after the first.
@@ -106,8 +102,8 @@ pub struct Metrics {
     pub state_version: IntGauge,
     /// 1 while the newest state on disk is not served.
     pub state_refused: IntGauge,
-    routes: Mutex<HashSet<String>>,
-    pools: Mutex<HashSet<String>>,
+    /// Seconds from finding the state that is served to serving it.
+    pub state_taken: Gauge,
 }
 
 /// How the copy of a request for a mirror ended.
@@ -141,34 +137,51 @@ impl MirrorOutcome {
 /// Counters of one route.
 #[derive(Clone)]
 pub struct RuleMetrics {
-    classes: [IntCounter; 5],
+    counters: Arc<RuleCounters>,
     duration: Histogram,
+}
+
+#[derive(Default)]
+struct RuleCounters {
+    classes: [Counter; CLASSES.len()],
 }
 
 impl RuleMetrics {
     /// Counts a request that was answered with `status` after `duration`.
     pub fn count_request(&self, status: u16, duration: Duration) {
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
-        self.classes[class].inc();
+        self.counters.classes[class].inc();
         self.duration.observe(duration.as_secs_f64());
     }
 }
 
 /// Counters of one pool.
 #[derive(Clone)]
-pub struct PoolMetrics {
-    attempts: [IntCounter; AttemptOutcome::ALL.len()],
-    /// Switches from the primary pool to a fallback.
-    pub failovers: IntCounter,
-    /// Switches back.
-    pub failbacks: IntCounter,
-    /// Endpoints that were ejected.
-    pub ejections: IntCounter,
-    /// The priority that serves: 0 the primary pool, 1 the fallback; -1: nothing can serve.
-    pub serving: IntGauge,
+pub struct PoolMetrics(Arc<PoolCounters>);
+
+impl Deref for PoolMetrics {
+    type Target = PoolCounters;
+
+    fn deref(&self) -> &PoolCounters {
+        &self.0
+    }
 }
 
-impl PoolMetrics {
+/// What is counted of one pool.
+#[derive(Default)]
+pub struct PoolCounters {
+    attempts: [Counter; AttemptOutcome::ALL.len()],
+    /// Switches from the primary pool to a fallback.
+    pub failovers: Counter,
+    /// Switches back.
+    pub failbacks: Counter,
+    /// Endpoints that were ejected.
+    pub ejections: Counter,
+    /// The priority that serves: 0 the primary pool, 1 the fallback; -1: nothing can serve.
+    pub serving: Level,
+}
+
+impl PoolCounters {
     /// Counts an attempt.
     pub fn count_attempt(&self, outcome: AttemptOutcome) {
         self.attempts[outcome as usize].inc();
@@ -202,28 +215,20 @@ impl Metrics {
                 .buckets(BUCKETS.to_vec()),
         )?;
         registry.register(Box::new(duration.clone()))?;
-        let serving = IntGaugeVec::new(
-            Opts::new("understudy_pool_serving", "The priority that serves: 0 primary, 1 fallback, -1 none."),
-            &["pool"],
+        let state_taken = Gauge::new(
+            "understudy_state_taken_seconds",
+            "Time from finding the state that is served to serving it.",
         )?;
-        registry.register(Box::new(serving.clone()))?;
+        registry.register(Box::new(state_taken.clone()))?;
         let probes = counters("understudy_probes_total", "Probes of endpoints.", &["kind", "result"])?;
         let mirrors = counters("understudy_mirrors_total", "Copies of requests for mirrors.", &["outcome"])?;
         let build = IntGaugeVec::new(Opts::new("understudy_build_info", "Always 1."), &["version"])?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&[version]).set(1);
         Ok(Self {
-            requests: counters("understudy_requests_total", "Requests answered.", &["route", "code_class"])?,
+            routes: Named::default(),
+            pools: Named::default(),
             duration,
-            attempts: counters(
-                "understudy_upstream_attempts_total",
-                "Attempts at endpoints.",
-                &["pool", "outcome"],
-            )?,
-            failovers: counters("understudy_failovers_total", "Switches to a fallback pool.", &["pool"])?,
-            failbacks: counters("understudy_failbacks_total", "Switches to the primary pool.", &["pool"])?,
-            ejections: counters("understudy_ejections_total", "Endpoints ejected.", &["pool"])?,
-            serving,
             probes: ["trial", "check"]
                 .map(|kind| ["failed", "passed"].map(|result| probes.with_label_values(&[kind, result]))),
             mirrors: MirrorOutcome::ALL.map(|(_, outcome)| mirrors.with_label_values(&[outcome])),
@@ -233,9 +238,8 @@ impl Metrics {
             connections: gauge("understudy_connections", "Open connections of clients.")?,
             state_version: gauge("understudy_state_version", "The version that is served; 0: none yet.")?,
             state_refused: gauge("understudy_state_refused", "1 while the newest state is not served.")?,
+            state_taken,
             registry,
-            routes: Mutex::default(),
-            pools: Mutex::default(),
         })
     }
 
@@ -252,52 +256,20 @@ impl Metrics {
     /// The handles of a route. Asked for again, it gives the same counters.
     #[must_use]
     pub fn rule(&self, route: &str) -> RuleMetrics {
-        let route = label(&self.routes, route);
-        RuleMetrics {
-            classes: CLASSES.map(|class| self.requests.with_label_values(&[route, class])),
-            duration: self.duration.clone(),
-        }
+        RuleMetrics { counters: self.routes.of(route), duration: self.duration.clone() }
     }
 
     /// The handles of a pool. Asked for again, it gives the same counters.
     #[must_use]
     pub fn pool(&self, pool: &str) -> PoolMetrics {
-        let pool = label(&self.pools, pool);
-        PoolMetrics {
-            attempts: AttemptOutcome::ALL
-                .map(|(_, outcome)| self.attempts.with_label_values(&[pool, outcome])),
-            failovers: self.failovers.with_label_values(&[pool]),
-            failbacks: self.failbacks.with_label_values(&[pool]),
-            ejections: self.ejections.with_label_values(&[pool]),
-            serving: self.serving.with_label_values(&[pool]),
-        }
+        PoolMetrics(self.pools.of(pool))
     }
 
-    /// Drops the series of all routes and pools but these. Called with a new world, after its handles were made.
-    pub fn retain(&self, routes: &HashSet<&str>, pools: &HashSet<&str>) {
-        // A series that is not there needs no removal, so errors say nothing.
-        self.routes.lock().retain(|route| {
-            let stays = routes.contains(route.as_str());
-            if !stays {
-                for class in CLASSES {
-                    let _ = self.requests.remove_label_values(&[route, class]);
-                }
-            }
-            stays
-        });
-        self.pools.lock().retain(|pool| {
-            let stays = pools.contains(pool.as_str());
-            if !stays {
-                for (_, outcome) in AttemptOutcome::ALL {
-                    let _ = self.attempts.remove_label_values(&[pool, outcome]);
-                }
-                for counters in [&self.failovers, &self.failbacks, &self.ejections] {
-                    let _ = counters.remove_label_values(&[pool]);
-                }
-                let _ = self.serving.remove_label_values(&[pool]);
-            }
-            stays
-        });
+    /// Drops the series of all routes and pools whose handles nobody has. Called with a new world, once the one before
+    /// is gone.
+    pub fn forget_unused(&self) {
+        self.routes.forget_unused();
+        self.pools.forget_unused();
     }
 
     /// All metrics in Prometheus' text format.
@@ -307,25 +279,55 @@ impl Metrics {
     pub fn encode(&self) -> Result<String, MetricsError> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        let mut text = String::from_utf8_lossy(&text).into_owned();
+        self.write_routes(&mut text);
+        self.write_pools(&mut text);
+        Ok(text)
     }
-}
 
-/// The name itself as a label, or [`OTHER`] once there are too many.
-fn label<'a>(known: &Mutex<HashSet<String>>, name: &'a str) -> &'a str {
-    let mut known = known.lock();
-    if known.contains(name) {
-        return name;
+    fn write_routes(&self, text: &mut String) {
+        let routes = self.routes.all();
+        write_family(text, &Series::counter("understudy_requests_total", "Requests answered."), |sample| {
+            for (route, counters) in &routes {
+                for (class, counter) in CLASSES.iter().zip(&counters.classes) {
+                    sample(&[("code_class", *class), ("route", &**route)], counter.value());
+                }
+            }
+        });
     }
-    if known.len() >= MAX_NAMES {
-        return OTHER;
+
+    fn write_pools(&self, text: &mut String) {
+        let pools = self.pools.all();
+        let attempts = Series::counter("understudy_upstream_attempts_total", "Attempts at endpoints.");
+        write_family(text, &attempts, |sample| {
+            for (pool, counters) in &pools {
+                for ((_, outcome), counter) in AttemptOutcome::ALL.iter().zip(&counters.attempts) {
+                    sample(&[("outcome", *outcome), ("pool", &**pool)], counter.value());
+                }
+            }
+        });
+        let mut of_pool = |name, help, counter: fn(&PoolCounters) -> &Counter| {
+            write_family(text, &Series::counter(name, help), |sample| {
+                for (pool, counters) in &pools {
+                    sample(&[("pool", &**pool)], counter(counters).value());
+                }
+            });
+        };
+        of_pool("understudy_failovers_total", "Switches to a fallback pool.", |pool| &pool.failovers);
+        of_pool("understudy_failbacks_total", "Switches to the primary pool.", |pool| &pool.failbacks);
+        of_pool("understudy_ejections_total", "Endpoints ejected.", |pool| &pool.ejections);
+        let help = "The priority that serves: 0 primary, 1 fallback, -1 none.";
+        write_family(text, &Series::gauge("understudy_pool_serving", help), |sample| {
+            for (pool, counters) in &pools {
+                sample(&[("pool", &**pool)], counters.serving.value());
+            }
+        });
     }
-    known.insert(name.to_owned());
-    name
 }
 
 #[cfg(test)]
 mod tests {
+    use super::named::MAX_NAMES;
     use super::*;
 
     fn metrics() -> Metrics {
@@ -402,13 +404,11 @@ mod tests {
     #[test]
     fn series_of_removed_routes_and_pools_are_dropped() {
         let metrics = metrics();
-        let old = metrics.pool("gone");
-        old.failovers.inc();
-        metrics.pool("stays").failovers.inc();
-        let _ = (metrics.rule("gone"), metrics.rule("stays"));
-        metrics.retain(&HashSet::from(["stays"]), &HashSet::from(["stays"]));
-        // A request that is still under way in the old world counts into nothing.
-        old.failovers.inc();
+        metrics.pool("gone").failovers.inc();
+        metrics.rule("gone").count_request(200, Duration::ZERO);
+        let stays = (metrics.rule("stays"), metrics.pool("stays"));
+        stays.1.failovers.inc();
+        metrics.forget_unused();
         let text = metrics.encode().unwrap();
         assert!(!text.contains("gone"), "{text}");
         assert!(text.contains("understudy_failovers_total{pool=\"stays\"} 1\n"), "{text}");
@@ -418,15 +418,35 @@ mod tests {
     #[test]
     fn the_number_of_series_is_bounded() {
         let metrics = metrics();
-        for n in 0..MAX_NAMES + 500 {
-            metrics.rule(&format!("route-{n}")).count_request(200, Duration::ZERO);
-        }
+        let handles: Vec<_> = (0..MAX_NAMES + 500).map(|n| metrics.rule(&format!("route-{n}"))).collect();
+        handles.iter().for_each(|handle| handle.count_request(200, Duration::ZERO));
         let text = metrics.encode().unwrap();
         let series = text.lines().filter(|line| line.starts_with("understudy_requests_total{")).count();
         assert_eq!(series, (MAX_NAMES + 1) * CLASSES.len());
         assert!(
             text.contains("understudy_requests_total{code_class=\"2xx\",route=\"other\"} 500\n"),
             "the rest is counted together"
+        );
+    }
+
+    #[test]
+    fn a_name_cannot_break_the_text() {
+        let metrics = metrics();
+        let rule = metrics.rule("a\"b\\c\nd");
+        rule.count_request(200, Duration::ZERO);
+        let line = "understudy_requests_total{code_class=\"2xx\",route=\"a\\\"b\\\\c\\nd\"} 1\n";
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn the_level_of_a_pool_may_be_negative() {
+        let metrics = metrics();
+        let pool = metrics.pool("p");
+        pool.serving.set(-1);
+        let text = metrics.encode().unwrap();
+        assert!(
+            text.contains("# TYPE understudy_pool_serving gauge\nunderstudy_pool_serving{pool=\"p\"} -1\n")
         );
     }
 }

@@ -3,8 +3,8 @@
 //! Inputs: options, the state directory, changes of addresses. Outputs: a served [`World`], acknowledgements and
 //! reports in the state directory.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
+mod take;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,14 +20,15 @@ use pingora_proxy::HttpProxy;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use understudy_conf::{Acknowledgement, Protocol, State, store};
+use tokio::time::Instant;
+use understudy_conf::{Acknowledgement, store};
 use understudy_engine::Engine;
 
 use crate::access_log::{AccessLog, AccessLogError, LogDestination, LogFormat};
 use crate::admin::{Admin, AdminError, AdminPages};
 use crate::clock::Clock;
 use crate::driver::Driver;
-use crate::guard::{self, RefusalLog, TargetGuard};
+use crate::guard::{self, RefusalLog};
 use crate::listeners::{BindError, ListenerOptions, Listeners, TlsTable};
 use crate::metrics::{Metrics, MetricsError};
 use crate::reporter;
@@ -36,12 +37,9 @@ use crate::service::Service;
 use crate::source::{Source, Status};
 use crate::upstream_tls::{SecurityLog, TlsProber, UpstreamTlsTable};
 use crate::workers::Workers;
-use crate::world::{Outside, World, names};
+use crate::world::World;
+use take::Taken;
 
-/// How long a new world waits for the first answer of its names.
-const NAMES_BOUND: Duration = Duration::from_secs(5);
-/// How long a new world waits for the first round of active checks.
-const CHECKS_BOUND: Duration = Duration::from_secs(5);
 /// Idle connections to endpoints that are kept, per thread.
 const POOL_SIZE: usize = 1024;
 /// What small pieces of requests' bodies that wait on one connection of a client may cost beside their bytes, as the
@@ -133,8 +131,10 @@ struct Server {
     driver: Arc<Driver>,
     clock: Clock,
     listeners: Listeners<App>,
-    /// One world is built at a time; it is of this state.
-    building: tokio::sync::Mutex<Option<Arc<State>>>,
+    /// One world is built at a time; it is of this.
+    taken: tokio::sync::Mutex<Taken>,
+    /// Routes are held back.
+    holds: Notify,
     acknowledge: Notify,
     /// From when it is told to stop, it is not ready.
     stopping: AtomicBool,
@@ -201,7 +201,8 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         driver: driver.clone(),
         clock,
         listeners,
-        building: tokio::sync::Mutex::default(),
+        taken: tokio::sync::Mutex::default(),
+        holds: Notify::new(),
         acknowledge: Notify::new(),
         stopping: AtomicBool::new(false),
         admin: options.admin,
@@ -209,8 +210,9 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     });
     let source = {
         let (server, control) = (server.clone(), control.clone());
-        Source::start(&options.state, move |state| {
+        Source::start(&options.state, move |state, found| {
             control.block_on(server.take(state));
+            server.metrics.state_taken.set(found.elapsed().as_secs_f64());
             Ok(())
         })?
     };
@@ -221,7 +223,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     // They end with this future, also when it is dropped before `stop` is over.
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.clone().run());
-    tasks.spawn(server.clone().follow_names());
+    tasks.spawn(server.clone().follow_changes());
     tasks.spawn(server.clone().acknowledge_changes(options.state.clone(), source.status()));
     tasks.spawn(reporter::run(options.state, driver, server.world.clone()));
     stop.await;
@@ -297,80 +299,10 @@ fn admin(
 }
 
 impl Server {
-    /// Serves a new state: names first, then the world at once, then the sockets.
-    async fn take(&self, state: Arc<State>) {
-        let mut building = self.building.lock().await;
-        let wanted = names(&state);
-        let before: HashSet<_> = building.as_ref().map(|before| names(before)).unwrap_or_default();
-        // The old world's names are followed until the new one stands.
-        self.resolver.watch(before.union(&wanted).cloned());
-        if !self.resolver.first_round(NAMES_BOUND).await {
-            log::warn!(
-                "some names have no answer after {NAMES_BOUND:?}; they are served as soon as they have"
-            );
-        }
-        self.show_certificates(&state);
-        self.read_upstream_tls(&state);
-        self.build(&state).await;
-        self.resolver.watch(wanted);
-        *building = Some(state.clone());
-        self.listeners.apply(&sockets(&state)).await;
-        self.acknowledge.notify_one();
-    }
-
-    /// From here on, handshakes use the state's certificates. This comes before its sockets are bound: none of
-    /// them may take a connection for one in clear text.
-    fn show_certificates(&self, state: &State) {
-        let table = TlsTable::build(state, &self.tls.load());
-        for problem in &table.degraded {
-            log::error!("{problem}");
-        }
-        self.tls.store(Arc::new(table));
-    }
-
-    /// From here on, connections to endpoints can be made under the state's policies. This comes before the world:
-    /// its endpoints are checked before it stands.
-    fn read_upstream_tls(&self, state: &State) {
-        let table = UpstreamTlsTable::build(state, &self.upstream_tls.load());
-        for problem in &table.degraded {
-            log::error!("{problem}");
-        }
-        self.upstream_tls.store(Arc::new(table));
-    }
-
-    async fn build(&self, state: &Arc<State>) {
-        let resolve = |name: &str, dns: &understudy_conf::Dns| self.resolver.resolved(name, dns);
-        let before = self.world.load_full();
-        let tls = self.upstream_tls.load_full();
-        let target_guard = TargetGuard::build(state.guards.values().map(AsRef::as_ref), self.admin);
-        let refused = RefCell::default();
-        let outside = Outside { resolve: &resolve, tls: &tls, guard: &target_guard, refused: &refused };
-        let now = self.clock.now();
-        let world = World::build(state, &before, outside, &self.engine, &self.metrics, now);
-        for line in self.refusals.lock().lines(&before.refused, &world.refused, now) {
-            log::warn!("{line}");
-        }
-        // H1: no endpoint gets a request before its check passed, so a request had better wait for the first round.
-        if !self.driver.first_checks(CHECKS_BOUND).await {
-            log::warn!("some endpoints have no result of their active check after {CHECKS_BOUND:?}");
-        }
-        for problem in &world.degraded {
-            log::warn!("{problem}");
-        }
-        self.metrics.state_version.set(i64::try_from(world.version).unwrap_or(i64::MAX));
-        let routes: HashSet<&str> =
-            world.rules.iter().map(|rule| &*rule.rule.label).chain(["none"]).collect();
-        let pools: HashSet<&str> = state.pools.keys().map(understudy_conf::PoolName::as_str).collect();
-        self.metrics.retain(&routes, &pools);
-        self.world.store(Arc::new(world));
-        drop(before);
-        self.engine.forget_unused();
-    }
-
     /// Says for each pool which priority serves.
     fn set_serving(&self) {
         let reports = self.engine.reports(self.clock.now(), 0);
-        for table in self.world.load().rules.iter().filter_map(|rule| rule.pool.as_ref()) {
+        for table in self.world.load().tables().filter_map(|table| table.pool.as_ref()) {
             let report = reports.binary_search_by(|report| report.pool.cmp(table.pool.name()));
             let serving = report.ok().and_then(|index| {
                 reports[index]
@@ -383,22 +315,11 @@ impl Server {
         }
     }
 
-    /// Builds the world anew whenever an address changes.
-    async fn follow_names(self: Arc<Self>) {
-        let mut changes = self.resolver.changes();
-        while changes.changed().await.is_ok() {
-            if let Some(state) = &*self.building.lock().await {
-                self.build(state).await;
-                // The guard may see other addresses now.
-                self.acknowledge.notify_one();
-            }
-        }
-    }
-
     /// Writes the acknowledgement whenever it changes.
     async fn acknowledge_changes(self: Arc<Self>, folder: PathBuf, mut status: watch::Receiver<Status>) {
         let mut failures = self.listeners.failures();
         let mut written: Option<Acknowledgement> = None;
+        let mut held_since: Option<Instant> = None;
         loop {
             let unbound = failures.borrow_and_update().iter().map(BindError::to_string).collect::<Vec<_>>();
             let acknowledgement = {
@@ -415,7 +336,11 @@ impl Server {
                         .collect(),
                 }
             };
-            if written.as_ref() != Some(&acknowledgement) {
+            // What is not served as its newest version says is not acknowledged, but for what never comes.
+            let is_held = !self.world.load().held.is_empty();
+            held_since = held_since.filter(|_| is_held).or_else(|| is_held.then(Instant::now));
+            let withheld = held_since.is_some_and(|since| since.elapsed() < take::PATIENCE);
+            if !withheld && written.as_ref() != Some(&acknowledgement) {
                 match store::write_acknowledgement(&folder, &acknowledgement) {
                     Ok(()) => written = Some(acknowledgement),
                     Err(error) => {
@@ -432,18 +357,4 @@ impl Server {
             }
         }
     }
-}
-
-/// The sockets of listeners that are served.
-fn sockets(state: &State) -> Vec<SocketAddr> {
-    let mut sockets: Vec<SocketAddr> = state
-        .gateways
-        .values()
-        .flat_map(|gateway| &gateway.listeners)
-        .filter(|listener| matches!(listener.protocol, Protocol::Http | Protocol::Https))
-        .flat_map(|listener| listener.bind.iter().copied())
-        .collect();
-    sockets.sort();
-    sockets.dedup();
-    sockets
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use understudy_conf::store::{ROOT_FILE, Read, Reader, StoreError};
 use understudy_conf::{Refusal, State};
 
@@ -67,14 +68,14 @@ enum Signal {
 
 impl Source {
     /// Starts to follow `folder`, which is made if it is not there; when it is removed later, the one that takes
-    /// its place is followed. `take` gets each new state, on the
+    /// its place is followed. `take` gets each new state with the moment when it was looked for, on the
     /// source's thread; if it returns an error, that state is refused and the one before stays.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
         folder: impl Into<PathBuf>,
-        take: impl FnMut(Arc<State>) -> Result<(), String> + Send + 'static,
+        take: impl FnMut(Arc<State>, Instant) -> Result<(), String> + Send + 'static,
     ) -> std::io::Result<Self> {
         Self::start_polling(folder.into(), POLL, take)
     }
@@ -82,7 +83,7 @@ impl Source {
     fn start_polling(
         folder: PathBuf,
         poll: Duration,
-        take: impl FnMut(Arc<State>) -> Result<(), String> + Send + 'static,
+        take: impl FnMut(Arc<State>, Instant) -> Result<(), String> + Send + 'static,
     ) -> std::io::Result<Self> {
         let status = Status { serving: None, refused: None, since: SystemTime::now() };
         let (publish, status) = watch::channel(status);
@@ -121,7 +122,7 @@ impl Drop for Source {
     }
 }
 
-fn follow<T: FnMut(Arc<State>) -> Result<(), String>>(
+fn follow<T: FnMut(Arc<State>, Instant) -> Result<(), String>>(
     follower: &mut Follower<T>,
     watched: &mut Watched,
     signals: &Receiver<Signal>,
@@ -146,15 +147,18 @@ struct Follower<T> {
     refused_by_taker: bool,
 }
 
-impl<T: FnMut(Arc<State>) -> Result<(), String>> Follower<T> {
+impl<T: FnMut(Arc<State>, Instant) -> Result<(), String>> Follower<T> {
     fn look(&mut self) {
+        let found = Instant::now();
         match self.reader.read() {
             Ok(Read::Unchanged) if self.refused_by_taker => {}
             // What was refused has been repaired to the very version that is served.
             Ok(Read::Unchanged) => self.set(|status| status.refused = None),
             Ok(Read::State(state)) => {
                 let version = state.version;
-                let taken = (self.take)(state);
+                let read = found.elapsed();
+                let taken = (self.take)(state, found);
+                log::debug!("state version {version}: read in {read:?}, all in {:?}", found.elapsed());
                 self.refused_by_taker = taken.is_err();
                 self.set(|status| match taken {
                     Ok(()) => {
@@ -280,8 +284,8 @@ mod tests {
         found.unwrap_or_else(|_| panic!("{:?}", source.status().borrow())).unwrap().clone()
     }
 
-    fn taking() -> impl FnMut(Arc<State>) -> Result<(), String> + Send {
-        |_| Ok(())
+    fn taking() -> impl FnMut(Arc<State>, Instant) -> Result<(), String> + Send {
+        |_, _| Ok(())
     }
 
     #[tokio::test]
@@ -335,7 +339,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::open(folder.path()).unwrap();
         let first = writer.publish(&state(0)).unwrap().version;
-        let take = move |state: Arc<State>| {
+        let take = move |state: Arc<State>, _| {
             if state.pools.is_empty() { Ok(()) } else { Err("too many pools".to_owned()) }
         };
         let source = Source::start_polling(folder.path().into(), Duration::from_millis(5), take).unwrap();
@@ -397,7 +401,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = Arc::new(());
         let inside = Arc::clone(&held);
-        let source = Source::start(folder.path(), move |_| {
+        let source = Source::start(folder.path(), move |_, _| {
             let _ = &inside;
             Ok(())
         });

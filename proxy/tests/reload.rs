@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use common::{HOST, Proxy, Setup, add_gateway, add_route, all, eventually, fallback, millis, primary};
 use understudy_conf::store::Writer;
-use understudy_conf::{Backend, BackendName, Endpoint, PoolRef, RefTarget, State, UpstreamProtocol};
-use understudy_testbed::{Blackhole, Client, Request};
+use understudy_conf::{
+    ActiveHealthCheck, ActiveProbe, Backend, BackendName, Endpoint, EndpointAddress, GatewayDuration,
+    HttpProbe, PathMatch, Policy, PolicyName, PoolRef, RefTarget, State, UpstreamProtocol,
+};
+use understudy_testbed::{Behaviour, Blackhole, Client, DnsAnswer, DnsServer, Request};
 
 fn backend_ref(state: &mut State, name: &str, address: SocketAddr) -> PoolRef {
     let name = BackendName::new(name).unwrap();
@@ -218,4 +221,79 @@ async fn a_state_folder_that_is_removed_stays_so_and_the_one_in_its_place_is_ack
     let version = Writer::open(proxy.folder()).unwrap().publish(&state).unwrap().version;
     proxy.wait_for(version).await;
     eventually("ready", async || !proxy.admin("/ready").await.text().contains("is refused")).await;
+}
+
+/// A route of its own path beside the one of the set-up.
+fn add_beside(state: &mut State, name: &str, endpoint: EndpointAddress, policy: Option<PolicyName>) {
+    let backend = BackendName::new(format!("backend/default/{name}")).unwrap();
+    let endpoints = vec![Endpoint::at(endpoint)];
+    let (protocol, tls) = (UpstreamProtocol::Http1, None);
+    let object = Backend { name: backend.clone(), protocol, tls, endpoints };
+    state.backends.insert(backend.clone(), Arc::new(object));
+    let reference =
+        PoolRef { target: RefTarget::Backend(backend), priority: 0, weight: 1, filters: Vec::new() };
+    add_route(state, name, "gateway/default/eg", vec![reference], policy);
+    let route = state.routes.get_mut(format!("httproute/default/{name}").as_str()).unwrap();
+    Arc::make_mut(route).rules[0].matches[0].path = PathMatch::Prefix(format!("/{name}"));
+}
+
+async fn status(proxy: &Proxy, path: &str) -> u16 {
+    proxy.send(&Request::get(HOST, path)).await.unwrap().status
+}
+
+/// Publishes a state with `/new`, which waits, and `/fresh`, which must not; then asks until `/new` answers.
+async fn new_waits_alone(proxy: &mut Proxy, state: &State, release: impl FnOnce()) {
+    let before = proxy.wait_for_acknowledgement(|ack| ack.serving.is_some()).await.serving;
+    proxy.writer.publish(state).unwrap();
+    let published = tokio::time::Instant::now();
+    eventually("the route whose endpoint is known", async || status(proxy, "/fresh").await == 200).await;
+    assert_eq!(status(proxy, "/new").await, 404, "{:?} after it was published", published.elapsed());
+    assert_eq!(proxy.pods(1).await, all("active", 1));
+    let acknowledged = proxy.wait_for_acknowledgement(|_| true).await.serving;
+    assert_eq!(acknowledged, before, "what is not served yet is not acknowledged");
+    release();
+    let start = tokio::time::Instant::now();
+    loop {
+        match status(proxy, "/new").await {
+            200 => break,
+            404 => assert!(start.elapsed() < common::PATIENCE),
+            other => panic!("{other} before 200"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    proxy.wait_for_acknowledgement(|ack| ack.serving > before).await;
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_silent_delays_only_the_route_that_asks_it() {
+    let (active, passive) = (primary().await, fallback().await);
+    let dns = DnsServer::start().await.unwrap();
+    dns.set("slow.example", DnsAnswer::Silent);
+    let mut state = Setup::new(&[active.address()], &[passive.address()]).state();
+    let mut proxy = Proxy::start(&state, Vec::new(), Some(dns.address())).await;
+    let port = active.address().port();
+    let slow = EndpointAddress::Fqdn { hostname: "slow.example".to_owned(), port };
+    add_beside(&mut state, "new", slow, None);
+    add_beside(&mut state, "fresh", active.address().into(), None);
+    let answer = DnsAnswer::addresses(&[active.address().ip()], 60);
+    new_waits_alone(&mut proxy, &state, || dns.set("slow.example", answer)).await;
+}
+
+#[tokio::test]
+async fn h1_an_active_check_without_an_answer_delays_only_its_own_route() {
+    let (active, passive, slow) = (primary().await, fallback().await, primary().await);
+    slow.set(Behaviour::Hang);
+    let mut state = Setup::new(&[active.address()], &[passive.address()]).state();
+    let mut proxy = Proxy::start(&state, Vec::new(), None).await;
+    let check = ActiveHealthCheck {
+        interval: GatewayDuration::from_millis(100),
+        timeout: GatewayDuration::from_secs(2),
+        ..ActiveHealthCheck::new(ActiveProbe::Http(HttpProbe::get("/healthz")))
+    };
+    let name = PolicyName::new("checked").unwrap();
+    let policy = Policy { active: Some(Arc::new(check)), ..Policy::unset(name.clone()) };
+    state.policies.insert(name.clone(), Arc::new(policy));
+    add_beside(&mut state, "new", slow.address().into(), Some(name));
+    add_beside(&mut state, "fresh", active.address().into(), None);
+    new_waits_alone(&mut proxy, &state, || slow.set(Behaviour::default())).await;
 }

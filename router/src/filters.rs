@@ -89,6 +89,10 @@ impl CompiledFilters {
                 },
             }
         }
+        // Thousands of rules have one filter or none.
+        built.request.shrink_to_fit();
+        built.response.shrink_to_fit();
+        built.mirrors.shrink_to_fit();
         (built, problems)
     }
 
@@ -137,9 +141,9 @@ impl CompiledFilters {
 
 #[derive(Debug, Clone)]
 struct HeaderChange {
-    remove: Vec<HeaderName>,
-    set: Vec<(HeaderName, HeaderValue)>,
-    add: Vec<(HeaderName, HeaderValue)>,
+    remove: Box<[HeaderName]>,
+    set: Box<[(HeaderName, HeaderValue)]>,
+    add: Box<[(HeaderName, HeaderValue)]>,
 }
 
 impl HeaderChange {

@@ -1,5 +1,7 @@
 //! Hostnames of requests, and tables by hostname.
 
+use std::sync::Arc;
+
 use ahash::AHashMap;
 use understudy_conf::Hostname;
 
@@ -39,11 +41,11 @@ pub(crate) fn normalise_host<'a>(host: &'a str, buffer: &'a mut HostBuffer) -> O
 }
 
 /// Values by hostname: exact names, wildcards, and one for every host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct HostMap<T> {
-    exact: AHashMap<Box<str>, T>,
+    exact: AHashMap<Arc<str>, T>,
     /// By what follows `*.`.
-    wildcards: AHashMap<Box<str>, T>,
+    wildcards: AHashMap<Arc<str>, T>,
     longest_wildcard: usize,
     any: Option<T>,
 }
@@ -55,20 +57,6 @@ impl<T> Default for HostMap<T> {
 }
 
 impl<T> HostMap<T> {
-    /// The value of a hostname (`None`: of every host), made if need be.
-    pub(crate) fn entry(&mut self, hostname: Option<&Hostname>, make: impl FnOnce() -> T) -> &mut T {
-        let Some(hostname) = hostname else {
-            return self.any.get_or_insert_with(make);
-        };
-        match hostname.wildcard_suffix() {
-            Some(suffix) => {
-                self.longest_wildcard = self.longest_wildcard.max(suffix.len());
-                self.wildcards.entry(suffix.into()).or_insert_with(make)
-            }
-            None => self.exact.entry(hostname.as_str().into()).or_insert_with(make),
-        }
-    }
-
     /// Offers the values whose hostname fits, the most specific first, until one is taken.
     pub(crate) fn find_map<'a, R>(
         &'a self,
@@ -91,8 +79,41 @@ impl<T> HostMap<T> {
         self.any.as_ref().and_then(take)
     }
 
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.exact.values_mut().chain(self.wildcards.values_mut()).chain(self.any.as_mut())
+    /// The value of a hostname (`None`: of every host).
+    pub(crate) fn get(&self, hostname: Option<&Hostname>) -> Option<&T> {
+        let Some(hostname) = hostname else { return self.any.as_ref() };
+        match hostname.wildcard_suffix() {
+            Some(suffix) => self.wildcards.get(suffix),
+            None => self.exact.get(hostname.as_str()),
+        }
+    }
+
+    /// Gives a hostname a value, or none.
+    pub(crate) fn set(&mut self, hostname: Option<&Hostname>, value: Option<T>) {
+        let Some(hostname) = hostname else {
+            self.any = value;
+            return;
+        };
+        let (map, key) = match hostname.wildcard_suffix() {
+            Some(suffix) => (&mut self.wildcards, suffix),
+            None => (&mut self.exact, hostname.as_str()),
+        };
+        let is_longest = hostname.wildcard_suffix().map(str::len) == Some(self.longest_wildcard);
+        match (map.get_mut(key), value) {
+            (Some(known), Some(value)) => *known = value,
+            (None, Some(value)) => {
+                map.insert(key.into(), value);
+                let length = hostname.wildcard_suffix().map_or(0, str::len);
+                self.longest_wildcard = self.longest_wildcard.max(length);
+            }
+            (_, None) => {
+                map.remove(key);
+                if is_longest {
+                    self.longest_wildcard =
+                        self.wildcards.keys().map(|suffix| suffix.len()).max().unwrap_or(0);
+                }
+            }
+        }
     }
 }
 
@@ -124,12 +145,27 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_was_taken_away_is_offered_no_more() {
+        let mut map = HostMap::default();
+        let names = [Some("a.b.c"), Some("*.b.c"), Some("*.c"), None];
+        let names = names.map(|name| name.map(|name| Hostname::new(name).unwrap()));
+        names.iter().for_each(|name| map.set(name.as_ref(), Some(1)));
+        assert_eq!(map.longest_wildcard, 3);
+        map.set(names[1].as_ref(), None);
+        map.set(names[3].as_ref(), None);
+        assert_eq!((map.longest_wildcard, map.get(names[1].as_ref()), map.get(None)), (1, None, None));
+        assert_eq!((map.find_map(Some("x.b.c"), Some), map.find_map(Some("x"), Some)), (Some(&1), None));
+        map.set(names[2].as_ref(), Some(2));
+        assert_eq!(map.find_map(Some("x.b.c"), Some), Some(&2));
+    }
+
+    #[test]
     fn the_most_specific_hostname_comes_first() {
         let mut map = HostMap::default();
         for name in ["a.b.c", "*.b.c", "*.c"] {
-            map.entry(Some(&Hostname::new(name).unwrap()), || name);
+            map.set(Some(&Hostname::new(name).unwrap()), Some(name));
         }
-        map.entry(None, || "any");
+        map.set(None, Some("any"));
         let offered = |host: Option<&str>| {
             let mut offered = Vec::new();
             map.find_map(host, |name| -> Option<()> {

@@ -6,7 +6,7 @@
 //!
 //! [`Router::build`] sorts every match into hash maps once: socket → listener by hostname → hostname of the
 //! route → path. A look-up then costs a few hashes, whatever the number of hosts and paths, and allocates
-//! nothing. Two things are looked at one by one: the matches that have the same host and the same path, and the
+//! nothing. [`Router::update`] makes the router of the next state of it, at the price of what changed. Two things are looked at one by one: the matches that have the same host and the same path, and the
 //! regular expressions of a host.
 //!
 //! Paths and query parameters are matched as they were received: neither percent-decoding nor removal of `.`,

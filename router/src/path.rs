@@ -73,42 +73,53 @@ impl Entry {
     }
 }
 
-type Group = Vec<Arc<Entry>>;
+type Group = Box<[Arc<Entry>]>;
 
-/// The matches of one hostname. Before [`sort`](Self::sort) it is not ready.
-#[derive(Debug, Default)]
+/// The matches of one hostname, in the order in which they are looked at. There may be thousands of tables with one
+/// match each, so that none has room that it does not use.
+#[derive(Debug)]
 pub(crate) struct PathTable {
     exact: AHashMap<Box<str>, Group>,
     regexes: Group,
     prefixes: AHashMap<Box<str>, Group>,
     /// The lengths that prefixes have, longest first: only there a path has to be looked up.
-    lengths: Vec<usize>,
+    lengths: Box<[usize]>,
 }
 
 impl PathTable {
-    pub(crate) fn insert(&mut self, entry: Arc<Entry>) {
-        let group = match &entry.path {
-            Path::Exact(path) => self.exact.entry(path.clone()).or_default(),
-            Path::Prefix(path) => self.prefixes.entry(path.clone()).or_default(),
-            Path::Regex { .. } => &mut self.regexes,
-        };
-        group.push(entry);
-    }
-
-    /// Puts everything into the order in which it is looked at.
-    pub(crate) fn sort(&mut self) {
-        for group in self.exact.values_mut().chain(self.prefixes.values_mut()) {
-            group.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    pub(crate) fn build(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
+        let (mut exact, mut prefixes) =
+            (AHashMap::<Box<str>, Vec<_>>::new(), AHashMap::<Box<str>, Vec<_>>::new());
+        let mut regexes = Vec::new();
+        for entry in entries {
+            let group: &mut Vec<_> = match &entry.path {
+                Path::Exact(path) => exact.entry(path.clone()).or_default(),
+                Path::Prefix(path) => prefixes.entry(path.clone()).or_default(),
+                Path::Regex { .. } => &mut regexes,
+            };
+            group.push(entry);
         }
         let length = |entry: &Entry| match &entry.path {
             Path::Regex { length, .. } => *length,
             Path::Exact(_) | Path::Prefix(_) => 0,
         };
         // As in Envoy Gateway, the longer expression counts as the more specific one.
-        self.regexes.sort_by(|a, b| length(b).cmp(&length(a)).then_with(|| a.rank().cmp(&b.rank())));
-        self.lengths = self.prefixes.keys().map(|prefix| prefix.len()).collect();
-        self.lengths.sort_unstable_by_key(|length| Reverse(*length));
-        self.lengths.dedup();
+        regexes.sort_by(|a, b| length(b).cmp(&length(a)).then_with(|| a.rank().cmp(&b.rank())));
+        let mut lengths: Vec<usize> = prefixes.keys().map(|prefix| prefix.len()).collect();
+        lengths.sort_unstable_by_key(|length| Reverse(*length));
+        lengths.dedup();
+        Self {
+            exact: ranked(exact),
+            regexes: regexes.into(),
+            prefixes: ranked(prefixes),
+            lengths: lengths.into(),
+        }
+    }
+
+    /// All matches.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        let groups = self.exact.values().chain([&self.regexes]).chain(self.prefixes.values());
+        groups.flat_map(|group| group.iter())
     }
 
     /// The match that a request belongs to: an exact path, then an expression, then the longest prefix.
@@ -139,6 +150,14 @@ impl PathTable {
             .filter_map(|length| self.prefixes.get(&path[..*length]))
             .find_map(|group| first_fit(group, request))
     }
+}
+
+fn ranked(groups: AHashMap<Box<str>, Vec<Arc<Entry>>>) -> AHashMap<Box<str>, Group> {
+    let ranked = groups.into_iter().map(|(path, mut group)| {
+        group.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        (path, group.into())
+    });
+    ranked.collect()
 }
 
 fn first_fit<'a>(group: &'a [Arc<Entry>], request: &RequestParts<'_>) -> Option<&'a Entry> {

@@ -1,6 +1,6 @@
 //! Regular expressions, each compiled once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ahash::AHashMap;
 use regex::bytes::{Regex, RegexBuilder};
@@ -8,20 +8,26 @@ use regex::bytes::{Regex, RegexBuilder};
 /// A compiled expression may take so many bytes; a larger one is refused.
 const SIZE_LIMIT: usize = 1 << 20;
 
-/// The expressions of one build, by their text. They are shared, because every clone of one has scratch space of
-/// its own.
-#[derive(Default)]
-pub(crate) struct Patterns(AHashMap<String, Result<Arc<Regex>, String>>);
+/// The expressions that are in use, by their text. They are shared, because every clone of one has scratch space of its
+/// own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Patterns(AHashMap<Arc<str>, Weak<Regex>>);
 
 impl Patterns {
     /// An expression that must fit the whole text. The error is one line.
     pub(crate) fn compile(&mut self, pattern: &str) -> Result<Arc<Regex>, String> {
-        if let Some(known) = self.0.get(pattern) {
-            return known.clone();
+        if let Some(known) = self.0.get(pattern).and_then(Weak::upgrade) {
+            return Ok(known);
         }
-        let compiled = compile(pattern).map(Arc::new);
-        self.0.insert(pattern.to_owned(), compiled.clone());
-        compiled
+        let compiled = Arc::new(compile(pattern)?);
+        self.0.insert(pattern.into(), Arc::downgrade(&compiled));
+        Ok(compiled)
+    }
+
+    /// Those that are still in use.
+    pub(crate) fn in_use(&self) -> Self {
+        let in_use = self.0.iter().filter(|(_, regex)| regex.strong_count() > 0);
+        Self(in_use.map(|(pattern, regex)| (pattern.clone(), regex.clone())).collect())
     }
 }
 
@@ -45,6 +51,16 @@ mod tests {
         let regex = Patterns::default().compile("/a|/b+").unwrap();
         assert!(regex.is_match(b"/a") && regex.is_match(b"/bb"));
         assert!(!regex.is_match(b"/ax") && !regex.is_match(b"x/b") && !regex.is_match(b"/a\n"));
+    }
+
+    #[test]
+    fn an_expression_is_compiled_once_while_it_is_in_use() {
+        let mut patterns = Patterns::default();
+        let first = patterns.compile("/a+").unwrap();
+        let mut later = patterns.in_use();
+        assert!(Arc::ptr_eq(&later.compile("/a+").unwrap(), &first));
+        drop(first);
+        assert!(later.in_use().0.is_empty());
     }
 
     #[test]

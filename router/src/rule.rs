@@ -9,8 +9,8 @@ use crate::filters::CompiledFilters;
 /// A rule of a route, ready to be applied.
 #[derive(Debug)]
 pub struct CompiledRule {
-    /// Its place in [`Router::rules`](crate::Router::rules), for tables that hold one entry per rule. It is the
-    /// rule's in this router only.
+    /// Its place in [`Router::rules`](crate::Router::rules), for tables that hold one entry per rule. It keeps it in
+    /// the routers that follow, until its route changes.
     pub id: usize,
     /// The route that it belongs to.
     pub route: RouteName,

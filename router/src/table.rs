@@ -1,28 +1,45 @@
 //! The router and its tables: what requests are looked up in.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ahash::AHashMap;
 use http::HeaderMap;
-use understudy_conf::{GatewayName, ListenerName, Protocol};
+use understudy_conf::{GatewayName, ListenerName, Protocol, RouteName};
 
 use crate::host::{HostBuffer, HostMap, normalise_host};
 use crate::path::PathTable;
+use crate::pattern::Patterns;
 use crate::rule::CompiledRule;
 
-/// All tables of one state. It never changes: a new state gets a new one.
+/// All tables of one state. It never changes: a new state gets a new one, which shares what stayed.
 #[derive(Debug, Default)]
 pub struct Router {
     pub(crate) sockets: AHashMap<(IpAddr, u16), Arc<SocketTable>>,
-    pub(crate) rules: Vec<Arc<CompiledRule>>,
+    pub(crate) rules: Vec<Option<Arc<CompiledRule>>>,
+    /// By gateway and listener, bound or not.
+    pub(crate) listeners: AHashMap<ListenerKey, Arc<ListenerTable>>,
+    pub(crate) patterns: Patterns,
+    /// What could not act, of routes that have such problems.
+    pub(crate) of_routes: BTreeMap<RouteName, Arc<[String]>>,
+    /// What could not act, of listeners.
+    pub(crate) of_listeners: Vec<String>,
 }
 
+/// A listener of a gateway.
+pub(crate) type ListenerKey = (GatewayName, ListenerName);
+
 impl Router {
-    /// Every rule; [`CompiledRule::id`] is its place.
+    /// Every rule, by [`CompiledRule::id`]. Where a rule was before a change there may be none.
     #[must_use]
-    pub fn rules(&self) -> &[Arc<CompiledRule>] {
+    pub fn rules(&self) -> &[Option<Arc<CompiledRule>>] {
         &self.rules
+    }
+
+    /// What could not act, in a sentence each.
+    pub fn problems(&self) -> impl Iterator<Item = &String> {
+        self.of_routes.values().flat_map(|problems| problems.iter()).chain(&self.of_listeners)
     }
 
     /// The table of the socket that took a connection, by the socket's own address. The address may be the one
@@ -94,7 +111,7 @@ pub struct SocketTable {
 #[derive(Debug)]
 pub(crate) struct ListenerTable {
     pub(crate) info: ListenerInfo,
-    pub(crate) hosts: HostMap<PathTable>,
+    pub(crate) hosts: HostMap<Arc<PathTable>>,
 }
 
 impl SocketTable {

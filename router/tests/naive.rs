@@ -6,12 +6,14 @@
 mod common;
 mod scan;
 
+use std::sync::Arc;
+
 use common::*;
 use http::HeaderMap;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 use scan::{Request, look_up, scan};
 use understudy_conf::{HttpMatch, HttpMethod, Listener, PathMatch, QueryMatch, Route, State, StringMatch};
 use understudy_router::Router;
@@ -135,6 +137,62 @@ proptest! {
         prop_assert_eq!(degraded, Vec::<String>::new());
         for request in &requests {
             prop_assert_eq!(look_up(&router, request), scan(&state, request), "{:?}", request);
+        }
+    }
+
+    #[test]
+    fn an_updated_router_equals_one_that_is_built_anew(
+        all in world(),
+        steps in vec(vec((any::<Index>(), any::<Index>(), 0..4_u8), 1..4), 1..6),
+        requests in vec(request(), 20),
+    ) {
+        let pool: Vec<_> = all.routes.values().cloned().collect();
+        prop_assume!(!pool.is_empty());
+        let mut state = all;
+        let (mut router, _) = Router::build(&state);
+        let mut most = router.rules().len();
+        for step in steps {
+            let before = state.clone();
+            for (at, other, kind) in step {
+                let mut route = Route::clone(at.get::<Arc<Route>>(&pool));
+                match kind {
+                    0 => drop(state.routes.remove(&route.name)),
+                    1 => drop(state.routes.insert(route.name.clone(), at.get::<Arc<Route>>(&pool).clone())),
+                    _ => {
+                        let other = Route::clone(other.get::<Arc<Route>>(&pool));
+                        if kind == 2 { route.rules = other.rules } else { route.attachments = other.attachments }
+                        state.routes.insert(route.name.clone(), route.into());
+                    }
+                }
+            }
+            let after = router.update(&before, &state);
+            let (fresh, problems) = Router::build(&state);
+            prop_assert_eq!(after.problems().cloned().collect::<Vec<_>>(), problems);
+            for request in &requests {
+                prop_assert_eq!(look_up(&after, request), scan(&state, request), "{:?}", request);
+            }
+            let mut labels = [&after, &fresh].map(|router| {
+                let rules = router.rules().iter().flatten();
+                rules.map(|rule| rule.label.clone()).collect::<Vec<_>>()
+            });
+            labels.iter_mut().for_each(|labels| labels.sort());
+            prop_assert_eq!(&labels[0], &labels[1]);
+            for (id, rule) in after.rules().iter().enumerate() {
+                let Some(rule) = rule else { continue };
+                prop_assert_eq!(rule.id, id);
+                let same = |state: &State| state.routes.get(&rule.route).cloned();
+                let stays = match (same(&before), same(&state)) {
+                    (Some(before), Some(after)) => Arc::ptr_eq(&before, &after),
+                    _ => false,
+                };
+                let known = router.rules().get(id).and_then(Option::as_ref);
+                prop_assert_eq!(known.is_some_and(|known| Arc::ptr_eq(known, rule)), stays, "{}", &rule.label);
+            }
+            // Places are used again.
+            let alive = after.rules().iter().flatten().count();
+            most = most.max(alive);
+            prop_assert!(after.rules().len() <= most);
+            router = after;
         }
     }
 

@@ -48,6 +48,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("bench", 120, bench::smoke);
         stages.run("soak", 40, bench::soak);
         stages.run("drill", 150, bench::drill);
+        stages.run("scale", 120, cluster::stage::scale);
         stages.run("cluster", 600, || cluster::stage::test(&mut counts));
         stages.run("fuzz", 600, fuzz::run_fixed);
     }

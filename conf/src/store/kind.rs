@@ -66,7 +66,7 @@ impl Kind {
 pub(crate) type Objects<T> = BTreeMap<<T as Object>::Name, Arc<T>>;
 
 /// An object of the state.
-pub(crate) trait Object: Serialize + DeserializeOwned + PartialEq {
+pub(crate) trait Object: Serialize + DeserializeOwned + PartialEq + Clone {
     const KIND: Kind;
     type Name: Ord + Clone + AsRef<str> + Borrow<str>;
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::digest::Digest;
 use super::disk::read_file;
-use super::kind::{Kind, Object, for_each_kind};
+use super::kind::{Kind, Object, Objects, for_each_kind};
 use super::layout::{FileId, shard_of};
 use super::root::{Root, Shards};
 use super::{ROOT_FILE, StoreError, yaml};
 use crate::State;
+use crate::names::sharing_texts;
 
 /// One index file: the digest of each of its objects.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,8 +86,15 @@ pub(crate) fn load_snapshot(
     let mut state = State { version: parsed.version, ..State::default() };
     let mut index = Index::default();
     let source = Source { folder, root: &parsed, last };
-    for_each_kind!(load_kind(&source, &mut state, &mut index));
-    state.validate_references().map_err(|reference| StoreError::Dangling { file: root_file, reference })?;
+    sharing_texts(|| -> Result<(), StoreError> {
+        for_each_kind!(load_kind(&source, &mut state, &mut index));
+        Ok(())
+    })?;
+    let valid = match last {
+        Some(last) => state.validate_references_since(&last.state),
+        None => state.validate_references(),
+    };
+    valid.map_err(|reference| StoreError::Dangling { file: root_file, reference })?;
     Ok(Snapshot { state: Arc::new(state), index, root })
 }
 
@@ -96,26 +104,52 @@ struct Source<'a> {
     last: Option<&'a Snapshot>,
 }
 
+/// Objects of index files that did not change are taken over all at once.
 fn load_kind<T: Object>(source: &Source<'_>, state: &mut State, index: &mut Index) -> Result<(), StoreError> {
     let kind = T::KIND;
-    for (&number, &digest) in source.root.shards(kind) {
-        let known = source.last.and_then(|last| last.index.kind(kind).get(&number));
+    let objects = T::objects_mut(state);
+    let nothing = BTreeMap::new();
+    let before = source.last.map_or(&nothing, |last| last.index.kind(kind));
+    if let Some(last) = source.last {
+        objects.clone_from(T::objects(&last.state));
+    }
+    let shards = source.root.shards(kind);
+    for gone in before.iter().filter(|(number, _)| !shards.contains_key(number)).map(|(_, shard)| shard) {
+        gone.entries.keys().for_each(|name| drop(objects.remove(name.as_str())));
+    }
+    for (&number, &digest) in shards {
+        let known = before.get(&number);
         let shard = match known {
             Some(known) if known.digest == digest => Arc::clone(known),
-            _ => Arc::new(read_shard(source.folder, FileId::Shard { kind, number, digest }, digest, number)?),
+            _ => {
+                let shard =
+                    read_shard(source.folder, FileId::Shard { kind, number, digest }, digest, number)?;
+                load_objects::<T>(source.folder, known.map(|known| &known.entries), &shard.entries, objects)?;
+                Arc::new(shard)
+            }
         };
-        for (name, &digest) in &shard.entries {
-            let unchanged = source
-                .last
-                .filter(|_| known.is_some_and(|known| known.entries.get(name) == Some(&digest)))
-                .and_then(|last| T::objects(&last.state).get_key_value(name.as_str()));
-            let (name, object) = match unchanged {
-                Some((name, object)) => (name.clone(), Arc::clone(object)),
-                None => read_object::<T>(source.folder, name, digest)?,
-            };
-            T::objects_mut(state).insert(name, object);
-        }
         index.kind_mut(kind).insert(number, shard);
+    }
+    Ok(())
+}
+
+/// Reads what an index file leads to now and did not before, and drops what it does not lead to any more.
+fn load_objects<T: Object>(
+    folder: &Path,
+    before: Option<&BTreeMap<String, Digest>>,
+    after: &BTreeMap<String, Digest>,
+    objects: &mut Objects<T>,
+) -> Result<(), StoreError> {
+    for gone in before.into_iter().flat_map(BTreeMap::keys).filter(|name| !after.contains_key(*name)) {
+        objects.remove(gone.as_str());
+    }
+    for (name, digest) in after {
+        if before.and_then(|before| before.get(name)) != Some(digest) {
+            let (name, object) = read_object::<T>(folder, name, *digest)?;
+            // With its object, a name is replaced by the one that the object has.
+            objects.remove(name.as_ref());
+            objects.insert(name, object);
+        }
     }
     Ok(())
 }
@@ -143,6 +177,8 @@ fn read_object<T: Object>(
         let reason = format!("it holds {}, and the index says {name}", object.name().as_ref());
         return Err(StoreError::garbled(&file, reason));
     }
+    // What was parsed has room for more, a copy has not.
+    let object = T::clone(&object);
     Ok((object.name().clone(), Arc::new(object)))
 }
 

@@ -64,7 +64,7 @@ impl Service {
         let Some(found) = world.router.socket(&bound).and_then(|table| table.lookup(&parts)) else {
             return Found::Reply(Reply::NO_ROUTE);
         };
-        let Some(table) = world.rules.get(found.rule.id) else { return Found::Reply(Reply::INTERNAL) };
+        let Some(Some(table)) = world.rules.get(found.rule.id) else { return Found::Reply(Reply::INTERNAL) };
         // A socket that became another kind of listener's still has connections of the kind before.
         if (found.listener.protocol == Protocol::Https) != tls.is_some() {
             return Found::Reply(Reply::MISDIRECTED);

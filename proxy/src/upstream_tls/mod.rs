@@ -74,6 +74,13 @@ impl UpstreamTlsTable {
         self.by_backend.get(name)
     }
 
+    /// The backends whose policy is another one than before.
+    pub(crate) fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a BackendName> {
+        let number = |table: &Self, name| table.of_backend(name).map(|policy| policy.number());
+        let names = self.by_backend.keys().chain(before.by_backend.keys());
+        names.filter(move |name| number(self, *name) != number(before, *name))
+    }
+
     /// A policy by its number.
     pub(crate) fn by_number(&self, number: u64) -> Option<&Arc<UpstreamTls>> {
         self.current.get(&number).or_else(|| self.former.get(&number))

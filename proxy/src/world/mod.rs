@@ -1,44 +1,57 @@
 //! One consistent world: what a request is served with, from its first line to its last byte.
 //!
-//! Purpose: join the state, the router and the engine's pools. Inputs: a [`State`], the addresses of names.
-//! Outputs: a [`World`], swapped in at once. A request takes its rule's [`RuleTable`] and keeps it.
+//! Purpose: join the state, the router and the engine's pools. Inputs: a [`State`], the addresses of names, the world
+//! before. Outputs: a [`World`], swapped in at once. A request takes its rule's [`RuleTable`] and keeps it.
+//!
+//! A world is built at the price of what changed: everything else is taken over from the world before. Routes whose new
+//! endpoints are not known yet are held back as they were, so that nothing else waits for them.
 
+mod affected;
+mod held;
 mod pool_spec;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use understudy_conf::{
-    Action, Http2, PoolName, RefusedTarget, State, TcpKeepalive, Timeouts, UpstreamProtocol,
-};
-use understudy_engine::{Engine, Instant, Pool, PoolSpec};
+use understudy_conf::{Http2, RefusedTarget, RouteName, State, TcpKeepalive, Timeouts};
+use understudy_engine::{Engine, Instant, Pool};
 use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
 use crate::service::RequestHash;
 use crate::service::connecting::Connectors;
-use crate::upstream_tls::UpstreamTls;
-pub(crate) use pool_spec::{Outside, names};
+use crate::upstream_tls::{UpstreamTls, UpstreamTlsTable};
+use affected::Affected;
+pub(crate) use pool_spec::{Addresses, Outside, names};
+use pool_spec::{Refusals, SharedChecks};
+use table::TableBuilder;
 
 /// How long headers may take where nothing else is said.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pingora keeps no more of a body for a retry.
-const MAX_BUFFER: u64 = 64 * 1024;
 
 /// Everything that is served, at one version.
 pub(crate) struct World {
     pub(crate) version: u64,
     pub(crate) router: Arc<Router>,
     /// By [`CompiledRule::id`].
-    pub(crate) rules: Vec<Arc<RuleTable>>,
+    pub(crate) rules: Vec<Option<Arc<RuleTable>>>,
     /// What could not act, for the acknowledgement.
     pub(crate) degraded: Vec<String>,
     /// Endpoints that the target guard refused.
     pub(crate) refused: Arc<BTreeSet<RefusedTarget>>,
-    /// Those of them that came with the router.
-    router_problems: Arc<[String]>,
+    /// Routes that are served as before, or not at all, until the endpoints of their newest version are known.
+    pub(crate) held: BTreeSet<RouteName>,
+    /// What they will be served with: their endpoints are checked meanwhile.
+    _awaited: Vec<Arc<RuleTable>>,
+    /// What all this was built of; held routes stand in it as they are served.
     state: Arc<State>,
+    addresses: Arc<Addresses>,
+    checks: SharedChecks,
+    tls: Arc<UpstreamTlsTable>,
 }
 
 /// What a rule's requests need.
@@ -49,6 +62,8 @@ pub(crate) struct RuleTable {
     /// Who gets copies of its requests; `None`: nobody.
     pub(crate) mirrors: Option<Box<Mirrors>>,
     pub(crate) metrics: RuleMetrics,
+    /// Built anew with each world: some of its endpoints were refused, or something of it cannot act.
+    pub(crate) is_unsettled: bool,
 }
 
 /// Who gets copies of a rule's requests.
@@ -110,94 +125,107 @@ pub(crate) struct Limits {
     pub(crate) max_stream: Option<Duration>,
 }
 
+/// What a world is built for, besides its state.
+pub(crate) struct Making<'a> {
+    pub(crate) outside: Outside<'a>,
+    pub(crate) engine: &'a Engine,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) now: Instant,
+    /// How long a route may be held back for a check of its endpoints that has no result; `None`: no route is.
+    pub(crate) patience: Option<Duration>,
+}
+
 impl World {
     /// A world that serves nothing.
     pub(crate) fn empty() -> Self {
-        let state = Arc::new(State::default());
-        let (router, _) = Router::build(&state);
         Self {
-            router: Arc::new(router),
-            state,
             version: 0,
+            router: Arc::default(),
             rules: Vec::new(),
             degraded: Vec::new(),
             refused: Arc::default(),
-            router_problems: Arc::default(),
+            held: BTreeSet::new(),
+            _awaited: Vec::new(),
+            state: Arc::default(),
+            addresses: Arc::default(),
+            checks: SharedChecks::default(),
+            tls: Arc::default(),
         }
     }
 
-    /// Builds the world of a state. What did not change is taken over from the world before.
-    pub(crate) fn build(
-        state: &Arc<State>,
-        before: &Self,
-        outside: Outside<'_>,
-        engine: &Engine,
-        metrics: &Metrics,
-        now: Instant,
-    ) -> Self {
-        let (router, router_problems): (_, Arc<[String]>) = if same_routing(state, &before.state) {
-            (before.router.clone(), before.router_problems.clone())
-        } else {
-            let (router, problems) = Router::build(state);
-            (Arc::new(router), problems.into())
+    /// Builds the world of a state.
+    pub(crate) fn build(state: &Arc<State>, before: &Self, making: &Making<'_>) -> Self {
+        let mut held = match making.patience {
+            Some(_) => held::by_names(state, making.outside.addresses),
+            None => BTreeSet::new(),
         };
-        let checks = pool_spec::shared_checks(state);
-        let mut degraded = router_problems.to_vec();
-        let rules = router
-            .rules()
-            .iter()
-            .map(|rule| {
-                let mut pool_table = |name: &PoolName, is_mirror: bool| {
-                    let pool = state.pools.get(name)?;
-                    let (effective, mut spec) = pool_spec::resolve_pool(state, pool, rule, outside, &checks);
-                    if is_mirror {
-                        spec = pool_spec::of_mirror(spec);
-                    }
-                    let filters = pool.refs.iter().map(|reference| {
-                        let (filters, problems) = CompiledFilters::build(&reference.filters);
-                        degraded.extend(problems);
-                        filters
-                    });
-                    let pool_at_work = engine.build_pool(spec, now);
-                    Some(PoolTable {
-                        connectors: Connectors::new(pool_at_work.members().len()),
-                        metrics: metrics.pool(pool.name.as_str()),
-                        limits: Limits::new(&effective.timeouts, effective.per_try),
-                        tcp_keepalive: effective.tcp_keepalive,
-                        checked: effective.checked,
-                        http2: effective.http2,
-                        speaks_h2: speaks_h2(pool_at_work.spec()),
-                        buffer_limit: effective.buffer_limit.min(MAX_BUFFER),
-                        hash: RequestHash::build(&pool_at_work.spec().load_balancer),
-                        tls: pool_spec::tls_of_refs(pool, outside.tls),
-                        filters: filters.collect(),
-                        pool: pool_at_work,
-                    })
-                };
-                let pool = match &rule.action {
-                    Action::Forward(name) => pool_table(name, false),
-                    Action::Redirect(_) | Action::Respond(_) => None,
-                };
-                let mut mirrors_of = |filters: &CompiledFilters| -> Vec<Arc<MirrorTable>> {
-                    let tables = filters.mirrors().iter().filter_map(|mirror| {
-                        let table = pool_table(&mirror.pool, true)?;
-                        Some(Arc::new(MirrorTable { mirror: mirror.clone(), table }))
-                    });
-                    tables.collect()
-                };
-                let mirrors = pool.as_ref().map(|pool| Mirrors {
-                    of_rule: mirrors_of(&rule.filters),
-                    of_refs: pool.filters.iter().map(&mut mirrors_of).collect(),
-                });
-                let mirrors = mirrors.filter(|mirrors| !mirrors.is_empty()).map(Box::new);
-                Arc::new(RuleTable { rule: rule.clone(), pool, mirrors, metrics: metrics.rule(&rule.label) })
-            })
-            .collect();
-        let refused = Arc::new(outside.refused.take());
-        degraded.sort();
-        degraded.dedup();
-        let state = state.clone();
-        Self { version: state.version, router, rules, degraded, refused, router_problems, state }
+        let mut awaited = Vec::new();
+        loop {
+            let (world, built) = Self::build_holding(state, before, making, &held);
+            let awaiting: Vec<_> = built.into_iter().filter(|table| held::by_checks(table, making)).collect();
+            if awaiting.is_empty() {
+                return Self { held, _awaited: awaited, ..world };
+            }
+            held.extend(awaiting.iter().map(|table| table.rule.route.clone()));
+            awaited.extend(awaiting);
+        }
+    }
+
+    /// Builds a world in which these routes are as before. Gives those tables, too, that were not taken over.
+    fn build_holding(
+        target: &Arc<State>,
+        before: &Self,
+        making: &Making<'_>,
+        held: &BTreeSet<RouteName>,
+    ) -> (Self, Vec<Arc<RuleTable>>) {
+        let state = held::hold(target, &before.state, held);
+        let outside = making.outside;
+        let checks = pool_spec::shared_checks(&state, &before.checks);
+        let affected = Affected::by_changes(before, &state, outside, &checks);
+        let router = Arc::new(before.router.update(&before.state, &state));
+        let refusals = Refusals::default();
+        let builder = TableBuilder::new(&state, making, &checks, &refusals);
+        let mut problems: Vec<String> = router.problems().cloned().collect();
+        let mut built = Vec::new();
+        let table_of = |(id, rule): (usize, &Option<Arc<CompiledRule>>)| {
+            let rule = rule.as_ref()?;
+            let known = before.rules.get(id).and_then(Option::as_ref);
+            let known = known.filter(|known| Arc::ptr_eq(&known.rule, rule));
+            let stays = |known: &&Arc<RuleTable>| {
+                let route = &rule.route;
+                let was_held = !before.held.is_empty() && before.held.contains(route);
+                let is_held = !held.is_empty() && held.contains(route);
+                is_held || !(was_held || known.is_unsettled || affected.contains(known))
+            };
+            Some(known.filter(stays).cloned().unwrap_or_else(|| {
+                let (table, mut of_table) = builder.build(rule);
+                problems.append(&mut of_table);
+                built.push(table.clone());
+                table
+            }))
+        };
+        let rules = router.rules().iter().enumerate().map(table_of).collect();
+        problems.sort();
+        problems.dedup();
+        let world = Self {
+            version: target.version,
+            router,
+            rules,
+            degraded: problems,
+            refused: Arc::new(refusals.into_targets()),
+            held: BTreeSet::new(),
+            _awaited: Vec::new(),
+            state,
+            addresses: outside.addresses.clone(),
+            checks,
+            tls: outside.tls.clone(),
+        };
+        (world, built)
+    }
+
+    /// The rules that requests can get.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<RuleTable>> {
+        self.rules.iter().flatten()
     }
 }
 
@@ -225,64 +253,5 @@ impl Limits {
             max_connection: timeouts.max_connection.map(Duration::from),
             max_stream: timeouts.max_stream.map(Duration::from),
         }
-    }
-}
-
-fn speaks_h2(spec: &PoolSpec) -> bool {
-    let mut members = spec.refs.iter().flat_map(|reference| &reference.members);
-    members.any(|member| member.identity.protocol == UpstreamProtocol::H2c)
-}
-
-fn same_routing(a: &State, b: &State) -> bool {
-    a.gateways.len() == b.gateways.len()
-        && a.routes.len() == b.routes.len()
-        && a.gateways.values().zip(b.gateways.values()).all(|(a, b)| Arc::ptr_eq(a, b))
-        && a.routes.values().zip(b.routes.values()).all(|(a, b)| Arc::ptr_eq(a, b))
-}
-
-#[cfg(test)]
-mod tests {
-    use understudy_conf::{GatewayDuration, Policy};
-
-    use super::*;
-
-    fn limits(change: impl FnOnce(&mut Timeouts), per_try: Option<Duration>) -> Limits {
-        let mut timeouts = Policy::default().timeouts;
-        change(&mut timeouts);
-        Limits::new(&timeouts, per_try)
-    }
-
-    #[test]
-    fn without_a_timeout_headers_have_fifteen_seconds() {
-        // G7, replaced: none after the headers.
-        let unset = limits(|_| {}, None);
-        assert_eq!((unset.headers, unset.request), (Some(Duration::from_secs(15)), None));
-    }
-
-    #[test]
-    fn a_request_timeout_of_zero_is_none_at_all() {
-        let none = limits(|timeouts| timeouts.request = Some(GatewayDuration::default()), None);
-        assert_eq!((none.headers, none.request), (None, None));
-    }
-
-    #[test]
-    fn r7_a_limit_of_one_attempt_that_is_not_below_the_requests_does_not_act() {
-        let request = |timeouts: &mut Timeouts| timeouts.request = Some(GatewayDuration::from_secs(2));
-        let second = Duration::from_secs(1);
-        assert_eq!(limits(request, Some(second)).per_try, Some(second));
-        assert_eq!(limits(request, Some(second * 2)).per_try, None);
-        assert_eq!(limits(|_| {}, Some(second * 99)).per_try, Some(second * 99));
-    }
-
-    #[test]
-    fn the_defaults_are_envoy_gateways() {
-        // G3
-        let unset = limits(|_| {}, None);
-        assert_eq!(unset.connect, Duration::from_secs(10));
-        assert_eq!(unset.connection_idle, Duration::from_secs(3600));
-        assert_eq!(unset.stream_idle, Duration::from_secs(300));
-        let policy = Policy::default();
-        assert_eq!(policy.buffer_limit, 32 * 1024);
-        assert_eq!((policy.dns.refresh_rate, policy.dns.respect_ttl), (GatewayDuration::from_secs(30), true));
     }
 }

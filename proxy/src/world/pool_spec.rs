@@ -1,13 +1,14 @@
 //! From the state's pool to the engine's: references resolved, settings joined. Pure.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ahash::{AHashMap, AHashSet};
 use understudy_conf::{
-    Action, ActiveHealthCheck, ActiveProbe, Backend, Dns, Endpoint, EndpointAddress, LoadBalancer, Policy,
-    PolicyName, Pool, PoolRef, RefTarget, RefusedTarget, Reports, Retry, State,
+    Action, ActiveHealthCheck, ActiveProbe, Backend, BackendName, Dns, Endpoint, EndpointAddress,
+    LoadBalancer, Policy, PolicyName, Pool, PoolRef, RefTarget, RefusedTarget, Reports, Retry, State,
 };
 use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
@@ -16,47 +17,86 @@ use super::Effective;
 use crate::guard::TargetGuard;
 use crate::upstream_tls::{UpstreamTls, UpstreamTlsTable};
 
-/// The addresses of a name, if it was ever answered; empty if it has none.
-pub(crate) type Resolve<'a> = dyn Fn(&str, &Dns) -> Option<Arc<[IpAddr]>> + 'a;
+/// The addresses of all names at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    known: HashMap<String, HashMap<Dns, Arc<[IpAddr]>>>,
+    /// Names that have no answer so far, but may soon have one.
+    pub(super) awaited: HashSet<String>,
+}
+
+impl Addresses {
+    /// Asks for the addresses of each name: `resolve` gives them if it was ever answered, empty if it has none. A name
+    /// that is looked up in another way than before keeps its addresses until the first answer; for others without one
+    /// `may_wait` says whether it is waited for.
+    pub(crate) fn collect(
+        names: &HashSet<(String, Dns)>,
+        before: &Self,
+        resolve: impl Fn(&str, &Dns) -> Option<Arc<[IpAddr]>>,
+        mut may_wait: impl FnMut(&(String, Dns)) -> bool,
+    ) -> Self {
+        let mut collected = Self::default();
+        for name in names {
+            let (hostname, dns) = name;
+            let found = resolve(hostname, dns).or_else(|| before.of(hostname, dns).cloned());
+            match found {
+                Some(addresses) => {
+                    collected.known.entry(hostname.clone()).or_default().insert(dns.clone(), addresses);
+                }
+                None if may_wait(name) => drop(collected.awaited.insert(hostname.clone())),
+                None => {}
+            }
+        }
+        collected
+    }
+
+    /// The addresses of a name, preferably as they are looked up in this way.
+    fn of(&self, hostname: &str, dns: &Dns) -> Option<&Arc<[IpAddr]>> {
+        let known = self.known.get(hostname)?;
+        known.get(dns).or_else(|| known.values().next())
+    }
+
+    /// The names whose addresses are other ones than before.
+    pub(super) fn changed_since<'a>(&'a self, before: &'a Self) -> AHashSet<&'a str> {
+        let names = self.known.keys().chain(before.known.keys());
+        names.filter(|name| self.known.get(*name) != before.known.get(*name)).map(String::as_str).collect()
+    }
+}
 
 /// What a world is built with beside the state.
 #[derive(Clone, Copy)]
 pub(crate) struct Outside<'a> {
     /// The addresses of names.
-    pub(crate) resolve: &'a Resolve<'a>,
+    pub(crate) addresses: &'a Arc<Addresses>,
     /// The TLS policies of the state.
-    pub(crate) tls: &'a UpstreamTlsTable,
+    pub(crate) tls: &'a Arc<UpstreamTlsTable>,
     /// Which addresses no endpoint may have.
     pub(crate) guard: &'a TargetGuard,
-    /// The endpoints that it refused.
-    pub(crate) refused: &'a RefCell<BTreeSet<RefusedTarget>>,
 }
 
-impl Outside<'_> {
-    /// Whether an address may be an endpoint's. If not, that is noted. What is refused is absent, as a name without an
-    /// address is: so its pool fails over.
-    fn admits(
-        &self,
-        backend: &Backend,
-        address: &Address,
-        name: Option<&str>,
-        check: Option<&CheckSpec>,
-    ) -> bool {
-        let of_check = || match (address, check?.settings.port?) {
-            // A policy's author chooses this port, and may be nobody's friend either.
-            (Address::Socket(socket), port) => {
-                let why = self.guard.refusal(&Address::Socket(SocketAddr::new(socket.ip(), port)))?;
-                Some(format!("its active check goes to port {port}: {why}"))
-            }
-            (Address::Unix(_), _) => None,
-        };
-        let Some(why) = self.guard.refusal(address).or_else(of_check) else { return true };
-        let target = name.map_or_else(|| address.to_string(), |name| format!("{address} ({name})"));
-        let mut refused = self.refused.borrow_mut();
-        if refused.len() < Reports::MAX_REFUSED {
-            refused.insert(RefusedTarget { backend: backend.name.as_str().to_owned(), target, why });
+/// The endpoints that the guard refused.
+#[derive(Default)]
+pub(super) struct Refusals {
+    targets: RefCell<BTreeSet<RefusedTarget>>,
+    count: Cell<u64>,
+}
+
+impl Refusals {
+    /// How many there were, those that are not kept included.
+    pub(super) fn count(&self) -> u64 {
+        self.count.get()
+    }
+
+    pub(super) fn into_targets(self) -> BTreeSet<RefusedTarget> {
+        self.targets.into_inner()
+    }
+
+    fn note(&self, target: RefusedTarget) {
+        self.count.set(self.count.get() + 1);
+        let mut targets = self.targets.borrow_mut();
+        if targets.len() < Reports::MAX_REFUSED {
+            targets.insert(target);
         }
-        false
     }
 }
 
@@ -72,32 +112,46 @@ pub(crate) fn tls_of_refs(pool: &Pool, table: &UpstreamTlsTable) -> Vec<Option<A
 
 /// Every name that some pool needs, with how it is to be looked up.
 pub(crate) fn names(state: &State) -> HashSet<(String, Dns)> {
-    let mut names = HashSet::new();
-    for pool in state.pools.values() {
-        let dns = policy_of(state, pool).map(|policy| policy.dns.clone()).unwrap_or_default();
-        for backend in pool.refs.iter().filter_map(|reference| backend_of(state, reference)) {
-            for endpoint in &backend.endpoints {
-                if let EndpointAddress::Fqdn { hostname, .. } = &endpoint.address {
-                    names.insert((hostname.clone(), dns.clone()));
-                }
+    let mut of_backends: AHashMap<&BackendName, Vec<&String>> = AHashMap::new();
+    for backend in state.backends.values() {
+        for endpoint in &backend.endpoints {
+            if let EndpointAddress::Fqdn { hostname, .. } = &endpoint.address {
+                of_backends.entry(&backend.name).or_default().push(hostname);
             }
+        }
+    }
+    let mut names = HashSet::new();
+    if of_backends.is_empty() {
+        return names;
+    }
+    for pool in state.pools.values() {
+        let of_ref = |reference: &PoolRef| match &reference.target {
+            RefTarget::Backend(name) => of_backends.get(name),
+            RefTarget::Invalid(_) => None,
+        };
+        for hostname in pool.refs.iter().filter_map(of_ref).flatten() {
+            let dns = policy_of(state, pool).map(|policy| policy.dns.clone()).unwrap_or_default();
+            names.insert(((*hostname).clone(), dns));
         }
     }
     names
 }
 
 /// The active check of a policy, where it is the same for all endpoints that have no hostname of their own.
-pub(crate) type SharedChecks<'a> = HashMap<&'a PolicyName, Arc<CheckSpec>>;
+pub(crate) type SharedChecks = HashMap<PolicyName, Arc<CheckSpec>>;
 
 /// Finds the Host of each policy's check. Where the check names none, it is the first of the hostnames of the routes
-/// that the policy governs: one only, since each further one would be a further check of every endpoint.
-pub(crate) fn shared_checks(state: &State) -> SharedChecks<'_> {
+/// that the policy governs: one only, since each further one would be a further check of every endpoint. A check that is
+/// the same as before stays the same object.
+pub(crate) fn shared_checks(state: &State, before: &SharedChecks) -> SharedChecks {
     let mut checks = SharedChecks::new();
     if state.policies.values().all(|policy| policy.active.is_none()) {
         return checks;
     }
     let mut hosts: HashMap<&PolicyName, &str> = HashMap::new();
-    for route in state.routes.values() {
+    let needs_host = |policy: &Arc<Policy>| policy.active.as_ref().is_some_and(|own| own_host(own).is_none());
+    let routes = state.policies.values().any(needs_host).then(|| state.routes.values());
+    for route in routes.into_iter().flatten() {
         let names = route.attachments.iter().flat_map(|attachment| &attachment.hostnames);
         let concrete = names.filter(|name| name.wildcard_suffix().is_none());
         let Some(name) = concrete.map(|name| name.as_str()).min() else { continue };
@@ -111,7 +165,9 @@ pub(crate) fn shared_checks(state: &State) -> SharedChecks<'_> {
         let Some(settings) = policy.active.clone() else { continue };
         if let Some(host) = own_host(&settings).or(hosts.get(name).copied()) {
             let host = host.into();
-            checks.insert(name, Arc::new(CheckSpec { settings, host }));
+            let check = CheckSpec { settings, host };
+            let known = before.get(name).filter(|known| ***known == check);
+            checks.insert(name.clone(), known.cloned().unwrap_or_else(|| Arc::new(check)));
         }
     }
     checks
@@ -137,55 +193,105 @@ fn backend_of<'a>(state: &'a State, reference: &PoolRef) -> Option<&'a Arc<Backe
     }
 }
 
-/// The engine's description of a pool, and what governs it.
-pub(crate) fn resolve_pool(
-    state: &State,
-    pool: &Pool,
-    rule: &CompiledRule,
-    outside: Outside<'_>,
-    checks: &SharedChecks<'_>,
-) -> (Effective, PoolSpec) {
-    let policy = policy_of(state, pool).cloned().unwrap_or_default();
-    // A route's own retry replaces the policy's wholly, and so do its timeouts.
-    let retry = rule.retry.clone().or_else(|| policy.retry.clone());
-    let mut timeouts = policy.timeouts.clone();
-    let mut per_try = retry.as_ref().and_then(|retry| retry.per_try_timeout);
-    if let Some(own) = rule.timeouts {
-        timeouts.request = own.request;
-        per_try = own.backend_request.or(per_try);
+/// Makes the engine's descriptions of one state's pools.
+pub(super) struct SpecBuilder<'a> {
+    state: &'a State,
+    outside: Outside<'a>,
+    checks: &'a SharedChecks,
+    refusals: &'a Refusals,
+    /// Names of endpoints and references, which many pools have in common.
+    texts: RefCell<AHashSet<Arc<str>>>,
+}
+
+impl<'a> SpecBuilder<'a> {
+    pub(super) fn new(
+        state: &'a State,
+        outside: Outside<'a>,
+        checks: &'a SharedChecks,
+        refusals: &'a Refusals,
+    ) -> Self {
+        Self { state, outside, checks, refusals, texts: RefCell::default() }
     }
-    let per_try = per_try.filter(|timeout| !timeout.is_zero());
-    let scope = Scope {
-        policy: pool.policy.clone(),
-        timeouts: timeouts.clone(),
-        per_try_timeout: per_try,
-        passive: policy.passive.clone(),
-    };
-    let shared_check = pool.policy.as_ref().and_then(|policy| checks.get(policy));
-    let source = MemberSource { policy: &policy, outside, shared_check };
-    let spec = PoolSpec {
-        name: pool.name.clone(),
-        scope,
-        panic_threshold: policy.panic_threshold,
-        retry,
-        circuit_breaker: policy.circuit_breaker.clone(),
-        streams_per_connection: policy
-            .http2
-            .max_concurrent_streams
-            .min(policy.circuit_breaker.max_requests_per_connection.unwrap_or(u32::MAX)),
-        load_balancer: policy.load_balancer.clone(),
-        slow_start: policy.slow_start,
-        refs: pool.refs.iter().map(|reference| ref_spec(state, reference, &source)).collect(),
-    };
-    let effective = Effective {
-        timeouts,
-        per_try: per_try.map(Into::into),
-        tcp_keepalive: policy.tcp_keepalive,
-        checked: policy.active.is_some(),
-        http2: policy.http2,
-        buffer_limit: policy.buffer_limit,
-    };
-    (effective, spec)
+
+    /// The engine's description of a pool, and what governs it.
+    pub(super) fn resolve_pool(&self, pool: &Pool, rule: &CompiledRule) -> (Effective, PoolSpec) {
+        let policy = policy_of(self.state, pool).cloned().unwrap_or_default();
+        // A route's own retry replaces the policy's wholly, and so do its timeouts.
+        let retry = rule.retry.clone().or_else(|| policy.retry.clone());
+        let mut timeouts = policy.timeouts.clone();
+        let mut per_try = retry.as_ref().and_then(|retry| retry.per_try_timeout);
+        if let Some(own) = rule.timeouts {
+            timeouts.request = own.request;
+            per_try = own.backend_request.or(per_try);
+        }
+        let per_try = per_try.filter(|timeout| !timeout.is_zero());
+        let scope = Scope {
+            policy: pool.policy.clone(),
+            timeouts: timeouts.clone(),
+            per_try_timeout: per_try,
+            passive: policy.passive.clone(),
+        };
+        let shared_check = pool.policy.as_ref().and_then(|policy| self.checks.get(policy));
+        let source = MemberSource { builder: self, policy: &policy, shared_check };
+        let spec = PoolSpec {
+            name: pool.name.clone(),
+            scope,
+            panic_threshold: policy.panic_threshold,
+            retry,
+            circuit_breaker: policy.circuit_breaker.clone(),
+            streams_per_connection: policy
+                .http2
+                .max_concurrent_streams
+                .min(policy.circuit_breaker.max_requests_per_connection.unwrap_or(u32::MAX)),
+            load_balancer: policy.load_balancer.clone(),
+            slow_start: policy.slow_start,
+            refs: pool.refs.iter().map(|reference| source.ref_spec(reference)).collect(),
+        };
+        let effective = Effective {
+            timeouts,
+            per_try: per_try.map(Into::into),
+            tcp_keepalive: policy.tcp_keepalive,
+            checked: policy.active.is_some(),
+            http2: policy.http2,
+            buffer_limit: policy.buffer_limit,
+        };
+        (effective, spec)
+    }
+
+    /// One text for all that have it.
+    fn shared(&self, text: &str) -> Arc<str> {
+        let mut texts = self.texts.borrow_mut();
+        if let Some(known) = texts.get(text) {
+            return known.clone();
+        }
+        let text = Arc::<str>::from(text);
+        texts.insert(text.clone());
+        text
+    }
+
+    /// Whether an address may be an endpoint's. If not, that is noted. What is refused is absent, as a name without an
+    /// address is: so its pool fails over.
+    fn admits(
+        &self,
+        backend: &Backend,
+        address: &Address,
+        name: Option<&str>,
+        check: Option<&CheckSpec>,
+    ) -> bool {
+        let guard = self.outside.guard;
+        let of_check = || match (address, check?.settings.port?) {
+            // A policy's author chooses this port, and may be nobody's friend either.
+            (Address::Socket(socket), port) => {
+                let why = guard.refusal(&Address::Socket(SocketAddr::new(socket.ip(), port)))?;
+                Some(format!("its active check goes to port {port}: {why}"))
+            }
+            (Address::Unix(_), _) => None,
+        };
+        let Some(why) = guard.refusal(address).or_else(of_check) else { return true };
+        let target = name.map_or_else(|| address.to_string(), |name| format!("{address} ({name})"));
+        self.refusals.note(RefusedTarget { backend: backend.name.as_str().to_owned(), target, why });
+        false
+    }
 }
 
 /// A mirror's pool: what its endpoints answer says nothing of them, and nothing is sent twice. Failures to connect are
@@ -203,8 +309,8 @@ pub(crate) fn of_mirror(mut spec: PoolSpec) -> PoolSpec {
 
 /// What the members of a pool are made with.
 struct MemberSource<'a> {
+    builder: &'a SpecBuilder<'a>,
     policy: &'a Policy,
-    outside: Outside<'a>,
     shared_check: Option<&'a Arc<CheckSpec>>,
 }
 
@@ -221,71 +327,73 @@ impl MemberSource<'_> {
         };
         Some(Arc::new(CheckSpec { settings: settings.clone(), host }))
     }
-}
 
-fn ref_spec(state: &State, reference: &PoolRef, source: &MemberSource<'_>) -> RefSpec {
-    let backend = backend_of(state, reference);
-    let (origin, invalid): (Arc<str>, bool) = match &reference.target {
-        RefTarget::Backend(name) => (name.as_str().into(), false),
-        RefTarget::Invalid(why) => (why.as_str().into(), true),
-    };
-    let mut members: Vec<MemberSpec> = Vec::new();
-    // Where TLS is asked for and cannot be had, nothing is served: never clear text in its place.
-    let usable = |backend: &&Arc<Backend>| {
-        backend.tls.is_none() || source.outside.tls.of_backend(&backend.name).is_some()
-    };
-    let invalid = invalid || backend.is_some_and(|backend| !usable(&backend));
-    let backend = backend.filter(usable);
-    for (backend, endpoint) in
-        backend.iter().flat_map(|backend| backend.endpoints.iter().map(move |e| (backend, e)))
-    {
-        for member in members_of(backend, endpoint, source) {
-            // Two names of one address, or an address written twice, are one endpoint.
-            if !members.contains(&member) {
-                members.push(member);
-            }
-        }
-    }
-    RefSpec { origin, invalid, priority: reference.priority, weight: reference.weight, members }
-}
-
-/// Rule D1: each address of a name is an endpoint.
-fn members_of(backend: &Backend, endpoint: &Endpoint, source: &MemberSource<'_>) -> Vec<MemberSpec> {
-    let check = source.check(endpoint);
-    let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| {
-        if !source.outside.admits(backend, &address, hostname, check.as_deref()) {
-            return None;
-        }
-        let tls = match &backend.tls {
-            None => None,
-            // Without a name to verify it cannot be reached.
-            Some(tls) => {
-                let policy = source.outside.tls.of_backend(&backend.name)?;
-                Some(policy.identity(tls, endpoint, &address)?)
-            }
+    fn ref_spec(&self, reference: &PoolRef) -> RefSpec {
+        let backend = backend_of(self.builder.state, reference);
+        let (origin, invalid) = match &reference.target {
+            RefTarget::Backend(name) => (name.as_str(), false),
+            RefTarget::Invalid(why) => (why.as_str(), true),
         };
-        let origin = origin.map(Into::into);
-        Some(MemberSpec {
-            identity: Identity { origin, address, protocol: backend.protocol, tls },
-            hostname: hostname.map(Into::into),
-            check: check.clone(),
-        })
-    };
-    let uid = endpoint.uid.as_deref();
-    match &endpoint.address {
-        EndpointAddress::Ip { address, port } => {
-            member(Address::Socket(SocketAddr::new(*address, *port)), uid, None).into_iter().collect()
+        // Where TLS is asked for and cannot be had, nothing is served: never clear text in its place.
+        let usable = |backend: &&Arc<Backend>| {
+            backend.tls.is_none() || self.builder.outside.tls.of_backend(&backend.name).is_some()
+        };
+        let invalid = invalid || backend.is_some_and(|backend| !usable(&backend));
+        let mut members: Vec<MemberSpec> = Vec::new();
+        if let Some(backend) = backend.filter(usable) {
+            members.reserve_exact(backend.endpoints.len());
+            for member in backend.endpoints.iter().flat_map(|endpoint| self.members_of(backend, endpoint)) {
+                // Two names of one address, or an address written twice, are one endpoint.
+                if !members.contains(&member) {
+                    members.push(member);
+                }
+            }
         }
-        EndpointAddress::Unix { path } => {
-            member(Address::Unix(path.as_path().into()), uid, None).into_iter().collect()
-        }
-        EndpointAddress::Fqdn { hostname, port } => (source.outside.resolve)(hostname, &source.policy.dns)
-            .iter()
-            .flat_map(|addresses| addresses.iter())
-            .filter_map(|address| {
-                let address = Address::Socket(SocketAddr::new(*address, *port));
-                member(address, uid.or(Some(hostname)), Some(hostname))
+        members.shrink_to_fit();
+        let origin = self.builder.shared(origin);
+        RefSpec { origin, invalid, priority: reference.priority, weight: reference.weight, members }
+    }
+
+    /// Rule D1: each address of a name is an endpoint.
+    fn members_of(&self, backend: &Backend, endpoint: &Endpoint) -> Vec<MemberSpec> {
+        let check = self.check(endpoint);
+        let shared = |text: Option<&str>| text.map(|text| self.builder.shared(text));
+        let member = |address: Address, origin: Option<&str>, hostname: Option<&str>| {
+            if !self.builder.admits(backend, &address, hostname, check.as_deref()) {
+                return None;
+            }
+            let tls = match &backend.tls {
+                None => None,
+                // Without a name to verify it cannot be reached.
+                Some(tls) => {
+                    let policy = self.builder.outside.tls.of_backend(&backend.name)?;
+                    Some(policy.identity(tls, endpoint, &address)?)
+                }
+            };
+            let origin = shared(origin);
+            Some(MemberSpec {
+                identity: Identity { origin, address, protocol: backend.protocol, tls },
+                hostname: shared(hostname),
+                check: check.clone(),
             })
-            .collect(),
+        };
+        let uid = endpoint.uid.as_deref();
+        match &endpoint.address {
+            EndpointAddress::Ip { address, port } => {
+                member(Address::Socket(SocketAddr::new(*address, *port)), uid, None).into_iter().collect()
+            }
+            EndpointAddress::Unix { path } => {
+                member(Address::Unix(path.as_path().into()), uid, None).into_iter().collect()
+            }
+            EndpointAddress::Fqdn { hostname, port } => {
+                let addresses = self.builder.outside.addresses.of(hostname, &self.policy.dns);
+                let addresses = addresses.into_iter().flat_map(|addresses| addresses.iter());
+                let members = addresses.filter_map(|address| {
+                    let address = Address::Socket(SocketAddr::new(*address, *port));
+                    member(address, uid.or(Some(hostname)), Some(hostname))
+                });
+                members.collect()
+            }
+        }
     }
 }

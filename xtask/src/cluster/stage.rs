@@ -1,4 +1,4 @@
-//! The stages of `cargo xtask test` that need a cluster: building its programs, and the tests on it.
+//! The stages of `cargo xtask test` that need a cluster: building its programs, the tests on it, and a measurement.
 
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +17,12 @@ const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// The tests' program, and its crate.
 const TESTS: &str = "understudy-k8s-tests";
+
+/// The measurements' program, and its crate.
+const LOADTEST: &str = "understudy-loadtest";
+
+/// So little is measured that it takes seconds.
+const SMALL: [&str; 8] = ["--routes", "50", "--services", "10", "--namespaces", "5", "--seconds", "3"];
 
 /// Builds the cluster's programs, so that the time for it is told from that of the tests.
 pub(crate) fn build() -> Result<Done> {
@@ -60,6 +66,33 @@ fn on_own_cluster(place: &Place, tests: &std::path::Path, counts: &mut Counts) -
     let mut command = space.command(tests);
     command.arg("--manifests").arg(paths::root().join("k8s"));
     finish(command, counts)
+}
+
+/// Runs a small form of the scale measurement, on a control plane of its own.
+pub(crate) fn scale() -> Result<Done> {
+    if let Some(reason) = unavailable() {
+        return Ok(Done::Skipped(reason));
+    }
+    run::logged(paths::cargo().args(["build", "--locked", "-p", "understudy", "-p", LOADTEST]), LIMIT)?;
+    let place = Place::of_checkout("scale")?;
+    let outcome = measure_scale(&place);
+    let down = take_down(&place);
+    let table = outcome?;
+    down?;
+    print!("{table}");
+    Ok(Done::Passed)
+}
+
+fn measure_scale(place: &Place) -> Result<String> {
+    take_down(place)?;
+    let space = bring_up(place, true)?;
+    for kinds in [["-f", "k8s/gateway-api.yaml"], ["-k", "crds"]] {
+        let mut apply = space.kubectl();
+        apply.args(["apply", "--server-side", kinds[0]]).arg(paths::root().join(kinds[1]));
+        run::logged(&mut apply, LIMIT)?;
+    }
+    let mut scale = space.command(paths::target()?.join("debug").join(LOADTEST));
+    run::logged(scale.arg("scale").args(SMALL), LIMIT)
 }
 
 fn finish(mut command: Command, counts: &mut Counts) -> Result<Done> {

@@ -52,6 +52,30 @@ proptest! {
         Writer::open(scratch.path()).unwrap().publish(&shops(0)).unwrap();
         prop_assert_eq!(files(folder.path()).len(), files(scratch.path()).len());
     }
+
+    #[test]
+    fn references_are_checked_the_same_from_what_changed_as_from_all(
+        before in arbitrary::state(),
+        other in arbitrary::state(),
+        taken in proptest::bits::u8::ANY,
+    ) {
+        // Whole kinds of another state: some references resolve by chance, others do not.
+        let mut after = before.clone();
+        let takes = |kind: u8| taken & (1 << kind) != 0;
+        if takes(0) { after.gateways = other.gateways }
+        if takes(1) { after.routes = other.routes }
+        if takes(2) { after.pools = other.pools }
+        if takes(3) { after.policies = other.policies }
+        if takes(4) { after.backends = other.backends }
+        if takes(5) { after.certificates = other.certificates }
+        if takes(6) { after.ca_bundles = other.ca_bundles }
+        if takes(7) {
+            after.pools.pop_first();
+            after.backends.pop_last();
+        }
+        let (all, changed) = (after.validate_references(), after.validate_references_since(&before));
+        prop_assert_eq!(all.is_ok(), changed.is_ok(), "{:?} {:?}", all, changed);
+    }
 }
 
 /// Two more versions, after which only the files of [`shops`]`(0)` are left.
