@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -12,7 +12,7 @@ use crate::harness::http::Target;
 use crate::harness::install::{self, DAEMON_SET, NAMESPACE};
 use crate::harness::load::{Clients, Load, Tally};
 use crate::harness::task::{configure, deploy_apps};
-use crate::harness::wait::wait_for;
+use crate::harness::wait::{since, wait_for};
 use crate::harness::{Lab, components, gateway};
 
 /// How often the long form rolls the DaemonSet.
@@ -28,17 +28,34 @@ pub(crate) fn run(lab: &Lab) -> Result<String> {
 
 /// Walks through the case with ports of the nodes, and installs the way with Services again.
 pub(crate) fn run_with_host_ports(lab: &Lab) -> Result<String> {
+    let start = SystemTime::now();
     let overlay = lab.manifests.join("overlays").join("host-ports");
+    let before = pods(lab)?;
     lab.kubectl.apply_kustomization(&overlay)?;
+    end_soon(lab, &before)?;
     lab.kubectl.rolled_out(NAMESPACE, DAEMON_SET)?;
+    let there = since(start);
     let outcome = with_host_ports(lab);
-    install::install(lab)?;
+    let back = SystemTime::now();
+    let before = pods(lab)?;
+    install::apply(lab)?;
+    end_soon(lab, &before)?;
+    lab.kubectl.rolled_out(NAMESPACE, DAEMON_SET)?;
     // The cases that follow read the address once.
     wait_for("the Gateway's address not to be a node's", SOON, || match on_a_node(lab) {
         Ok(address) => bail!("it is {address}"),
         Err(_) => Ok(()),
     })?;
-    outcome
+    let took = format!("{} s to there, {} s back", there.as_secs(), since(back).as_secs());
+    Ok(format!("{}; {took}", outcome?))
+}
+
+/// Ends pods without the time that clients have to leave: there are none.
+fn end_soon(lab: &Lab, pods: &[String]) -> Result<()> {
+    let pods = pods.iter().map(|pod| format!("pod/{pod}"));
+    let args = ["-n", NAMESPACE, "delete", "--ignore-not-found", "--grace-period=2"].map(str::to_owned);
+    let args: Vec<String> = args.into_iter().chain(pods).collect();
+    lab.kubectl.run(&args.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
 }
 
 fn with_host_ports(lab: &Lab) -> Result<String> {

@@ -20,6 +20,12 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Applies the manifests and waits until the DaemonSet runs.
 pub(crate) fn install(lab: &Lab) -> Result<()> {
+    apply(lab)?;
+    lab.kubectl.rolled_out(NAMESPACE, DAEMON_SET)
+}
+
+/// Applies the manifests.
+pub(crate) fn apply(lab: &Lab) -> Result<()> {
     for file in FILES {
         let path = lab.manifests.join(file);
         // A kind takes a moment until the API server knows it.
@@ -29,5 +35,5 @@ pub(crate) fn install(lab: &Lab) -> Result<()> {
             lab.kubectl.run(&args).context("kinds of the Gateway API")?;
         }
     }
-    lab.kubectl.rolled_out(NAMESPACE, DAEMON_SET)
+    Ok(())
 }
