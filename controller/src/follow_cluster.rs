@@ -273,7 +273,7 @@ impl Passer {
         let began = Instant::now();
         let (graph, state) = self.builder.build(&cluster, &self.options, &mut said);
         let translated = Instant::now();
-        let published = self.publisher.publish(state);
+        let published = self.publisher.publish(&state);
         log::debug!(
             "a pass over {} routes: translated in {:?}, written in {:?}",
             graph.routes.len(),
@@ -299,8 +299,7 @@ impl Passer {
                 }
                 self.graph = Some(graph.clone());
                 let diagnostics = self.diagnostics.clone();
-                let report =
-                    is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state: state.clone() });
+                let report = is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state });
                 Some(Outcome { pass: Pass { cluster, graph, diagnostics, version: self.version }, report })
             }
             Err(error) => {

@@ -70,8 +70,20 @@ fn route(number: usize) -> String {
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{number}, namespace: n{}}}\n\
          spec: {{parentRefs: [{{name: eg, namespace: default}}], hostnames: [r{number}.example], rules: [{{matches: \
          [{{path: {{type: PathPrefix, value: /api}}}}], filters: [{{type: RequestHeaderModifier, requestHeaderModifier: \
-         {{set: [{{name: x-route, value: r{number}}}]}}}}], backendRefs: [{{name: s{service}, port: 80}}]}}]}}\n",
-        service % NAMESPACES
+         {{set: [{{name: x-route, value: r{number}}}]}}}}], backendRefs: [{{name: s{service}, port: 80}}]}}]}}\n\
+         status: {{parents: [{{controllerName: understudy.dev/gateway-controller, parentRef: {{group: \
+         gateway.networking.k8s.io, kind: Gateway, name: eg, namespace: default}}, conditions: [{}, {}]}}]}}\n",
+        service % NAMESPACES,
+        condition("Accepted", "The route is accepted."),
+        condition("ResolvedRefs", "Every reference resolves.")
+    )
+}
+
+/// A condition as it stands in a status.
+fn condition(kind: &str, message: &str) -> String {
+    format!(
+        "{{type: {kind}, status: \"True\", reason: {kind}, message: {message}, observedGeneration: 1, \
+         lastTransitionTime: \"2026-11-23T00:00:00Z\"}}"
     )
 }
 
