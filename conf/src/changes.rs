@@ -1,10 +1,9 @@
 //! What differs between two states.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Iter;
-use std::iter::Peekable;
 use std::sync::Arc;
+
+use crate::differences;
 
 /// An object that is new, gone or another one than before.
 #[derive(Debug)]
@@ -18,46 +17,12 @@ pub struct Change<'a, N, T> {
 }
 
 /// What differs between two maps of objects, in the order of names. Objects are told apart by their [`Arc`]: states share
-/// what did not change, so that this costs little more than a look at each pointer. No object has two names.
+/// what did not change, so that this costs little more than a look at each pointer.
 pub fn changes<'a, N: Ord, T>(
     before: &'a BTreeMap<N, Arc<T>>,
     after: &'a BTreeMap<N, Arc<T>>,
 ) -> impl Iterator<Item = Change<'a, N, T>> {
-    Changes { before: before.iter().peekable(), after: after.iter().peekable() }
-}
-
-struct Changes<'a, N, T> {
-    before: Peekable<Iter<'a, N, Arc<T>>>,
-    after: Peekable<Iter<'a, N, Arc<T>>>,
-}
-
-impl<'a, N: Ord, T> Iterator for Changes<'a, N, T> {
-    type Item = Change<'a, N, T>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let order = match (self.before.peek(), self.after.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                // One object has one name.
-                (Some((_, old)), Some((_, new))) if Arc::ptr_eq(old, new) => {
-                    self.before.next();
-                    self.after.next();
-                    continue;
-                }
-                (Some((old, _)), Some((new, _))) => old.cmp(new),
-            };
-            let before = if order.is_le() { self.before.next() } else { None };
-            let after = if order.is_ge() { self.after.next() } else { None };
-            let (name, _) = before.or(after)?;
-            return Some(Change {
-                name,
-                before: before.map(|(_, object)| object),
-                after: after.map(|(_, object)| object),
-            });
-        }
-    }
+    differences(before, after, Arc::ptr_eq).map(|(name, before, after)| Change { name, before, after })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use understudy_conf::differences;
 
-use crate::cluster::{Cluster, Key, Objects, service_of};
+use crate::cluster::{Cluster, Key, Object, Objects, service_of};
 
 /// What differs.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Changes {
         let mut endpoints = services.clone();
         for slice in differing(&old.endpoint_slices, &new.endpoint_slices) {
             let versions = [old.endpoint_slices.get(&slice), new.endpoint_slices.get(&slice)];
-            endpoints.extend(versions.into_iter().flatten().filter_map(service_of));
+            endpoints.extend(versions.into_iter().flatten().filter_map(|slice| service_of(slice)));
         }
         let namespaces_of = |keys: BTreeSet<Key>| keys.into_iter().map(|key| key.namespace).collect();
         Self {
@@ -71,6 +71,6 @@ fn differing<T>(old: &Objects<T>, new: &Objects<T>) -> BTreeSet<Key> {
     if Arc::ptr_eq(old, new) {
         return BTreeSet::new();
     }
-    let same = |old: &_, new: &_| crate::cluster::Object::means_the_same(old, new);
+    let same = |old: &Arc<Object<T>>, new: &Arc<Object<T>>| Arc::ptr_eq(old, new) || old.means_the_same(new);
     differences(old, new, same).map(|(key, ..)| key.clone()).collect()
 }

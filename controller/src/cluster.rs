@@ -4,6 +4,7 @@
 //! that does not depend on the order of files.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -22,10 +23,26 @@ use crate::watch::kubernetes::unpacked;
 use crate::watch::{Kind, KnownObject, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Where versions of a cluster are compared, most keys are the very same.
+        if Arc::ptr_eq(&self.name, &other.name) && Arc::ptr_eq(&self.namespace, &other.namespace) {
+            return Ordering::Equal;
+        }
+        (&*self.namespace, &*self.name).cmp(&(&*other.namespace, &*other.name))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Key {
@@ -185,7 +202,7 @@ pub(crate) struct Refused {
 }
 
 /// The objects of a kind. Shared, so that a pass over a live cluster can keep them while the next one changes.
-pub(crate) type Objects<T> = Arc<BTreeMap<Key, Object<T>>>;
+pub(crate) type Objects<T> = Arc<BTreeMap<Key, Arc<Object<T>>>>;
 
 /// Every object that counts.
 #[derive(Debug, Clone, Default)]
@@ -238,7 +255,7 @@ macro_rules! maps {
                             let slices = Arc::make_mut(&mut self.slices_by_service);
                             slices.entry(service).or_default().insert(object.key.clone());
                         }
-                        Arc::make_mut(&mut self.$map).insert(id.key, object);
+                        Arc::make_mut(&mut self.$map).insert(id.key, Arc::new(object));
                     })+
                 }
             }
@@ -247,7 +264,7 @@ macro_rules! maps {
             pub(crate) fn set_tree(&mut self, id: &ObjectId, tree: Arc<Node>) {
                 match id.kind {
                     $(Kind::$kind => if let Some(object) = Arc::make_mut(&mut self.$map).get_mut(&id.key) {
-                        object.set_tree(tree);
+                        Arc::make_mut(object).set_tree(tree);
                     },)+
                 }
             }
@@ -288,7 +305,7 @@ impl Cluster {
     /// The slices of a Service, in the order of their names.
     pub(crate) fn slices_of(&self, service: &Key) -> Vec<&Object<EndpointSlice>> {
         let keys = self.slices_by_service.get(service).into_iter().flatten();
-        keys.filter_map(|key| self.endpoint_slices.get(key)).collect()
+        keys.filter_map(|key| self.endpoint_slices.get(key)).map(AsRef::as_ref).collect()
     }
 
     /// Takes a slice from its Service.
@@ -296,7 +313,9 @@ impl Cluster {
         if id.kind != Kind::EndpointSlice {
             return;
         }
-        let Some(service) = self.endpoint_slices.get(&id.key).and_then(service_of) else { return };
+        let Some(service) = self.endpoint_slices.get(&id.key).and_then(|slice| service_of(slice)) else {
+            return;
+        };
         let slices = Arc::make_mut(&mut self.slices_by_service);
         if let Some(of_service) = slices.get_mut(&service) {
             of_service.remove(&id.key);

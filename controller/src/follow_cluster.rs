@@ -308,7 +308,7 @@ impl Passer {
         if let Placement::Service(_) = self.options.listen.placement {
             self.options.held = HeldPorts::of(&graph);
         }
-        let published = self.publisher.publish(state);
+        let published = self.publisher.publish(&state);
         log::debug!(
             "a pass over {} routes: translated in {:?}, written in {:?}",
             graph.routes.len(),
@@ -334,8 +334,7 @@ impl Passer {
                 }
                 self.graph = Some(graph.clone());
                 let diagnostics = self.diagnostics.clone();
-                let report =
-                    is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state: state.clone() });
+                let report = is_new.then(|| Report { diagnostics: diagnostics.to_vec(), state });
                 Some(Outcome { pass: Pass { cluster, graph, diagnostics, version: self.version }, report })
             }
             Err(error) => {

@@ -351,7 +351,7 @@ impl World {
         let (graph, state) = memory.builder.build(&cluster, options, &mut said);
         let mut fresh = Builder::default();
         let (fresh_graph, fresh_state) = fresh.build(&cluster, options, &mut said_anew);
-        prop_assert_eq!(state, fresh_state);
+        prop_assert_eq!(&state, &fresh_state);
         prop_assert_eq!(state.validate_references(), Ok(()));
         let texts = |said: &[Diagnostic]| said.iter().map(ToString::to_string).collect::<Vec<_>>();
         prop_assert_eq!(texts(&said), texts(&said_anew));

@@ -103,7 +103,7 @@ pub struct Report {
     /// What was found, sorted by file and line.
     pub diagnostics: Vec<Diagnostic>,
     /// What is served. Its version is 0: versions are given when it is published.
-    pub state: State,
+    pub state: Arc<State>,
 }
 
 impl Report {
@@ -134,8 +134,8 @@ pub fn check_text(text: String, options: &Options) -> Report {
 fn build_report(loaded: load::Loaded, options: &Options) -> Report {
     let load::Loaded { cluster, mut diagnostics } = loaded;
     let mut builder = Builder::default();
-    builder.build(&cluster, options, &mut diagnostics);
-    Report { diagnostics, state: builder.translator.into_state() }
+    let (_, state) = builder.build(&cluster, options, &mut diagnostics);
+    Report { diagnostics, state }
 }
 
 /// The third and fourth stage, with a memory of what they made of the last cluster.
@@ -152,11 +152,11 @@ impl Builder {
         cluster: &cluster::Cluster,
         options: &Options,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> (Arc<graph::Graph>, &State) {
+    ) -> (Arc<graph::Graph>, Arc<State>) {
         let now = jiff::Timestamp::now().as_second();
         let graph = self.graph.build(cluster, options, now, diagnostics);
-        let state = self.translator.translate(&graph);
-        state.guards = translate::keep_objects(&state.guards, guard::build_guards(cluster, options));
+        let guards = guard::build_guards(cluster, options);
+        let state = self.translator.translate(&graph, guards);
         diagnostics::sort(diagnostics);
         (graph, state)
     }

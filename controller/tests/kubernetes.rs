@@ -199,9 +199,9 @@ async fn a_cluster_gives_the_state_that_the_same_manifest_gives() {
     let mut world = World::follow(api, tempfile::tempdir().unwrap());
     let report = world.report_with(|_| true).await;
     let expected = understudy_controller::check_text(text, &Options::default());
-    let mut found = report.state.clone();
+    let mut found = (*report.state).clone();
     found.version = expected.state.version;
-    assert_eq!(found, expected.state);
+    assert_eq!(found, *expected.state);
     assert!(report.diagnostics.iter().all(|said| said.file.is_none() && said.line.is_none()));
     world.stop().await;
 }

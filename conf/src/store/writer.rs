@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use super::disk::{Disk, read_file};
 use super::folder::{Lock, create_folders, folders, list_files};
+use super::kind::{Object, for_each_kind};
 use super::layout::{FileId, TEMPORARY};
 use super::plan::{Plan, build_plan};
 use super::root::{Root, version_of};
 use super::snapshot::{Snapshot, load_snapshot, read_verified};
 use super::{ROOT_FILE, StoreError, read_acknowledgement};
-use crate::State;
+use crate::{State, differences};
 
 /// What [`Writer::publish`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Writer {
         let version = self.highest;
         if let Some(current) = &mut self.current {
             // The next comparison finds the same pointers.
-            current.state = Arc::new(State { version, ..next.clone() });
+            take_over(&mut current.state, next, version)?;
         }
         Ok(Published { version, changed: false, written: 0, removed: 0 })
     }
@@ -153,7 +154,8 @@ impl Writer {
             return Err(error);
         }
         self.highest = version;
-        let state = Arc::new(State { version, ..next.clone() });
+        let mut state = self.current.take().map(|current| current.state).unwrap_or_default();
+        take_over(&mut state, next, version)?;
         self.current = Some(Snapshot { state, index: plan.index, root });
         let outdated = std::mem::take(&mut self.superseded);
         self.superseded = plan.dropped.iter().map(|id| id.path(&self.folder)).collect();
@@ -265,6 +267,26 @@ impl Writer {
         }
         Ok(files)
     }
+}
+
+/// Makes a state the same as another one, at this version: what both share is not copied.
+fn take_over(state: &mut Arc<State>, next: &State, version: u64) -> Result<(), StoreError> {
+    let state = Arc::make_mut(state);
+    state.version = version;
+    for_each_kind!(take_over_kind(state, next));
+    Ok(())
+}
+
+fn take_over_kind<T: Object>(state: &mut State, next: &State) -> Result<(), StoreError> {
+    let others = differences(T::objects(state), T::objects(next), Arc::ptr_eq);
+    let others: Vec<_> = others.map(|(name, _, object)| (name.clone(), object.cloned())).collect();
+    for (name, object) in others {
+        match object {
+            Some(object) => drop(T::objects_mut(state).insert(name, object)),
+            None => drop(T::objects_mut(state).remove(name.as_ref())),
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Writer {

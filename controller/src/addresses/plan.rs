@@ -3,6 +3,7 @@
 //! Inputs: the cluster as it was watched, what was written since, the pods that serve. Outputs: the differences. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::Service;
@@ -256,7 +257,7 @@ fn plan_slices(
 /// those of one that cannot be read for the moment stay.
 fn superfluous(present: &Present<'_>, wanted: &BTreeSet<&Key>) -> Vec<Change> {
     let cluster = present.cluster;
-    let unwanted = |service: &&Object<Service>| {
+    let unwanted = |service: &&Arc<Object<Service>>| {
         let owners = service.value.metadata.owner_references.iter().flatten();
         let Some(owner) = owners.into_iter().find(|owner| owner.kind == "Gateway") else { return false };
         let key = Key::new(&service.key.namespace, &owner.name);

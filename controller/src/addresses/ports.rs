@@ -95,7 +95,8 @@ pub(crate) fn own_service<'a>(cluster: &'a Cluster, gateway: &Key) -> Option<&'a
         let label = service.metadata.labels.as_ref().and_then(|labels| labels.get(GATEWAY_NAME));
         label.is_none_or(|label| *label == gateway_label(&gateway.name))
     };
-    cluster.services.get(&key).filter(|service| is_ours(&service.value) && is_its_own(&service.value))
+    let service = cluster.services.get(&key).map(AsRef::as_ref);
+    service.filter(|service: &&Object<_>| is_ours(&service.value) && is_its_own(&service.value))
 }
 
 /// The ports of a Service that lead to a container port of the range.

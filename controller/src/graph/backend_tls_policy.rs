@@ -1,6 +1,5 @@
 //! BackendTLSPolicy: how Services and Backends are spoken to over TLS.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_api::apis::standard::backendtlspolicies::{
@@ -11,7 +10,7 @@ use understudy_conf::{BackendTls, Trust};
 use understudy_crds::ObjectReference;
 
 use crate::changes::Changes;
-use crate::cluster::{Cluster, Key, Object};
+use crate::cluster::{Cluster, Key, Object, Objects};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::backend_tls::{TlsNode, TlsSource, canonical};
 use crate::watch::{ENVOY, Kind, ObjectId, nearest};
@@ -41,9 +40,9 @@ pub(crate) fn find_tls_policy<'a>(
             Some(section) => (same && target.section.is_none_or(|own| own == section)).then_some(0),
         }
     };
-    let policies = cluster.backend_tls_policies.values();
+    let policies = cluster.backend_tls_policies.values().map(AsRef::as_ref);
     policies
-        .filter(|policy| policy.key.namespace == target.key.namespace)
+        .filter(|policy: &&Object<_>| policy.key.namespace == target.key.namespace)
         .filter_map(|policy| Some((policy.value.spec.target_refs.iter().filter_map(covers).min()?, policy)))
         .min_by_key(|(rank, policy)| (*rank, policy.seniority()))
         .map(|(_, policy)| policy)
@@ -121,7 +120,7 @@ pub(super) fn may_differ(changes: &Changes) -> bool {
     changes.tls_policies || changes.refused || !changes.services.is_empty() || !changes.backends.is_empty()
 }
 
-fn known<'c, T>(objects: &'c BTreeMap<Key, Object<T>>, key: &Key) -> (bool, Option<&'c str>) {
+fn known<'c, T>(objects: &'c Objects<T>, key: &Key) -> (bool, Option<&'c str>) {
     let same = objects.keys().filter(|known| known.namespace == key.namespace);
     let exists = objects.contains_key(key);
     let near = if exists { None } else { nearest(&key.name, same.map(|known| &*known.name)) };

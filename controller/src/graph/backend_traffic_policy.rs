@@ -199,7 +199,7 @@ fn bind_policy(
 ) -> TargetNode {
     let owner = index.spots.entry(spot.clone()).or_insert_with(|| policy.key.clone());
     let refusal = (*owner != policy.key).then(|| {
-        let location = cluster.policies.get(owner).map(Object::location).unwrap_or_default();
+        let location = cluster.policies.get(owner).map(|policy| policy.location()).unwrap_or_default();
         Box::new(reasons::policy_conflicted(place, owner, &location))
     });
     TargetNode { spot: Some(spot), missing: None, refusal }

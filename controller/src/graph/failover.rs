@@ -229,7 +229,7 @@ impl RuleReport<'_> {
     }
 
     fn policy_object(&self, policy: Option<&Key>) -> Option<&Object<BackendTrafficPolicy>> {
-        self.cluster.policies.get(&child_of(policy?))
+        self.cluster.policies.get(&child_of(policy?)).map(AsRef::as_ref)
     }
 
     fn settings(&self, policy: Option<&Key>) -> Option<&Policy> {

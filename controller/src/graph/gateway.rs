@@ -88,8 +88,7 @@ fn report_parameters<'a>(
     if !matches!(options.listen.placement, Placement::Service(_)) {
         return parameters;
     }
-    let ours = |class: &&Object<_>| is_ours(class);
-    for class in cluster.gateway_classes.values().filter(ours) {
+    for class in cluster.gateway_classes.values().filter(|class| is_ours(class)) {
         match resolve_parameters(cluster, class) {
             Ok(found) => drop(parameters.insert(&*class.key.name, found)),
             Err(diagnostic) => diagnostics.push(*diagnostic),

@@ -13,7 +13,7 @@ use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
 /// The Secrets and ConfigMaps whose contents the graph asks for.
 pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
     let classes = cluster.gateway_classes.values().filter(|class| is_ours(class));
-    let mut found: BTreeSet<ObjectId> = classes.filter_map(parameters_of).collect();
+    let mut found: BTreeSet<ObjectId> = classes.filter_map(|class| parameters_of(class)).collect();
     let mut add = |from: &Referrer<'_>, kind: &str, namespace: Option<&str>, name: &str| {
         let kind_known = match kind {
             "Secret" => Kind::Secret,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use understudy_conf::differences;
 
-use crate::cluster::{Key, Objects};
+use crate::cluster::{Key, Object, Objects};
 use crate::pass::Pass;
 use crate::status::findings::Findings;
 use crate::status::{has_class, has_other_manager};
@@ -93,7 +93,8 @@ fn other_versions<T>(before: &Objects<T>, now: &Objects<T>) -> BTreeSet<Key> {
     if Arc::ptr_eq(before, now) {
         return BTreeSet::new();
     }
-    let same = |before: &_, now: &_| crate::cluster::Object::is_version_of(before, now);
+    let same =
+        |before: &Arc<Object<T>>, now: &Arc<Object<T>>| Arc::ptr_eq(before, now) || before.is_version_of(now);
     differences(before, now, same).map(|(key, ..)| key.clone()).collect()
 }
 

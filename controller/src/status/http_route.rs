@@ -36,7 +36,7 @@ pub(super) fn build_routes(inputs: Inputs<'_>, findings: &Findings<'_>, doubts: 
 
 /// Routes whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<HttpRoute>> {
-    cluster.http_routes.values().filter(|route| is_marked(route))
+    cluster.http_routes.values().map(AsRef::as_ref).filter(|route| is_marked(route))
 }
 
 fn is_marked(route: &Object<HttpRoute>) -> bool {

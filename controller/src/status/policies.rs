@@ -32,7 +32,8 @@ fn gone(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec<Desired> {
 
 /// Policies whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<BackendTrafficPolicy>> {
-    cluster.policies.values().filter(|policy| has_own_entry(policy.status().as_deref(), "ancestors"))
+    let policies = cluster.policies.values().map(AsRef::as_ref);
+    policies.filter(|policy: &&Object<_>| has_own_entry(policy.status().as_deref(), "ancestors"))
 }
 
 pub(super) fn desired(policy: &Object<BackendTrafficPolicy>, entries: Vec<Entry>) -> Desired {

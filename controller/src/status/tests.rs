@@ -60,10 +60,10 @@ impl Scene {
         let mut cluster = self.cluster.clone();
         let model = cluster.http_routes.values().next().unwrap().clone();
         for number in 0..count {
-            let mut route = model.clone();
+            let mut route = (*model).clone();
             route.key = Key::new("default", &format!("route-{number:04}"));
             route.label = format!("HTTPRoute {}", route.key).into();
-            Arc::make_mut(&mut cluster.http_routes).insert(route.key.clone(), route);
+            Arc::make_mut(&mut cluster.http_routes).insert(route.key.clone(), Arc::new(route));
         }
         Arc::make_mut(&mut cluster.http_routes).remove(&model.key);
         let mut diagnostics = Vec::new();

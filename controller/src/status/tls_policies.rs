@@ -49,10 +49,8 @@ pub(super) fn build_policies(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
 
 /// Policies whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<BackendTlsPolicy>> {
-    cluster
-        .backend_tls_policies
-        .values()
-        .filter(|policy| has_own_entry(policy.status().as_deref(), "ancestors"))
+    let policies = cluster.backend_tls_policies.values().map(AsRef::as_ref);
+    policies.filter(|policy: &&Object<_>| has_own_entry(policy.status().as_deref(), "ancestors"))
 }
 
 pub(super) fn desired(policy: &Object<BackendTlsPolicy>, entries: Vec<Entry>) -> Desired {

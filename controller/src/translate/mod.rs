@@ -14,7 +14,7 @@ mod uses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use understudy_conf::{PoolName, RouteName, State, differences};
+use understudy_conf::{Guard, GuardName, PoolName, RouteName, State, differences};
 
 use crate::cluster::Key;
 use crate::graph::{BuiltRoute, Graph};
@@ -27,7 +27,7 @@ pub(crate) struct Translator {
     /// What each route became.
     routes: BTreeMap<Key, Names>,
     uses: Uses,
-    state: State,
+    state: Arc<State>,
 }
 
 /// The names of what a route became.
@@ -39,52 +39,68 @@ struct Names {
 
 impl Translator {
     /// Translates a graph.
-    pub(crate) fn translate(&mut self, graph: &Arc<Graph>) -> &mut State {
+    pub(crate) fn translate(
+        &mut self,
+        graph: &Arc<Graph>,
+        guards: BTreeMap<GuardName, Arc<Guard>>,
+    ) -> Arc<State> {
+        let mut state = std::mem::take(&mut self.state);
+        // Whoever looked at the last one has done so by now: nothing is copied.
+        self.update(graph, Arc::make_mut(&mut state));
+        let guards = keep_objects(&state.guards, guards);
+        if guards != state.guards {
+            Arc::make_mut(&mut state).guards = guards;
+        }
+        self.state = state.clone();
+        state
+    }
+
+    fn update(&mut self, graph: &Arc<Graph>, state: &mut State) {
         let last = std::mem::replace(&mut self.graph, graph.clone());
         let same_gateways = Arc::ptr_eq(&last.gateways, &graph.gateways);
         let same_policies = Arc::ptr_eq(&last.policies, &graph.policies);
         if !same_gateways {
             let gateways = gateways::build_gateways(graph);
-            self.state.gateways = keep_objects(&self.state.gateways, gateways);
+            state.gateways = keep_objects(&state.gateways, gateways);
         }
         if same_gateways && same_policies {
             if !Arc::ptr_eq(&last.routes, &graph.routes) {
                 for (key, _, after) in differences(&last.routes, &graph.routes, Arc::ptr_eq) {
-                    self.replace_route(graph, key, after);
+                    self.replace_route(graph, state, key, after);
                 }
             }
         } else {
             // The names of listeners and the policies of rules may be others on every route.
             let gone = last.routes.keys().filter(|key| !graph.routes.contains_key(key));
-            gone.for_each(|key| self.replace_route(graph, key, None));
-            graph.routes.iter().for_each(|(key, route)| self.replace_route(graph, key, Some(route)));
+            gone.for_each(|key| self.replace_route(graph, state, key, None));
+            graph.routes.iter().for_each(|(key, route)| self.replace_route(graph, state, key, Some(route)));
         }
         let used = self.uses.take();
         if same_policies {
-            policies::update_policies(graph, &used.policies, &self.uses, &mut self.state);
+            policies::update_policies(graph, &used.policies, &self.uses, state);
         } else {
-            let all: BTreeSet<_> = self.state.policies.keys().cloned().chain(used.policies).collect();
-            policies::update_policies(graph, &all, &self.uses, &mut self.state);
+            let all: BTreeSet<_> = state.policies.keys().cloned().chain(used.policies).collect();
+            policies::update_policies(graph, &all, &self.uses, state);
         }
         let mut doubtful = used.backends;
         doubtful.extend(backends::differing(&last, graph));
         if !doubtful.is_empty() || !same_gateways {
-            backends::update_backends(graph, &doubtful, &self.uses, &mut self.state);
-            backends::update_authorities(graph, &mut self.state);
+            backends::update_backends(graph, &doubtful, &self.uses, state);
+            backends::update_authorities(graph, state);
         }
-        &mut self.state
-    }
-
-    /// The state, where no other graph follows.
-    pub(crate) fn into_state(self) -> State {
-        self.state
     }
 
     /// Puts what became of a route in place of what became of it before.
-    fn replace_route(&mut self, graph: &Graph, key: &Key, route: Option<&Arc<BuiltRoute>>) {
+    fn replace_route(
+        &mut self,
+        graph: &Graph,
+        state: &mut State,
+        key: &Key,
+        route: Option<&Arc<BuiltRoute>>,
+    ) {
         let Names { routes: mut old_routes, pools: mut old_pools } =
             self.routes.remove(key).unwrap_or_default();
-        for pool in old_pools.iter().filter_map(|name| self.state.pools.get(name)) {
+        for pool in old_pools.iter().filter_map(|name| state.pools.get(name)) {
             self.uses.remove(pool);
         }
         let mut names = Names::default();
@@ -94,16 +110,16 @@ impl Translator {
                 for pool in pools {
                     self.uses.add(&pool);
                     names.pools.push(pool.name.clone());
-                    keep_object(&mut self.state.pools, pool.name.clone(), pool);
+                    keep_object(&mut state.pools, pool.name.clone(), pool);
                 }
                 names.routes.push(route.name.clone());
-                keep_object(&mut self.state.routes, route.name.clone(), route);
+                keep_object(&mut state.routes, route.name.clone(), route);
             }
         }
         old_routes.retain(|name| !names.routes.contains(name));
         old_pools.retain(|name| !names.pools.contains(name));
-        old_routes.iter().for_each(|name| drop(self.state.routes.remove(name)));
-        old_pools.iter().for_each(|name| drop(self.state.pools.remove(name)));
+        old_routes.iter().for_each(|name| drop(state.routes.remove(name)));
+        old_pools.iter().for_each(|name| drop(state.pools.remove(name)));
         if !names.routes.is_empty() {
             self.routes.insert(key.clone(), names);
         }
@@ -118,7 +134,7 @@ fn keep_object<N: Ord, T: PartialEq>(objects: &mut BTreeMap<N, Arc<T>>, name: N,
 }
 
 /// Objects, each the one that was there if that is equal.
-pub(crate) fn keep_objects<N: Ord, T: PartialEq>(
+fn keep_objects<N: Ord, T: PartialEq>(
     before: &BTreeMap<N, Arc<T>>,
     mut now: BTreeMap<N, Arc<T>>,
 ) -> BTreeMap<N, Arc<T>> {

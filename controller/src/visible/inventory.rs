@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::cluster::{Cluster, Key};
+use understudy_crds::Backend;
+
+use crate::cluster::{Cluster, Key, Object};
 use crate::graph::{Graph, RefTargetNode, RuleAction};
 use crate::pass::Pass;
 use crate::visible::subject::Subject;
@@ -24,7 +27,7 @@ pub(crate) fn backends(pass: &Pass) -> BTreeMap<Key, BackendInfo> {
         return BTreeMap::new();
     }
     let used = used_backends(&pass.graph);
-    let info = |(key, backend): (&Key, &crate::cluster::Object<understudy_crds::Backend>)| {
+    let info = |(key, backend): (&Key, &Arc<Object<Backend>>)| {
         let info = BackendInfo {
             uid: backend.value.metadata.uid.clone(),
             generation: backend.value.metadata.generation,

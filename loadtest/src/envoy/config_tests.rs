@@ -45,7 +45,7 @@ fn state(setup: &Setup) -> State {
     let text = render(setup, 8080, &primaries, SocketAddr::from(([127, 0, 0, 1], 3000)));
     std::fs::write(&path, text).unwrap();
     let report = check(&[Source::Path(path)], &Options::default());
-    report.state
+    std::sync::Arc::unwrap_or_clone(report.state)
 }
 
 fn golden(name: &str, value: &Value) {
