@@ -49,6 +49,14 @@ impl World {
         self.folder.path().join("manifests").join(name)
     }
 
+    /// Puts another text in the place of `a.yaml`, at once: one that is written piece by piece may be read halfway on a
+    /// busy machine.
+    fn replace(&self, text: impl AsRef<[u8]>) {
+        let next = self.folder.path().join("next.yaml");
+        fs::write(&next, text).unwrap();
+        fs::rename(next, self.manifest("a.yaml")).unwrap();
+    }
+
     fn state_folder(&self) -> PathBuf {
         self.folder.path().join("state")
     }
@@ -95,7 +103,7 @@ async fn a_change_of_a_file_is_published_before_it_is_reported() {
     let first = world.report().await;
     assert_eq!(port(&first.state), "127.0.0.1:9001");
     assert_eq!(port(&read_state(&world.state_folder())), "127.0.0.1:9001");
-    fs::write(world.manifest("a.yaml"), text(9100)).unwrap();
+    world.replace(text(9100));
     let second = world.report_with(|report| port(&report.state) == "127.0.0.1:9100").await;
     assert!(!second.has_errors(), "{}", common::lines(&second.diagnostics));
     let state = read_state(&world.state_folder());
@@ -126,11 +134,11 @@ async fn authorities_that_become_unreadable_stay_as_they_were_until_they_are_rep
         |state: &State| state.ca_bundles["configmap/default/our-authority"].certificates.clone();
     assert_eq!(authorities(&world.report().await.state), one);
     let broken = with_authorities("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    fs::write(world.manifest("a.yaml"), broken).unwrap();
+    world.replace(broken);
     let report = world.report_with(Report::has_errors).await;
     assert!(report.diagnostics.iter().any(|found| found.reason == Reason::LastGoodKept));
     assert_eq!(authorities(&report.state), one);
-    fs::write(world.manifest("a.yaml"), with_authorities(&format!("{one}{two}"))).unwrap();
+    world.replace(with_authorities(&format!("{one}{two}")));
     let report = world.report_with(|report| !report.has_errors()).await;
     assert_eq!(authorities(&report.state), format!("{one}{two}"));
     world.stop().await;
@@ -176,11 +184,11 @@ async fn what_was_served_goes_on_while_a_file_is_broken() {
     let before = read_state(&world.state_folder());
     let kept = |report: &Report| report.diagnostics.iter().any(|d| d.reason == Reason::LastGoodKept);
     for broken in ["a: [", &text(9001).replace("port: 9001", "port: many"), "\u{0}"] {
-        fs::write(world.manifest("a.yaml"), broken).unwrap();
+        world.replace(broken);
         let report = world.report_with(kept).await;
         assert!(report.has_errors());
         assert_eq!(report.state.pools, before.pools);
-        fs::write(world.manifest("a.yaml"), text(9001)).unwrap();
+        world.replace(text(9001));
         world.report_with(|report| !report.has_errors()).await;
     }
     fs::remove_file(world.manifest("a.yaml")).unwrap();
@@ -195,7 +203,7 @@ async fn a_first_file_that_is_broken_still_gives_a_complete_state() {
     let report = world.report().await;
     assert!(report.has_errors());
     assert_eq!(read_state(&world.state_folder()).routes.len(), 0);
-    fs::write(world.manifest("a.yaml"), text(9001)).unwrap();
+    world.replace(text(9001));
     world.report_with(|report| report.state.routes.len() == 1).await;
     world.stop().await;
 }
@@ -263,7 +271,7 @@ async fn a_secret_that_became_broken_keeps_its_last_good_certificate_and_is_said
     let good = served(&read_state(&world.state_folder()));
     // Another key, then nothing that is a key, then the chain gone.
     for (chain, key) in [(&chain, &*other_key), (&chain, "no key"), (&String::new(), &*key)] {
-        fs::write(world.manifest("a.yaml"), secured(chain, key)).unwrap();
+        world.replace(secured(chain, key));
         let report = world.report_with(Report::has_errors).await;
         let said = common::lines(&report.diagnostics);
         assert!(said.contains("Secret default/shop") && said.contains("LastGoodKept"), "{said}");
@@ -271,10 +279,10 @@ async fn a_secret_that_became_broken_keeps_its_last_good_certificate_and_is_said
         assert_eq!(served(&report.state), good);
         assert_eq!(served(&read_state(&world.state_folder())), good);
         assert_eq!(report.state.gateways["gateway/default/eg"].listeners.len(), 1);
-        fs::write(world.manifest("a.yaml"), secured(&good.0, &good.1)).unwrap();
+        world.replace(secured(&good.0, &good.1));
         world.report_with(|report| !report.has_errors()).await;
     }
-    fs::write(world.manifest("a.yaml"), secured(&other_chain, &other_key)).unwrap();
+    world.replace(secured(&other_chain, &other_key));
     world.report_with(|report| served(&report.state) != good).await;
     assert_ne!(served(&read_state(&world.state_folder())), good);
     world.stop().await;
