@@ -202,9 +202,20 @@ impl Engine {
     /// What every pool sees, sorted by name. `epoch_ms` is the moment zero of `now`, in milliseconds since 1970.
     #[must_use]
     pub fn reports(&self, now: Instant, epoch_ms: u64) -> Vec<PoolReport> {
+        self.reports_where(now, epoch_ms, |_| true)
+    }
+
+    /// The same, of those pools only whose report is wanted: with thousands of pools the others take no room.
+    #[must_use]
+    pub fn reports_where(
+        &self,
+        now: Instant,
+        epoch_ms: u64,
+        is_wanted: impl Fn(&PoolReport) -> bool,
+    ) -> Vec<PoolReport> {
         let pools: Vec<Arc<Pool>> = self.pools.lock().values().filter_map(Weak::upgrade).collect();
-        let mut reports: Vec<PoolReport> =
-            pools.iter().map(|pool| report::pool(pool, now, epoch_ms)).collect();
+        let reports = pools.iter().map(|pool| report::pool(pool, now, epoch_ms));
+        let mut reports: Vec<PoolReport> = reports.filter(is_wanted).collect();
         reports.sort_by(|a, b| a.pool.cmp(&b.pool));
         reports
     }

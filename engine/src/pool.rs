@@ -197,7 +197,7 @@ impl Pool {
         for (index, reference) in spec.refs.iter().enumerate() {
             let start = members.len();
             let had_healthy = previous.is_none_or(|previous| previous.has_healthy(reference.priority, now));
-            for member in &reference.members {
+            for member in reference.members.iter() {
                 let Found { record, is_new, check } = record_of(member);
                 record.set_detection(spec.scope.passive.as_ref());
                 // With an active check it takes nothing until that passed.

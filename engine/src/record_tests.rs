@@ -28,7 +28,7 @@ fn spec(panic_threshold: u8, passive: PassiveHealthCheck) -> PoolSpec {
             invalid: false,
             priority: 0,
             weight: 1,
-            members: vec![MemberSpec { identity, hostname: None, check: None }],
+            members: [MemberSpec { identity, hostname: None, check: None }].into(),
         }],
     }
 }

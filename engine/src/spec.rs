@@ -86,8 +86,8 @@ pub struct RefSpec {
     pub priority: Priority,
     /// Its share in its priority; 0 takes nothing.
     pub weight: Weight,
-    /// Its endpoints.
-    pub members: Vec<MemberSpec>,
+    /// Its endpoints; pools that refer to the same may share them.
+    pub members: Arc<[MemberSpec]>,
 }
 
 /// A pool with everything that governs it.

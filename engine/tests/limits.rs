@@ -33,7 +33,7 @@ fn again(world: &mut World, exchange: &mut Exchange) -> Result<u16, NoEndpoint> 
 fn over_h2(mut spec: PoolSpec, priorities: &[u32], streams: u32) -> PoolSpec {
     spec.streams_per_connection = streams;
     for reference in spec.refs.iter_mut().filter(|reference| priorities.contains(&reference.priority)) {
-        for member in &mut reference.members {
+        for member in std::sync::Arc::make_mut(&mut reference.members) {
             member.identity.protocol = UpstreamProtocol::H2c;
         }
     }
@@ -75,7 +75,7 @@ fn b3_connections_of_http_2_let_in_as_many_requests_as_they_carry() {
         limited(CircuitBreaker { max_connections: 2, max_connections_per_endpoint: None, ..each });
     mixed.refs.push(reference(0, 1, &[3]));
     let mut mixed = over_h2(PoolSpec { name: name("d"), ..mixed }, &[0], 10);
-    mixed.refs[0].members[0].identity.protocol = UpstreamProtocol::Http1;
+    std::sync::Arc::make_mut(&mut mixed.refs[0].members)[0].identity.protocol = UpstreamProtocol::Http1;
     let pool = world.pool(mixed);
     assert_eq!(let_in(&mut world, &pool), (2, NoEndpoint::Wait));
 }

@@ -12,7 +12,7 @@ use understudy_engine::{
 };
 
 fn over_tls(mut reference: RefSpec, policy: u64, strength: TlsStrength) -> RefSpec {
-    for member in &mut reference.members {
+    for member in Arc::make_mut(&mut reference.members) {
         let tls = TlsIdentity { policy, server_name: "shop.example.com".into(), strength };
         member.identity.tls = Some(Arc::new(tls));
     }

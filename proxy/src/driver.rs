@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, Semaphore, watch};
-use understudy_conf::{RefusedTarget, Reports, Switch, SwitchKind};
+use understudy_conf::{PoolReport, RefusedTarget, Reports, Switch, SwitchKind};
 use understudy_engine::{
     Address, CheckProbe, CheckResult, Engine, Event, EventKind, Identity, Instant, Probe,
 };
@@ -218,9 +218,18 @@ impl Driver {
 
     /// What the pools see now, what the guard refuses, and what happened last.
     pub(crate) fn reports(&self, refused: &BTreeSet<RefusedTarget>) -> Reports {
+        self.reports_where(refused, |_| true)
+    }
+
+    /// The same, of those pools only whose report is wanted.
+    pub(crate) fn reports_where(
+        &self,
+        refused: &BTreeSet<RefusedTarget>,
+        is_wanted: impl Fn(&PoolReport) -> bool,
+    ) -> Reports {
         Reports {
             started_ms: self.started_ms,
-            pools: self.engine.reports(self.clock.now(), self.epoch_ms),
+            pools: self.engine.reports_where(self.clock.now(), self.epoch_ms, is_wanted),
             refused: refused.iter().cloned().collect(),
             switches: self.switches.lock().iter().cloned().collect(),
         }

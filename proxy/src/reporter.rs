@@ -35,8 +35,7 @@ pub(crate) async fn run(folder: PathBuf, driver: Arc<Driver>, world: Arc<ArcSwap
             sleep_until(*at + PAUSE).await;
         }
         switched.mark_unchanged();
-        let mut reports = driver.reports(&world.load().refused);
-        reports.pools.retain(|pool| !is_sound(pool));
+        let reports = driver.reports_where(&world.load().refused, |pool| !is_sound(pool));
         let now = Instant::now();
         let is_due = written.as_ref().is_none_or(|(before, at)| {
             says_something_new(before, &reports) || (now >= *at + COUNTERS_EVERY && *before != reports)

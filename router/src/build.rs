@@ -189,7 +189,7 @@ impl<'a> Builder<'a> {
             name: rule.name.clone(),
             action,
             timeouts: rule.timeouts,
-            retry: rule.retry.clone(),
+            retry: rule.retry.clone().map(Box::new),
             filters,
             label,
         });

@@ -75,13 +75,50 @@ impl Entry {
 
 type Group = Box<[Arc<Entry>]>;
 
+/// Up to so many paths are compared one by one, which is faster than a hash and takes a fraction of its room.
+const FEW: usize = 4;
+
+/// Groups of matches by path.
+#[derive(Debug)]
+enum Groups {
+    Few(Box<[(Box<str>, Group)]>),
+    Many(Box<AHashMap<Box<str>, Group>>),
+}
+
+impl Groups {
+    fn build(groups: AHashMap<Box<str>, Vec<Arc<Entry>>>) -> Self {
+        let count = groups.len();
+        let ranked = groups.into_iter().map(|(path, mut group)| {
+            group.sort_by(|a, b| a.rank().cmp(&b.rank()));
+            (path, group.into())
+        });
+        if count <= FEW { Self::Few(ranked.collect()) } else { Self::Many(Box::new(ranked.collect())) }
+    }
+
+    fn get(&self, path: &str) -> Option<&Group> {
+        match self {
+            Self::Few(groups) => groups.iter().find(|(known, _)| **known == *path).map(|(_, group)| group),
+            Self::Many(groups) => groups.get(path),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Group> {
+        let (few, many) = match self {
+            Self::Few(groups) => (Some(groups), None),
+            Self::Many(groups) => (None, Some(groups)),
+        };
+        let few = few.into_iter().flat_map(|groups| groups.iter().map(|(_, group)| group));
+        few.chain(many.into_iter().flat_map(|groups| groups.values()))
+    }
+}
+
 /// The matches of one hostname, in the order in which they are looked at. There may be thousands of tables with one
 /// match each, so that none has room that it does not use.
 #[derive(Debug)]
 pub(crate) struct PathTable {
-    exact: AHashMap<Box<str>, Group>,
+    exact: Groups,
     regexes: Group,
-    prefixes: AHashMap<Box<str>, Group>,
+    prefixes: Groups,
     /// The lengths that prefixes have, longest first: only there a path has to be looked up.
     lengths: Box<[usize]>,
 }
@@ -109,16 +146,16 @@ impl PathTable {
         lengths.sort_unstable_by_key(|length| Reverse(*length));
         lengths.dedup();
         Self {
-            exact: ranked(exact),
+            exact: Groups::build(exact),
             regexes: regexes.into(),
-            prefixes: ranked(prefixes),
+            prefixes: Groups::build(prefixes),
             lengths: lengths.into(),
         }
     }
 
     /// All matches.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        let groups = self.exact.values().chain([&self.regexes]).chain(self.prefixes.values());
+        let groups = self.exact.iter().chain([&self.regexes]).chain(self.prefixes.iter());
         groups.flat_map(|group| group.iter())
     }
 
@@ -150,14 +187,6 @@ impl PathTable {
             .filter_map(|length| self.prefixes.get(&path[..*length]))
             .find_map(|group| first_fit(group, request))
     }
-}
-
-fn ranked(groups: AHashMap<Box<str>, Vec<Arc<Entry>>>) -> AHashMap<Box<str>, Group> {
-    let ranked = groups.into_iter().map(|(path, mut group)| {
-        group.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        (path, group.into())
-    });
-    ranked.collect()
 }
 
 fn first_fit<'a>(group: &'a [Arc<Entry>], request: &RequestParts<'_>) -> Option<&'a Entry> {

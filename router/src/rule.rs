@@ -23,7 +23,7 @@ pub struct CompiledRule {
     /// Timeouts of the route itself.
     pub timeouts: Option<RuleTimeouts>,
     /// Retries of the route itself.
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
     /// What is changed on the way.
     pub filters: CompiledFilters,
     /// Its name in logs and metrics: `httproute/default/shop/rule/0`.

@@ -79,7 +79,7 @@ pub fn spec(name: &str, passive: Option<PassiveHealthCheck>, refs: Vec<RefSpec>)
 /// The same pool, with an active check on each of its endpoints.
 pub fn checked(mut spec: PoolSpec, settings: &ActiveHealthCheck) -> PoolSpec {
     let check = Arc::new(CheckSpec { settings: Arc::new(settings.clone()), host: "shop".into() });
-    for member in spec.refs.iter_mut().flat_map(|reference| &mut reference.members) {
+    for member in spec.refs.iter_mut().flat_map(|reference| Arc::make_mut(&mut reference.members)) {
         member.check = Some(check.clone());
     }
     spec

@@ -193,6 +193,9 @@ fn backend_of<'a>(state: &'a State, reference: &PoolRef) -> Option<&'a Arc<Backe
     }
 }
 
+/// The endpoints of a reference.
+type Members = Arc<[MemberSpec]>;
+
 /// Makes the engine's descriptions of one state's pools.
 pub(super) struct SpecBuilder<'a> {
     state: &'a State,
@@ -201,6 +204,8 @@ pub(super) struct SpecBuilder<'a> {
     refusals: &'a Refusals,
     /// Names of endpoints and references, which many pools have in common.
     texts: RefCell<AHashSet<Arc<str>>>,
+    /// Lists of endpoints by their reference's origin: as many as policies make of one backend.
+    members: RefCell<AHashMap<Arc<str>, Vec<Members>>>,
 }
 
 impl<'a> SpecBuilder<'a> {
@@ -210,14 +215,14 @@ impl<'a> SpecBuilder<'a> {
         checks: &'a SharedChecks,
         refusals: &'a Refusals,
     ) -> Self {
-        Self { state, outside, checks, refusals, texts: RefCell::default() }
+        Self { state, outside, checks, refusals, texts: RefCell::default(), members: RefCell::default() }
     }
 
     /// The engine's description of a pool, and what governs it.
     pub(super) fn resolve_pool(&self, pool: &Pool, rule: &CompiledRule) -> (Effective, PoolSpec) {
         let policy = policy_of(self.state, pool).cloned().unwrap_or_default();
         // A route's own retry replaces the policy's wholly, and so do its timeouts.
-        let retry = rule.retry.clone().or_else(|| policy.retry.clone());
+        let retry = rule.retry.as_deref().or(policy.retry.as_ref()).cloned();
         let mut timeouts = policy.timeouts.clone();
         let mut per_try = retry.as_ref().and_then(|retry| retry.per_try_timeout);
         if let Some(own) = rule.timeouts {
@@ -269,6 +274,18 @@ impl<'a> SpecBuilder<'a> {
         text
     }
 
+    /// One list for all references that have the same origin and the same members.
+    fn shared_members(&self, origin: &Arc<str>, members: Vec<MemberSpec>) -> Members {
+        let mut lists = self.members.borrow_mut();
+        let known = lists.entry(origin.clone()).or_default();
+        if let Some(known) = known.iter().find(|known| ***known == *members) {
+            return known.clone();
+        }
+        let list = Members::from(members);
+        known.push(list.clone());
+        list
+    }
+
     /// Whether an address may be an endpoint's. If not, that is noted. What is refused is absent, as a name without an
     /// address is: so its pool fails over.
     fn admits(
@@ -301,7 +318,7 @@ pub(crate) fn of_mirror(mut spec: PoolSpec) -> PoolSpec {
     spec.retry = Some(Retry { num_retries: 0, ..Retry::default() });
     spec.load_balancer = LoadBalancer::LeastRequest;
     spec.slow_start = None;
-    for member in spec.refs.iter_mut().flat_map(|reference| &mut reference.members) {
+    for member in spec.refs.iter_mut().flat_map(|reference| Arc::make_mut(&mut reference.members)) {
         member.check = None;
     }
     spec
@@ -349,8 +366,8 @@ impl MemberSource<'_> {
                 }
             }
         }
-        members.shrink_to_fit();
         let origin = self.builder.shared(origin);
+        let members = self.builder.shared_members(&origin, members);
         RefSpec { origin, invalid, priority: reference.priority, weight: reference.weight, members }
     }
 

@@ -99,6 +99,6 @@ impl<'a> TableBuilder<'a> {
 }
 
 fn speaks_h2(spec: &PoolSpec) -> bool {
-    let mut members = spec.refs.iter().flat_map(|reference| &reference.members);
+    let mut members = spec.refs.iter().flat_map(|reference| reference.members.iter());
     members.any(|member| member.identity.protocol == UpstreamProtocol::H2c)
 }
