@@ -59,11 +59,12 @@ impl State {
         self.pools.values().try_for_each(|pool| self.validate_pool(pool))
     }
 
-    /// The same, where every reference of `before` resolves: then only what changed is looked at.
+    /// The same after `before`, every reference of which resolves: then only what changed is looked at.
     ///
     /// # Errors
     /// A [`DanglingReference`], if there is one.
-    pub fn validate_references_since(&self, before: &Self) -> Result<(), DanglingReference> {
+    pub fn validate_references_since(&self, before: Option<&Self>) -> Result<(), DanglingReference> {
+        let Some(before) = before else { return self.validate_references() };
         // What is gone, and every listener of a gateway that changed, may still be referred to by anything.
         if changes(&before.gateways, &self.gateways).next().is_some()
             || loses(&before.certificates, &self.certificates)
@@ -82,7 +83,7 @@ impl State {
         pools.try_for_each(|pool| self.validate_pool(pool))
     }
 
-    pub(crate) fn validate_gateway(&self, gateway: &Gateway) -> Result<(), DanglingReference> {
+    fn validate_gateway(&self, gateway: &Gateway) -> Result<(), DanglingReference> {
         let mut certificates =
             gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
         match certificates.find(|certificate| !self.certificates.contains_key(*certificate)) {
@@ -91,7 +92,7 @@ impl State {
         }
     }
 
-    pub(crate) fn validate_backend(&self, backend: &Backend) -> Result<(), DanglingReference> {
+    fn validate_backend(&self, backend: &Backend) -> Result<(), DanglingReference> {
         let Some(tls) = &backend.tls else { return Ok(()) };
         if let Some(certificate) = &tls.client_certificate
             && !self.certificates.contains_key(certificate)
@@ -105,7 +106,7 @@ impl State {
         }
     }
 
-    pub(crate) fn validate_route(&self, route: &Route) -> Result<(), DanglingReference> {
+    fn validate_route(&self, route: &Route) -> Result<(), DanglingReference> {
         for attachment in &route.attachments {
             let listener = self
                 .gateways
@@ -131,7 +132,7 @@ impl State {
         Ok(())
     }
 
-    pub(crate) fn validate_pool(&self, pool: &Pool) -> Result<(), DanglingReference> {
+    fn validate_pool(&self, pool: &Pool) -> Result<(), DanglingReference> {
         if let Some(policy) = &pool.policy
             && !self.policies.contains_key(policy)
         {

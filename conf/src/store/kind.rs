@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, DanglingReference, Gateway,
+    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway,
     GatewayName, Guard, GuardName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
 };
 
@@ -73,13 +73,10 @@ pub(crate) trait Object: Serialize + DeserializeOwned + PartialEq + Clone {
     fn name(&self) -> &Self::Name;
     fn objects(state: &State) -> &Objects<Self>;
     fn objects_mut(state: &mut State) -> &mut Objects<Self>;
-
-    /// Checks that every reference of the object resolves.
-    fn validate(&self, state: &State) -> Result<(), DanglingReference>;
 }
 
 macro_rules! objects {
-    ($($type:ident, $name:ident, $kind:ident, $field:ident $(, $validate:ident)?;)+) => {$(
+    ($($type:ident, $name:ident, $kind:ident, $field:ident;)+) => {$(
         impl Object for $type {
             const KIND: Kind = Kind::$kind;
             type Name = $name;
@@ -95,11 +92,6 @@ macro_rules! objects {
             fn objects_mut(state: &mut State) -> &mut Objects<Self> {
                 &mut state.$field
             }
-
-            fn validate(&self, _state: &State) -> Result<(), DanglingReference> {
-                $(_state.$validate(self)?;)?
-                Ok(())
-            }
         }
     )+};
 }
@@ -108,11 +100,11 @@ objects! {
     Guard, GuardName, Guards, guards;
     Policy, PolicyName, Policies, policies;
     CaBundle, CaBundleName, CaBundles, ca_bundles;
-    Backend, BackendName, Backends, backends, validate_backend;
-    Pool, PoolName, Pools, pools, validate_pool;
+    Backend, BackendName, Backends, backends;
+    Pool, PoolName, Pools, pools;
     Certificate, CertificateName, Certificates, certificates;
-    Gateway, GatewayName, Gateways, gateways, validate_gateway;
-    Route, RouteName, Routes, routes, validate_route;
+    Gateway, GatewayName, Gateways, gateways;
+    Route, RouteName, Routes, routes;
 }
 
 /// Runs a generic function once for each kind, in the order of [`Kind::ALL`].

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::digest::Digest;
-use super::kind::{Kind, Object, Objects, for_each_kind};
+use super::kind::{Object, Objects, for_each_kind};
 use super::layout::{FileId, shard_of};
 use super::snapshot::{Index, Shard, Snapshot};
 use super::{MAX_FILE_BYTES, StoreError, yaml};
-use crate::{DanglingReference, State, differences};
+use crate::{State, differences};
 
 /// The way from one version to the next.
 #[derive(Default)]
@@ -19,25 +19,11 @@ pub(crate) struct Plan {
     pub(crate) dropped: Vec<FileId>,
     /// The index of the next version.
     pub(crate) index: Index,
-    /// A reference of what changed that does not resolve.
-    dangling: Option<DanglingReference>,
-    /// Whether anything is gone that objects which did not change may refer to.
-    takes_away: bool,
 }
 
 impl Plan {
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.dropped.is_empty()
-    }
-
-    /// Checks that every reference of the version that this leads to resolves. What did not change is looked at only where
-    /// something is gone, as every version before was good.
-    pub(crate) fn validate(&mut self, next: &State) -> Result<(), DanglingReference> {
-        match self.dangling.take() {
-            Some(reference) => Err(reference),
-            None if self.takes_away => next.validate_references(),
-            None => Ok(()),
-        }
     }
 }
 
@@ -60,18 +46,13 @@ fn plan_kind<T: Object>(
     let nothing = Objects::<T>::new();
     let before = last.map_or(&nothing, |last| T::objects(&last.state));
     let mut edits: BTreeMap<u8, Vec<(&str, Option<Digest>)>> = BTreeMap::new();
-    for (name, old, object) in
+    for (name, _, object) in
         differences(before, T::objects(next), |old, new| Arc::ptr_eq(old, new) || old == new)
     {
-        // A Gateway that changes may lose a listener.
-        plan.takes_away |= object.is_none() || kind == Kind::Gateways && old.is_some();
         let Some(object) = object else {
             edits.entry(shard_of(name.as_ref())).or_default().push((name.as_ref(), None));
             continue;
         };
-        if plan.dangling.is_none() {
-            plan.dangling = object.validate(next).err();
-        }
         let text = write_object(name, object.as_ref())?;
         let digest = Digest::of(text.as_bytes());
         edits.entry(shard_of(name.as_ref())).or_default().push((name.as_ref(), Some(digest)));

@@ -90,11 +90,8 @@ pub(crate) fn load_snapshot(
         for_each_kind!(load_kind(&source, &mut state, &mut index));
         Ok(())
     })?;
-    let valid = match last {
-        Some(last) => state.validate_references_since(&last.state),
-        None => state.validate_references(),
-    };
-    valid.map_err(|reference| StoreError::Dangling { file: root_file, reference })?;
+    let dangling = |reference| StoreError::Dangling { file: root_file, reference };
+    state.validate_references_since(last.map(|last| &*last.state)).map_err(dangling)?;
     Ok(Snapshot { state: Arc::new(state), index, root })
 }
 

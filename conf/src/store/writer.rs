@@ -114,10 +114,9 @@ impl Writer {
     }
 
     fn plan(&self, last: Option<&Snapshot>, next: &State) -> Result<Plan, StoreError> {
-        let mut plan = build_plan(last, next)?;
         let dangling = |reference| StoreError::Dangling { file: self.folder.join(ROOT_FILE), reference };
-        plan.validate(next).map_err(dangling)?;
-        Ok(plan)
+        next.validate_references_since(last.map(|last| &*last.state)).map_err(dangling)?;
+        build_plan(last, next)
     }
 
     /// Writes a version without trust in anything that stands on disk.

@@ -73,7 +73,7 @@ proptest! {
             after.pools.pop_first();
             after.backends.pop_last();
         }
-        let (all, changed) = (after.validate_references(), after.validate_references_since(&before));
+        let (all, changed) = (after.validate_references(), after.validate_references_since(Some(&before)));
         prop_assert_eq!(all.is_ok(), changed.is_ok(), "{:?} {:?}", all, changed);
     }
 }
