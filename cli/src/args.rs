@@ -60,7 +60,7 @@ pub(crate) struct ListenArgs {
 /// How the data plane works.
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Address for metrics, readiness and `understudy pools`; [::] is every address, with or without IPv6
+    /// Address for metrics, readiness and `understudy pools`; `[::]` is every address, with or without IPv6
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:19000")]
     pub(crate) admin: SocketAddr,
     /// Address of a name that no name server knows, as with curl; may be given several times
@@ -144,7 +144,7 @@ pub(crate) struct ClusterArgs {
     /// Domain of the cluster, behind NAME.NAMESPACE.svc
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
-    /// Address for probes: /healthz, and /readyz once a state stands in the folder; [::] is every address, with or
+    /// Address for probes: /healthz, and /readyz once a state stands in the folder; `[::]` is every address, with or
     /// without IPv6
     #[arg(long, value_name = "ADDR:PORT", conflicts_with = "manifests")]
     pub(crate) health: Option<SocketAddr>,
