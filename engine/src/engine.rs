@@ -18,7 +18,10 @@ use crate::{Address, CheckResult, Identity, Instant, MemberSpec, PoolSpec, repor
 /// with its last reference.
 pub struct Engine {
     endpoints: Mutex<HashMap<Identity, Weak<Endpoint>>>,
+    /// Those in service.
     pools: Mutex<HashMap<PoolName, Weak<Pool>>>,
+    /// Those that were built since, and may never serve.
+    candidates: Mutex<HashMap<PoolName, Weak<Pool>>>,
     checks: Arc<Schedule>,
     hub: Arc<Hub>,
 }
@@ -50,17 +53,19 @@ impl Engine {
         Arc::new(Self {
             endpoints: Mutex::default(),
             pools: Mutex::default(),
+            candidates: Mutex::default(),
             checks: Arc::default(),
             hub: Hub::new(wake),
         })
     }
 
     /// Builds a pool, or gives back the one that stands if nothing changed. Health, counters and what users were
-    /// told go on from the pool of the same name.
+    /// told go on from the pool of the same name that serves. The new one serves from [`adopt`](Self::adopt) on.
     pub fn build_pool(&self, spec: PoolSpec, now: Instant) -> Arc<Pool> {
         let previous = self.pools.lock().get(&spec.name).and_then(Weak::upgrade);
-        if let Some(previous) = previous.as_ref().filter(|previous| *previous.spec() == spec) {
-            return previous.clone();
+        let candidate = self.candidates.lock().get(&spec.name).and_then(Weak::upgrade);
+        if let Some(known) = previous.iter().chain(&candidate).find(|known| *known.spec() == spec) {
+            return known.clone();
         }
         let name = spec.name.clone();
         let key = ScopeKey::from(&spec.scope);
@@ -83,12 +88,27 @@ impl Engine {
         if !new_checks.is_empty() {
             self.hub.wake();
         }
-        self.pools.lock().insert(name, Arc::downgrade(&pool));
-        if pool.sweeps() {
-            // Not before it is on the list: whoever is woken must find it.
+        self.candidates.lock().insert(name, Arc::downgrade(&pool));
+        pool
+    }
+
+    /// From here on these pools serve, each in the place of the one that had its name.
+    pub fn adopt<'a>(&self, pools: impl IntoIterator<Item = &'a Arc<Pool>>) {
+        let (mut serving, mut candidates) = (self.pools.lock(), self.candidates.lock());
+        let mut sweeps = false;
+        for pool in pools {
+            candidates.remove(pool.name());
+            let before = serving.insert(pool.name().clone(), Arc::downgrade(pool));
+            if let Some(before) = before.and_then(|before| before.upgrade()) {
+                before.make_way_for(pool);
+            }
+            sweeps |= pool.sweeps();
+        }
+        drop((serving, candidates));
+        if sweeps {
+            // Not before they are on the list: whoever is woken must find them.
             self.hub.wake();
         }
-        pool
     }
 
     /// The record of an endpoint in a scope, and whether it is new.
@@ -139,6 +159,7 @@ impl Engine {
     pub fn forget_unused(&self) {
         self.endpoints.lock().retain(|_, endpoint| endpoint.strong_count() > 0);
         self.pools.lock().retain(|_, pool| pool.strong_count() > 0);
+        self.candidates.lock().retain(|_, pool| pool.strong_count() > 0);
         self.checks.forget_unused();
     }
 

@@ -46,7 +46,7 @@ pub(crate) struct MemberState {
     /// Connections in use: requests of this pool under way at it.
     pub(crate) in_use: AtomicUsize,
     pub(crate) joined: Joined,
-    /// A later build of the pool does without it.
+    /// The pool that serves now does without it.
     left: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct MemberState {
 pub struct Departure(Arc<MemberState>);
 
 impl Departure {
-    /// Whether the pool was built again without the endpoint.
+    /// Whether a pool without the endpoint has taken the place of its own, which has others.
     #[must_use]
     pub fn has_left(&self) -> bool {
         self.0.left.load(Ordering::Relaxed)
@@ -63,7 +63,7 @@ impl Departure {
 }
 
 impl Member {
-    /// To be asked later, by a request that began before the pool was built again.
+    /// To be asked later, by a request that began before another pool took this one's place.
     #[must_use]
     pub fn departure(&self) -> Departure {
         Departure(self.state.clone())
@@ -239,10 +239,6 @@ impl Pool {
                 members: start..members.len(),
             });
         }
-        let stay: HashSet<_> = members.iter().map(|member| Arc::as_ptr(&member.state)).collect();
-        for state in states.values().filter(|state| !stay.contains(&Arc::as_ptr(state))) {
-            state.left.store(true, Ordering::Relaxed);
-        }
         members.shrink_to_fit();
         let lanes = shared.lanes_of(&priorities);
         // Mixed protocols count as the one that needs more connections.
@@ -275,6 +271,17 @@ impl Pool {
         }
         pool.refresh(now);
         pool
+    }
+
+    /// Another pool serves in its place: who still waits for an endpoint that this one does without may go elsewhere,
+    /// if there is an elsewhere.
+    pub(crate) fn make_way_for(&self, next: &Self) {
+        let stay: HashSet<_> = next.members.iter().map(|member| Arc::as_ptr(&member.state)).collect();
+        let (stays, leaves): (Vec<_>, Vec<_>) =
+            self.members.iter().partition(|member| stay.contains(&Arc::as_ptr(&member.state)));
+        if !stays.is_empty() {
+            leaves.iter().for_each(|member| member.state.left.store(true, Ordering::Relaxed));
+        }
     }
 
     /// The pool's name.

@@ -39,7 +39,9 @@ fn a_record_knows_each_pool_once_however_often_it_is_rebuilt() {
     let mut pool: Option<Arc<Pool>> = None;
     for panic_threshold in 0..50 {
         // The pool before is held until the new one stands, as a world does.
-        pool = Some(engine.build_pool(spec(panic_threshold, PassiveHealthCheck::default()), START));
+        let next = engine.build_pool(spec(panic_threshold, PassiveHealthCheck::default()), START);
+        engine.adopt([&next]);
+        pool = Some(next);
     }
     assert_eq!(pool.unwrap().members()[0].record.pools.lock().len(), 1);
 }
@@ -54,6 +56,7 @@ fn probes_pause_though_the_interval_is_zero() {
         ..PassiveHealthCheck::default()
     };
     let pool = engine.build_pool(spec(50, passive), START);
+    engine.adopt([&pool]);
     pool.members()[0].record.observe(Cause::Connect(ConnectFailure::Refused), START);
     let tick = engine.tick(START);
     assert_eq!(tick.probes.len(), 1);

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Answer, Mode, POST, World, no_retry, reference, spec, task};
@@ -48,11 +49,27 @@ fn who_waits_for_an_endpoint_learns_that_it_left_the_pool() {
         departures.iter().map(|departure| departure.has_left()).collect::<Vec<_>>(),
         [true, false, false]
     );
-    let back =
-        world.pool(spec("a", Some(task()), vec![reference(0, 1, &[1, 2]), reference(1, 1, &[FALLBACK])]));
-    assert!(departures[0].has_left(), "the one that was waited for is gone, whatever has its address now");
-    assert!(!back.members()[0].departure().has_left());
-    drop(rebuilt);
+    let others = vec![reference(0, 1, &[1]), reference(1, 1, &[7])];
+    let departures: Vec<_> = rebuilt.members().iter().map(|member| member.departure()).collect();
+    let _replaced = world.pool(spec("a", Some(task()), others));
+    assert!(!departures.iter().any(|departure| departure.has_left()), "there is no other to go to");
+}
+
+#[test]
+fn a_pool_that_never_serves_changes_nothing_of_the_one_that_does() {
+    let world = World::new();
+    let serving = world.pool(spec("a", Some(task()), vec![reference(0, 1, &[1, 2])]));
+    for _ in 0..2 {
+        let candidate = spec("a", Some(task()), vec![reference(0, 1, &[2])]);
+        let built = world.engine.build_pool(candidate.clone(), world.now);
+        assert!(Arc::ptr_eq(&built, &world.engine.build_pool(candidate, world.now)), "built once");
+        assert!(!serving.members().iter().any(|member| member.departure().has_left()));
+        assert_eq!(world.engine.reports(world.now, 0)[0].endpoints.len(), 2);
+        drop(built);
+        world.engine.forget_unused();
+    }
+    let again = world.engine.build_pool(serving.spec().clone(), world.now);
+    assert!(Arc::ptr_eq(&again, &serving));
 }
 
 #[test]

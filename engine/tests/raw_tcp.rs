@@ -54,6 +54,7 @@ impl Relay {
         };
         let refs = vec![reference(0, primary), reference(1, fallback)];
         let pool = engine.build_pool(common::spec("a", Some(passive), refs), Instant::from_micros(1));
+        engine.adopt([&pool]);
         Self { engine, pool, start: Clock::now(), rng: Rng::with_seed(7) }
     }
 

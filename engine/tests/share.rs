@@ -181,6 +181,7 @@ fn o17_who_is_woken_for_a_new_pool_finds_it() {
         *NEXT.lock().unwrap() = engine.map_or(Instant::NEVER, |engine| engine.tick(now).next);
     });
     ENGINE.set(Arc::downgrade(&engine)).unwrap();
-    let _pool = engine.build_pool(pool_of("a", &PORTS, share_only()), now);
+    let pool = engine.build_pool(pool_of("a", &PORTS, share_only()), now);
+    engine.adopt([&pool]);
     assert_eq!(*NEXT.lock().unwrap(), Instant::from_micros(2_000_000));
 }

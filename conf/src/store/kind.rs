@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway,
-    GatewayName, Guard, GuardName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
+    Backend, BackendName, CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Guard,
+    GuardName, Policy, PolicyName, Pool, PoolName, Route, RouteName, State,
 };
 
 /// A kind of object, in the order in which they are written: what is referred to comes first.

@@ -150,7 +150,9 @@ impl World {
     }
 
     pub fn pool(&self, spec: PoolSpec) -> Arc<Pool> {
-        self.engine.build_pool(spec, self.now)
+        let pool = self.engine.build_pool(spec, self.now);
+        self.engine.adopt([&pool]);
+        pool
     }
 
     pub fn set(&mut self, port: u16, mode: Mode) {

@@ -109,12 +109,14 @@ impl Server {
         for problem in world.degraded.iter().filter(|problem| !before.degraded.contains(problem)) {
             log::warn!("{problem}");
         }
-        for route in world.held.difference(&before.held) {
+        for route in world.held.keys().filter(|route| !before.held.contains_key(*route)) {
             log::info!("{route} stays as it was until the endpoints of its new version are known");
         }
         self.metrics.state_version.set(i64::try_from(world.version).unwrap_or(i64::MAX));
         let holds = !world.held.is_empty();
-        self.world.store(Arc::new(world));
+        let world = Arc::new(world);
+        self.world.store(world.clone());
+        world.adopt_pools(&self.engine);
         if holds {
             self.holds.notify_one();
         }

@@ -29,7 +29,10 @@ pub(super) fn build_peer(index: usize, table: &PoolTable, now: Instant) -> Optio
         None => in_clear_text(&identity.address, identity.protocol)?,
     };
     set_connection(&mut peer, table);
-    if let Address::Socket(_) = identity.address {
+    // A connection of HTTP/2 is made for the requests of other pools, too.
+    if let Address::Socket(_) = identity.address
+        && !speaks_h2(&peer)
+    {
         peer.options.custom_l4 = table.connectors.of(index, member).map(|connecting| connecting as _);
     }
     // Connections of HTTP/2 know their age (see [`crate::upstream_h2`]).

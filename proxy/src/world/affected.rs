@@ -52,10 +52,7 @@ impl Affected {
             Self::Pools(pools) if pools.is_empty() => return false,
             Self::Pools(pools) => pools,
         };
-        let mirrors = table.mirrors.iter().flat_map(|mirrors| {
-            mirrors.of_rule.iter().chain(mirrors.of_refs.iter().flatten()).map(|mirror| &mirror.table)
-        });
-        table.pool.iter().chain(mirrors).any(|table| pools.contains(table.pool.name()))
+        table.pools().any(|table| pools.contains(table.pool.name()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Routes that are held back as they were, since the endpoints of their newest version are not known yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ahash::AHashSet;
@@ -8,16 +8,18 @@ use understudy_conf::{
     Action, BackendName, EndpointAddress, HttpFilter, PoolName, RefTarget, Route, RouteName, State,
 };
 
+use understudy_engine::Instant;
+
 use super::pool_spec::Addresses;
 use super::{Making, RuleTable};
 
 /// The state as it is served while these routes are held: they stand in it as before, or not at all.
-pub(super) fn hold(target: &Arc<State>, before: &State, held: &BTreeSet<RouteName>) -> Arc<State> {
+pub(super) fn hold(target: &Arc<State>, before: &State, held: &BTreeMap<RouteName, Instant>) -> Arc<State> {
     if held.is_empty() {
         return target.clone();
     }
     let mut state = State::clone(target);
-    for route in held {
+    for route in held.keys() {
         match before.routes.get_key_value(route) {
             Some((name, route)) => drop(state.routes.insert(name.clone(), route.clone())),
             None => drop(state.routes.remove(route)),

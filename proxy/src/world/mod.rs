@@ -13,7 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,9 +44,11 @@ pub(crate) struct World {
     /// Endpoints that the target guard refused.
     pub(crate) refused: Arc<BTreeSet<RefusedTarget>>,
     /// Routes that are served as before, or not at all, until the endpoints of their newest version are known.
-    pub(crate) held: BTreeSet<RouteName>,
+    pub(crate) held: BTreeMap<RouteName, Instant>,
     /// What they will be served with: their endpoints are checked meanwhile.
     _awaited: Vec<Arc<RuleTable>>,
+    /// Tables that were not taken over from the world before.
+    built: Vec<Arc<RuleTable>>,
     /// What all this was built of; held routes stand in it as they are served.
     state: Arc<State>,
     addresses: Arc<Addresses>,
@@ -58,12 +60,22 @@ pub(crate) struct World {
 pub(crate) struct RuleTable {
     pub(crate) rule: Arc<CompiledRule>,
     /// For rules that forward.
-    pub(crate) pool: Option<PoolTable>,
+    pub(crate) pool: Option<Arc<PoolTable>>,
     /// Who gets copies of its requests; `None`: nobody.
-    pub(crate) mirrors: Option<Box<Mirrors>>,
+    pub(crate) mirrors: Option<Arc<Mirrors>>,
     pub(crate) metrics: RuleMetrics,
     /// Built anew with each world: some of its endpoints were refused, or something of it cannot act.
     pub(crate) is_unsettled: bool,
+}
+
+impl RuleTable {
+    /// Its pool, and those of its mirrors.
+    fn pools(&self) -> impl Iterator<Item = &PoolTable> {
+        let mirrors = self.mirrors.iter().flat_map(|mirrors| {
+            mirrors.of_rule.iter().chain(mirrors.of_refs.iter().flatten()).map(|mirror| &mirror.table)
+        });
+        self.pool.as_deref().into_iter().chain(mirrors)
+    }
 }
 
 /// Who gets copies of a rule's requests.
@@ -144,8 +156,9 @@ impl World {
             rules: Vec::new(),
             degraded: Vec::new(),
             refused: Arc::default(),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             _awaited: Vec::new(),
+            built: Vec::new(),
             state: Arc::default(),
             addresses: Arc::default(),
             checks: SharedChecks::default(),
@@ -155,29 +168,45 @@ impl World {
 
     /// Builds the world of a state.
     pub(crate) fn build(state: &Arc<State>, before: &Self, making: &Making<'_>) -> Self {
-        let mut held = match making.patience {
-            Some(_) => held::by_names(state, making.outside.addresses),
-            None => BTreeSet::new(),
-        };
+        let mut held = BTreeMap::new();
+        before.hold(held::by_names(state, making.outside.addresses), making, &mut held);
         let mut awaited = Vec::new();
         loop {
-            let (world, built) = Self::build_holding(state, before, making, &held);
-            let awaiting: Vec<_> = built.into_iter().filter(|table| held::by_checks(table, making)).collect();
-            if awaiting.is_empty() {
+            let world = Self::build_holding(state, before, making, &held);
+            let awaiting: Vec<_> =
+                world.built.iter().filter(|table| held::by_checks(table, making)).cloned().collect();
+            if !before.hold(awaiting.iter().map(|table| table.rule.route.clone()), making, &mut held) {
                 return Self { held, _awaited: awaited, ..world };
             }
-            held.extend(awaiting.iter().map(|table| table.rule.route.clone()));
             awaited.extend(awaiting);
         }
     }
 
-    /// Builds a world in which these routes are as before. Gives those tables, too, that were not taken over.
+    /// Adds routes to those that are held, but none for longer than [`Making::patience`], however often it gets endpoints
+    /// that are not known yet. Says whether any was added.
+    fn hold(
+        &self,
+        routes: impl IntoIterator<Item = RouteName>,
+        making: &Making<'_>,
+        held: &mut BTreeMap<RouteName, Instant>,
+    ) -> bool {
+        let known = held.len();
+        for route in routes {
+            let since = self.held.get(&route).copied().unwrap_or(making.now);
+            if making.patience.is_some_and(|patience| making.now.since(since) < patience) {
+                held.entry(route).or_insert(since);
+            }
+        }
+        held.len() > known
+    }
+
+    /// Builds a world in which these routes are as before.
     fn build_holding(
         target: &Arc<State>,
         before: &Self,
         making: &Making<'_>,
-        held: &BTreeSet<RouteName>,
-    ) -> (Self, Vec<Arc<RuleTable>>) {
+        held: &BTreeMap<RouteName, Instant>,
+    ) -> Self {
         let state = held::hold(target, &before.state, held);
         let outside = making.outside;
         let checks = pool_spec::shared_checks(&state, &before.checks);
@@ -193,11 +222,12 @@ impl World {
             let known = known.filter(|known| Arc::ptr_eq(&known.rule, rule));
             let stays = |known: &&Arc<RuleTable>| {
                 let route = &rule.route;
-                let was_held = !before.held.is_empty() && before.held.contains(route);
-                let is_held = !held.is_empty() && held.contains(route);
+                let was_held = !before.held.is_empty() && before.held.contains_key(route);
+                let is_held = !held.is_empty() && held.contains_key(route);
                 is_held || !(was_held || known.is_unsettled || affected.contains(known))
             };
-            Some(known.filter(stays).cloned().unwrap_or_else(|| {
+            let recompiled = || held.contains_key(&rule.route).then(|| before.recompiled(rule)).flatten();
+            Some(known.filter(stays).cloned().or_else(recompiled).unwrap_or_else(|| {
                 let (table, mut of_table) = builder.build(rule);
                 problems.append(&mut of_table);
                 built.push(table.clone());
@@ -207,20 +237,40 @@ impl World {
         let rules = router.rules().iter().enumerate().map(table_of).collect();
         problems.sort();
         problems.dedup();
-        let world = Self {
+        Self {
             version: target.version,
             router,
             rules,
             degraded: problems,
             refused: Arc::new(refusals.into_targets()),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             _awaited: Vec::new(),
+            built,
             state,
             addresses: outside.addresses.clone(),
             checks,
             tls: outside.tls.clone(),
+        }
+    }
+
+    /// The table of a rule that is the same as before, but was compiled anew, as all are when a gateway changes.
+    fn recompiled(&self, rule: &Arc<CompiledRule>) -> Option<Arc<RuleTable>> {
+        let is_same = |known: &&Arc<RuleTable>| {
+            known.rule.route == rule.route && known.rule.rule_index == rule.rule_index
         };
-        (world, built)
+        let known = self.tables().find(is_same)?;
+        Some(Arc::new(RuleTable {
+            rule: rule.clone(),
+            pool: known.pool.clone(),
+            mirrors: known.mirrors.clone(),
+            metrics: known.metrics.clone(),
+            is_unsettled: known.is_unsettled,
+        }))
+    }
+
+    /// Lets the pools that are new in this world serve.
+    pub(crate) fn adopt_pools(&self, engine: &Engine) {
+        engine.adopt(self.built.iter().flat_map(|table| table.pools()).map(|table| &table.pool));
     }
 
     /// The rules that requests can get.

@@ -54,8 +54,8 @@ impl<'a> TableBuilder<'a> {
         });
         let table = RuleTable {
             rule: rule.clone(),
-            mirrors: mirrors.filter(|mirrors| !mirrors.is_empty()).map(Box::new),
-            pool,
+            mirrors: mirrors.filter(|mirrors| !mirrors.is_empty()).map(Arc::new),
+            pool: pool.map(Arc::new),
             metrics: self.making.metrics.rule(&rule.label),
             is_unsettled: self.refusals.count() > refused_before || !problems.is_empty(),
         };

@@ -75,6 +75,8 @@ enum Edit {
         checks: bool,
     },
     Guard(Option<u8>),
+    /// The gateway gets another port beside its own, or loses it.
+    Gateway(Option<u16>),
     /// The same content in new objects, as after a restart of the reader.
     Copy,
 }
@@ -90,6 +92,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         2 => (0..2_u8, 0..3_u8, any::<bool>())
             .prop_map(|(policy, threshold, checks)| Edit::Policy { policy, threshold, checks }),
         1 => option::of(1..5_u8).prop_map(Edit::Guard),
+        1 => option::of(81..83_u16).prop_map(Edit::Gateway),
         1 => Just(Edit::Copy),
     ]
 }
@@ -108,18 +111,7 @@ fn policy_name(policy: u8) -> PolicyName {
 
 fn start() -> State {
     let mut state = State::default();
-    let gateway = Gateway {
-        name: GatewayName::new("gateway/n/g").unwrap(),
-        listeners: vec![Listener {
-            name: ListenerName::new("http").unwrap(),
-            port: 80,
-            bind: vec!["127.0.0.1:80".parse().unwrap()],
-            protocol: Protocol::Http,
-            hostname: None,
-            tls: None,
-        }],
-    };
-    state.gateways.insert(gateway.name.clone(), Arc::new(gateway));
+    apply(&mut state, &Edit::Gateway(None));
     (0..4).for_each(|backend| apply(&mut state, &Edit::Backend { backend, ports: vec![9], name: None }));
     (0..2).for_each(|policy| apply(&mut state, &Edit::Policy { policy, threshold: 0, checks: false }));
     for route in 0..5 {
@@ -186,6 +178,19 @@ fn apply(state: &mut State, edit: &Edit) {
             };
             state.routes.insert(name, Arc::new(route));
         }
+        Edit::Gateway(port) => {
+            let listener = |port: u16| Listener {
+                name: ListenerName::new(if port == 80 { "http" } else { "other" }).unwrap(),
+                port,
+                bind: vec![([127, 0, 0, 1], port).into()],
+                protocol: Protocol::Http,
+                hostname: None,
+                tls: None,
+            };
+            let name = GatewayName::new("gateway/n/g").unwrap();
+            let listeners = std::iter::once(80).chain(*port).map(listener).collect();
+            state.gateways.insert(name.clone(), Arc::new(Gateway { name, listeners }));
+        }
         // Its pool stays: a mirror may still need it.
         Edit::RemoveRoute(route) => drop(state.routes.remove(format!("httproute/n/r{route}").as_str())),
         Edit::Backend { backend, ports, name } => {
@@ -249,7 +254,7 @@ fn describe(world: &World) -> Vec<String> {
         .map(|table| {
             let mirrors = table.mirrors.iter().flat_map(|mirrors| &mirrors.of_rule);
             let mirrors: Vec<String> = mirrors.map(|mirror| of_pool(&mirror.table)).collect();
-            let pool = table.pool.as_ref().map(of_pool);
+            let pool = table.pool.as_deref().map(of_pool);
             format!("{} {:?} {pool:?} {mirrors:?}", table.rule.label, table.rule.filters)
         })
         .collect();
@@ -292,7 +297,9 @@ impl Lab {
             now: Instant::from_micros(at * 1_000_000),
             patience: waits.then_some(Duration::from_secs(5)),
         };
-        World::build(state, before, &making)
+        let world = World::build(state, before, &making);
+        world.adopt_pools(&self.engine);
+        world
     }
 }
 
@@ -313,7 +320,7 @@ proptest! {
             let target = Arc::new(state.clone());
             now += 1;
             let next = lab.build(&target, &world, answers, now, waits);
-            for held in &next.held {
+            for held in next.held.keys() {
                 prop_assert!(waits);
                 // As before, or not at all.
                 let known = world.state.routes.get(held);
@@ -368,7 +375,7 @@ fn a_route_whose_name_has_no_answer_yet_is_held_and_nothing_else() {
     }
     let state = Arc::new(state);
     let second = lab.build(&state, &first, [None; 2], 1, true);
-    let held: Vec<&str> = second.held.iter().map(RouteName::as_str).collect();
+    let held: Vec<&str> = second.held.keys().map(RouteName::as_str).collect();
     assert_eq!(held, ["httproute/n/r1"]);
     let origin = |world: &World, route: &str| {
         let table = world.tables().find(|table| table.rule.route.as_str() == route).unwrap();
@@ -382,6 +389,49 @@ fn a_route_whose_name_has_no_answer_yet_is_held_and_nothing_else() {
 }
 
 #[test]
+fn a_gateway_that_changes_leaves_a_held_route_as_it_was() {
+    let (mut lab, mut state) = (Lab::new(), start());
+    let first = lab.build(&Arc::new(state.clone()), &World::empty(), [None; 2], 0, false);
+    // Waits for a name, and for a check.
+    apply(&mut state, &Edit::Policy { policy: 0, threshold: 0, checks: true });
+    apply(&mut state, &Edit::Backend { backend: 2, ports: vec![], name: Some(0) });
+    apply(&mut state, &Edit::Backend { backend: 1, ports: vec![7], name: None });
+    for (route, backend, policy) in [(1, 2, None), (4, 1, Some(0))] {
+        let edit = Edit::Route { route, host: 0, refs: vec![backend], policy, header: 0, mirror: None };
+        apply(&mut state, &edit);
+    }
+    apply(&mut state, &Edit::Gateway(Some(81)));
+    let second = lab.build(&Arc::new(state.clone()), &first, [None; 2], 1, true);
+    apply(&mut state, &Edit::Gateway(None));
+    let third = lab.build(&Arc::new(state), &second, [None; 2], 2, true);
+    for world in [&second, &third] {
+        let held: Vec<_> = world.held.keys().map(RouteName::as_str).collect();
+        assert_eq!(held, ["httproute/n/r1", "httproute/n/r4"]);
+        for route in held {
+            let pool = |world: &World| {
+                let table = world.tables().find(|table| table.rule.route.as_str() == route).unwrap();
+                Arc::as_ptr(&table.pool.as_ref().unwrap().pool)
+            };
+            assert_eq!(pool(world), pool(&first), "{route}");
+        }
+    }
+}
+
+#[test]
+fn no_route_is_held_longer_than_patience_however_often_it_changes() {
+    let (mut lab, mut state) = (Lab::new(), start());
+    let mut world = lab.build(&Arc::new(state.clone()), &World::empty(), [None; 2], 0, false);
+    for (at, is_held) in [(1, true), (4, true), (7, false)] {
+        apply(&mut state, &Edit::Backend { backend: 2, ports: vec![at], name: Some(0) });
+        let edit =
+            Edit::Route { route: 1, host: at as u8, refs: vec![2], policy: None, header: 0, mirror: None };
+        apply(&mut state, &edit);
+        world = lab.build(&Arc::new(state.clone()), &world, [None; 2], at.into(), true);
+        assert_eq!(!world.held.is_empty(), is_held, "{at}");
+    }
+}
+
+#[test]
 fn h1_a_route_whose_new_endpoints_are_not_checked_yet_is_held() {
     let (mut lab, mut state) = (Lab::new(), start());
     let first = lab.build(&Arc::new(state.clone()), &World::empty(), [None; 2], 0, false);
@@ -391,7 +441,7 @@ fn h1_a_route_whose_new_endpoints_are_not_checked_yet_is_held() {
     apply(&mut state, &edit);
     let state = Arc::new(state);
     let second = lab.build(&state, &first, [None; 2], 1, true);
-    assert_eq!(second.held.iter().map(RouteName::as_str).collect::<Vec<_>>(), ["httproute/n/r4"]);
+    assert_eq!(second.held.keys().map(RouteName::as_str).collect::<Vec<_>>(), ["httproute/n/r4"]);
     // Its check is under way meanwhile.
     let due = lab.engine.tick(Instant::from_micros(1_000_000)).checks;
     assert_eq!(due.len(), 1);
