@@ -127,15 +127,7 @@ pub async fn follow_cluster(
     let mut peers = writers.peers();
     let mut source = KubernetesSource::start(client, rediscovery);
     let mut store = Store::new(&sidecar.namespace);
-    let mut passer = Passer {
-        publisher,
-        builder: Builder::default(),
-        options: Options { live: true, ..options },
-        diagnostics: Arc::new([]),
-        graph: None,
-        version: 0,
-        failed: false,
-    };
+    let mut passer = Passer::new(publisher, Options { live: true, ..options });
     let mut pending = Pending::default();
     let mut events = Vec::new();
     let mut repair = ticks(REPAIR);
@@ -273,6 +265,18 @@ struct Passer {
 }
 
 impl Passer {
+    fn new(publisher: Publisher, options: Options) -> Self {
+        Self {
+            publisher,
+            builder: Builder::default(),
+            options,
+            diagnostics: Arc::new([]),
+            graph: None,
+            version: 0,
+            failed: false,
+        }
+    }
+
     /// Has the target guard refuse what the pods declare; whether that is new.
     fn guard_pods(&mut self, peers: &Peers) -> bool {
         let Some(guard) = &mut self.options.guard else { return false };
@@ -282,10 +286,11 @@ impl Passer {
         is_new
     }
 
-    /// Makes a pass over what is known now. Where only statuses changed, everything else stays as it was.
+    /// Makes a pass over what is known now. Where only statuses changed, everything else stays as it was, unless that could
+    /// not be written: then what is known fits no graph that was.
     async fn run(mut self, change: Change, store: &Store) -> Result<(Self, Option<Outcome>), FollowError> {
         let cluster = store.cluster();
-        if let (Change::Status, Some(graph)) = (change, &self.graph) {
+        if let (Change::Status, Some(graph), false) = (change, &self.graph, self.failed) {
             let (graph, diagnostics, version) = (graph.clone(), self.diagnostics.clone(), self.version);
             return Ok((
                 self,
@@ -359,3 +364,7 @@ impl Passer {
         tokio::task::spawn_blocking(run).await.map_err(FollowError::CutShort)
     }
 }
+
+#[cfg(test)]
+#[path = "follow_cluster_tests.rs"]
+mod tests;
