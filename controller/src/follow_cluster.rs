@@ -37,6 +37,9 @@ const STATUSES: Duration = Duration::from_millis(100);
 /// Once anything is published, a change waits at most this long for a Secret or ConfigMap that the API server does not
 /// give.
 const CONTENT: Duration = Duration::from_secs(1);
+/// A change waits at most this long for the end of a list. Between its first object and its last one, what moved from one
+/// object to another may be in neither.
+const LIST: Duration = Duration::from_secs(2);
 /// Events that are taken at once.
 const BATCH: usize = 1024;
 /// How often a proxy that refuses the state is looked for, and a state written that could not be.
@@ -218,18 +221,29 @@ impl Pending {
 
     /// Waits until a pass is due.
     async fn due(&self, store: &Store, ran_before: bool) {
-        let never = std::future::pending::<()>();
-        if store.unlisted().next().is_some() || store.is_waiting() && !ran_before {
-            return never.await;
+        match self.due_at(store, ran_before) {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
         }
-        let patience = if store.is_waiting() { CONTENT } else { TOGETHER };
-        // A pass over statuses alone would show a cluster that fits no graph while anything else is due.
-        let due = match (self.meaning, self.status) {
-            (Some(since), _) => (since + patience).max(self.rest.unwrap_or(since)),
-            (None, Some(since)) => since + STATUSES,
-            (None, None) => return never.await,
+    }
+
+    fn due_at(&self, store: &Store, ran_before: bool) -> Option<Instant> {
+        if store.unlisted().next().is_some() || store.is_waiting() && !ran_before {
+            return None;
+        }
+        let others = if store.is_listing() {
+            LIST
+        } else if store.is_waiting() {
+            CONTENT
+        } else {
+            TOGETHER
         };
-        sleep_until(due).await;
+        // A pass over statuses alone would show a cluster that fits no graph while anything else is due.
+        match (self.meaning, self.status) {
+            (Some(since), _) => Some((since + others).max(self.rest.unwrap_or(since))),
+            (None, Some(since)) if store.is_listing() => Some(since + LIST),
+            (None, since) => since.map(|since| since + STATUSES),
+        }
     }
 
     fn take(&mut self) -> Change {

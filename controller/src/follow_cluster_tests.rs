@@ -67,3 +67,58 @@ async fn after_a_state_that_could_not_be_written_statuses_that_change_are_no_rea
     let (_, again) = passer.run(Change::Status, &store).await.unwrap();
     assert!(Arc::ptr_eq(&again.unwrap().pass.graph, &pass.graph));
 }
+
+fn route(name: &str, version: u32, host: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "resourceVersion": version.to_string()},
+        "spec": {"hostnames": [host]},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_state_is_of_half_a_list_and_none_waits_long_for_its_end() {
+    let mut store = listed();
+    let mut pending = Pending::default();
+    let began = Instant::now();
+    let millis = Duration::from_millis;
+    // Listed again, a host has moved from one route to the other.
+    assert_eq!(store.take(Event::Listing(Kind::HttpRoute)), Change::Nothing);
+    assert_eq!(pending.due_at(&store, true), None);
+    pending.note(apply(&mut store, Kind::HttpRoute, route("a", 1, "none")), began);
+    assert_eq!(pending.due_at(&store, true), Some(began + LIST));
+    pending.note(apply(&mut store, Kind::HttpRoute, route("b", 2, "moved")), began + millis(500));
+    assert_eq!(pending.due_at(&store, true), Some(began + LIST));
+    let keys: BTreeSet<_> = ["a", "b"].map(|name| Key::new("default", name)).into();
+    pending.note(store.take(Event::Listed(Kind::HttpRoute, keys)), began + millis(700));
+    assert_eq!(pending.due_at(&store, true), Some(began + TOGETHER));
+    assert_eq!(pending.take(), Change::Meaning);
+    // Statuses wait as well: a pass over them would end the waiting.
+    store.take(Event::Listing(Kind::HttpRoute));
+    let mut object = route("a", 3, "none");
+    object["status"] = json!({"parents": [], "seen": 1});
+    pending.note(apply(&mut store, Kind::HttpRoute, object), began);
+    assert_eq!(pending.due_at(&store, true), Some(began + LIST));
+    store.take(Event::Absent(Kind::HttpRoute));
+    assert_eq!(pending.due_at(&store, true), Some(began + STATUSES));
+    assert_eq!(pending.take(), Change::Status);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_never_ends_is_waited_for_once() {
+    let mut store = listed();
+    let mut pending = Pending::default();
+    let began = Instant::now();
+    store.take(Event::Listing(Kind::EndpointSlice));
+    pending.note(apply(&mut store, Kind::HttpRoute, route("a", 1, "one")), began);
+    pending.due(&store, true).await;
+    assert_eq!(began.elapsed(), LIST);
+    pending.take();
+    store.stop_waiting();
+    let again = Instant::now();
+    pending.note(apply(&mut store, Kind::HttpRoute, route("a", 2, "two")), again);
+    pending.due(&store, true).await;
+    assert!(again.elapsed() < Duration::from_millis(50), "{:?}", again.elapsed());
+    // Of Secrets and ConfigMaps no list changes what is served.
+    store.take(Event::Listing(Kind::Secret));
+    assert!(!store.is_listing());
+}

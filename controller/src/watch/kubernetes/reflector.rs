@@ -227,6 +227,7 @@ impl Follower {
             }
             match serde_json::from_slice::<WatchEvent<RawObject>>(line) {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    self.begin(&keys).await?;
                     keys.extend(object.key(target.kind));
                     self.send(Event::Applied(target.kind, object)).await?;
                 }
@@ -260,6 +261,7 @@ impl Follower {
         loop {
             let mut page = self.reflector.requests.list(self.reflector.target, rest).await?;
             for object in page.take_items() {
+                self.begin(&keys).await?;
                 keys.extend(object.key(kind));
                 self.send(Event::Applied(kind, object)).await?;
             }
@@ -270,6 +272,11 @@ impl Follower {
             };
             rest = Some(token);
         }
+    }
+
+    /// Says before the first object of a list that there will be more.
+    async fn begin(&self, sent: &BTreeSet<Key>) -> Result<(), Closed> {
+        if sent.is_empty() { self.send(Event::Listing(self.reflector.target.kind)).await } else { Ok(()) }
     }
 
     async fn send(&self, event: Event) -> Result<(), Closed> {
@@ -306,3 +313,6 @@ fn note(version: &mut String, newer: &str) {
         newer.clone_into(version);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ pub(crate) struct Store {
     reading: BTreeMap<ObjectId, Vec<Diagnostic>>,
     /// The kinds that were not listed yet.
     unlisted: BTreeSet<Kind>,
+    /// The kinds of which a list has begun and has not ended.
+    listing: BTreeSet<Kind>,
     /// The Secrets and ConfigMaps that there are.
     contents: BTreeMap<ObjectId, Held>,
     /// Those of which the content is needed.
@@ -75,6 +77,7 @@ impl Store {
             objects: BTreeMap::new(),
             reading: BTreeMap::new(),
             unlisted: Kind::all().collect(),
+            listing: BTreeSet::new(),
             contents: BTreeMap::new(),
             wanted: BTreeSet::new(),
             references_changed: true,
@@ -111,8 +114,14 @@ impl Store {
             .any(|held| held.is_awaited && held.read.is_none())
     }
 
-    /// Gives up waiting: whatever is still missing changes things when it comes.
+    /// Whether a list is under way: of its kind, some objects are known as they were and others as they are.
+    pub(crate) fn is_listing(&self) -> bool {
+        !self.listing.is_empty()
+    }
+
+    /// Gives up waiting: whatever is still missing changes things when it comes. A list that broke is waited for once.
     pub(crate) fn stop_waiting(&mut self) {
+        self.listing.clear();
         for id in &self.wanted {
             if let Some(held) = self.contents.get_mut(id) {
                 held.is_awaited = false;
@@ -123,6 +132,13 @@ impl Store {
     /// Takes an event.
     pub(crate) fn take(&mut self, event: Event) -> Change {
         match event {
+            Event::Listing(kind) => {
+                // Lists of metadata change nothing that is served.
+                if !Target::built_in(kind).is_some_and(Target::is_metadata_only) {
+                    self.listing.insert(kind);
+                }
+                Change::Nothing
+            }
             Event::Absent(kind) => self.take_list(kind, &BTreeSet::new()),
             Event::Listed(kind, keys) => self.take_list(kind, &keys),
             Event::Applied(kind, object) => match object.key(kind) {
@@ -167,6 +183,7 @@ impl Store {
     }
 
     fn take_list(&mut self, kind: Kind, listed: &BTreeSet<Key>) -> Change {
+        self.listing.remove(&kind);
         let mut change = if self.unlisted.remove(&kind) { Change::Meaning } else { Change::Nothing };
         let is_gone = |id: &&ObjectId| id.kind == kind && !listed.contains(&id.key);
         let gone: BTreeSet<_> =
