@@ -70,3 +70,16 @@ async fn each_list_begins_before_its_first_object_and_ends_after_its_last_one() 
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn lists_from_which_no_watch_goes_on_come_ever_less_often() {
+    for streams in [true, false] {
+        let mut events = reflect(streams);
+        let began = Instant::now();
+        for _ in 0..20 {
+            while !matches!(events.recv().await.unwrap(), Event::Listed(..)) {}
+        }
+        let took = began.elapsed();
+        assert!((90..600).contains(&took.as_secs()), "{took:?}");
+    }
+}
