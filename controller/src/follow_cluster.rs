@@ -44,6 +44,8 @@ const LIST: Duration = Duration::from_secs(2);
 const BATCH: usize = 1024;
 /// How often a proxy that refuses the state is looked for, and a state written that could not be.
 const REPAIR: Duration = Duration::from_secs(1);
+/// How often a Secret or ConfigMap is asked for again that the API server refused.
+const REFUSALS: Duration = Duration::from_secs(300);
 /// How often it is said what is waited for.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -135,6 +137,7 @@ pub async fn follow_cluster(
     let mut events = Vec::new();
     let mut repair = ticks(REPAIR);
     let mut reminder = ticks(REMINDER);
+    let mut refusals = ticks(REFUSALS);
     let mut ending = pin!(async {
         shutdown.await;
         writers.end().await;
@@ -177,6 +180,7 @@ pub async fn follow_cluster(
                 }
                 passer = passer.repair().await?;
             }
+            _ = refusals.tick() => source.read_contents(store.refused_contents()),
             _ = reminder.tick() => {
                 let unlisted: Vec<_> = store.unlisted().map(|kind| kind.to_string()).collect();
                 if !unlisted.is_empty() {

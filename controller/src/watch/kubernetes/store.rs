@@ -66,6 +66,8 @@ struct Held {
     read: Option<String>,
     /// Whether something waits for an answer.
     is_awaited: bool,
+    /// Whether the last answer was that it is not given.
+    is_refused: bool,
 }
 
 impl Store {
@@ -176,10 +178,18 @@ impl Store {
             if version != held.asked.as_ref() && version != held.read.as_ref() {
                 held.asked = Some(held.version.clone());
                 held.is_awaited = true;
+                held.is_refused = false;
                 questions.push(id.clone());
             }
         }
         questions
+    }
+
+    /// The objects whose content is needed and was refused: rights that are given later change no object. Nothing waits
+    /// for another answer.
+    pub(crate) fn refused_contents(&self) -> Vec<ObjectId> {
+        let is_refused = |id: &&ObjectId| self.contents.get(*id).is_some_and(|held| held.is_refused);
+        self.wanted.iter().filter(is_refused).cloned().collect()
     }
 
     fn take_list(&mut self, kind: Kind, listed: &BTreeSet<Key>) -> Change {
@@ -228,6 +238,7 @@ impl Store {
         }
         let Some(held) = self.contents.get_mut(&id) else { return Change::Nothing };
         let was_awaited = std::mem::take(&mut held.is_awaited);
+        held.is_refused = matches!(content, Content::Refused(_));
         match content {
             Content::Found(object) => {
                 held.read = Some(object.version().to_owned());
