@@ -37,10 +37,15 @@ const STATUSES: Duration = Duration::from_millis(100);
 /// Once anything is published, a change waits at most this long for a Secret or ConfigMap that the API server does not
 /// give.
 const CONTENT: Duration = Duration::from_secs(1);
+/// A change waits at most this long for the end of a list. Between its first object and its last one, what moved from one
+/// object to another may be in neither.
+const LIST: Duration = Duration::from_secs(2);
 /// Events that are taken at once.
 const BATCH: usize = 1024;
 /// How often a proxy that refuses the state is looked for, and a state written that could not be.
 const REPAIR: Duration = Duration::from_secs(1);
+/// How often a Secret or ConfigMap is asked for again that the API server refused.
+const REFUSALS: Duration = Duration::from_secs(300);
 /// How often it is said what is waited for.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -127,19 +132,12 @@ pub async fn follow_cluster(
     let mut peers = writers.peers();
     let mut source = KubernetesSource::start(client, rediscovery);
     let mut store = Store::new(&sidecar.namespace);
-    let mut passer = Passer {
-        publisher,
-        builder: Builder::default(),
-        options: Options { live: true, ..options },
-        diagnostics: Arc::new([]),
-        graph: None,
-        version: 0,
-        failed: false,
-    };
+    let mut passer = Passer::new(publisher, Options { live: true, ..options });
     let mut pending = Pending::default();
     let mut events = Vec::new();
     let mut repair = ticks(REPAIR);
     let mut reminder = ticks(REMINDER);
+    let mut refusals = ticks(REFUSALS);
     let mut ending = pin!(async {
         shutdown.await;
         writers.end().await;
@@ -182,6 +180,7 @@ pub async fn follow_cluster(
                 }
                 passer = passer.repair().await?;
             }
+            _ = refusals.tick() => source.read_contents(store.refused_contents()),
             _ = reminder.tick() => {
                 let unlisted: Vec<_> = store.unlisted().map(|kind| kind.to_string()).collect();
                 if !unlisted.is_empty() {
@@ -226,18 +225,29 @@ impl Pending {
 
     /// Waits until a pass is due.
     async fn due(&self, store: &Store, ran_before: bool) {
-        let never = std::future::pending::<()>();
-        if store.unlisted().next().is_some() || store.is_waiting() && !ran_before {
-            return never.await;
+        match self.due_at(store, ran_before) {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
         }
-        let patience = if store.is_waiting() { CONTENT } else { TOGETHER };
-        // A pass over statuses alone would show a cluster that fits no graph while anything else is due.
-        let due = match (self.meaning, self.status) {
-            (Some(since), _) => (since + patience).max(self.rest.unwrap_or(since)),
-            (None, Some(since)) => since + STATUSES,
-            (None, None) => return never.await,
+    }
+
+    fn due_at(&self, store: &Store, ran_before: bool) -> Option<Instant> {
+        if store.unlisted().next().is_some() || store.is_waiting() && !ran_before {
+            return None;
+        }
+        let others = if store.is_listing() {
+            LIST
+        } else if store.is_waiting() {
+            CONTENT
+        } else {
+            TOGETHER
         };
-        sleep_until(due).await;
+        // A pass over statuses alone would show a cluster that fits no graph while anything else is due.
+        match (self.meaning, self.status) {
+            (Some(since), _) => Some((since + others).max(self.rest.unwrap_or(since))),
+            (None, Some(since)) if store.is_listing() => Some(since + LIST),
+            (None, since) => since.map(|since| since + STATUSES),
+        }
     }
 
     fn take(&mut self) -> Change {
@@ -273,6 +283,18 @@ struct Passer {
 }
 
 impl Passer {
+    fn new(publisher: Publisher, options: Options) -> Self {
+        Self {
+            publisher,
+            builder: Builder::default(),
+            options,
+            diagnostics: Arc::new([]),
+            graph: None,
+            version: 0,
+            failed: false,
+        }
+    }
+
     /// Has the target guard refuse what the pods declare; whether that is new.
     fn guard_pods(&mut self, peers: &Peers) -> bool {
         let Some(guard) = &mut self.options.guard else { return false };
@@ -282,10 +304,11 @@ impl Passer {
         is_new
     }
 
-    /// Makes a pass over what is known now. Where only statuses changed, everything else stays as it was.
+    /// Makes a pass over what is known now. Where only statuses changed, everything else stays as it was, unless that could
+    /// not be written: then what is known fits no graph that was.
     async fn run(mut self, change: Change, store: &Store) -> Result<(Self, Option<Outcome>), FollowError> {
         let cluster = store.cluster();
-        if let (Change::Status, Some(graph)) = (change, &self.graph) {
+        if let (Change::Status, Some(graph), false) = (change, &self.graph, self.failed) {
             let (graph, diagnostics, version) = (graph.clone(), self.diagnostics.clone(), self.version);
             return Ok((
                 self,
@@ -359,3 +382,7 @@ impl Passer {
         tokio::task::spawn_blocking(run).await.map_err(FollowError::CutShort)
     }
 }
+
+#[cfg(test)]
+#[path = "follow_cluster_tests.rs"]
+mod tests;

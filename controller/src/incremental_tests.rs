@@ -1,20 +1,21 @@
 //! A builder with a memory builds what one without builds, whatever happened to the cluster in between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, HeldPorts};
 use crate::cluster::Key;
 use crate::diagnostics::Diagnostic;
+use crate::graph::Graph;
 use crate::pass::Pass;
 use crate::status::{Desired, Doubts, Inputs, build_statuses};
 use crate::watch::kubernetes::{Content, Event, Store};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
-use crate::{Builder, CONTROLLER_NAME, Options};
+use crate::{Builder, CONTROLLER_NAME, GuardOptions, Options, Placement};
 
 /// A certificate and its key, in base64 as Secrets hold them.
 static PAIR: LazyLock<(String, String, String)> = LazyLock::new(|| {
@@ -115,6 +116,7 @@ impl Edit {
             Kind::GatewayClass | Kind::Namespace | Kind::Node => "",
             // One Gateway's namespace is enough.
             Kind::Gateway | Kind::Secret => "a",
+            Kind::Service if self.gateway_of_service().is_some() => "a",
             _ if self.other_namespace => "b",
             _ => "a",
         };
@@ -124,6 +126,10 @@ impl Edit {
             Kind::Secret => self.pick(0, &["cert", "ca"]).to_owned(),
             Kind::ConfigMap => "ca".to_owned(),
             Kind::Gateway | Kind::BackendTlsPolicy => format!("x{}", self.name % 2),
+            Kind::Service => match self.gateway_of_service() {
+                Some(gateway) => format!("understudy-{gateway}"),
+                None => format!("x{}", self.name),
+            },
             _ => format!("x{}", self.name),
         };
         Key::new(namespace, &name)
@@ -145,6 +151,11 @@ impl Edit {
             object["metadata"].as_object_mut().unwrap().remove("namespace");
         }
         object
+    }
+
+    /// The Gateway that a Service was made for.
+    fn gateway_of_service(&self) -> Option<&'static str> {
+        (self.name == 2).then(|| self.pick(4, &["x0", "x1"]))
     }
 
     fn content(&self, namespace: &str) -> Value {
@@ -174,6 +185,13 @@ impl Edit {
                 "validation": {"hostname": "a.example", "caCertificateRefs": [
                     {"group": "", "kind": self.pick(1, &["ConfigMap", "Secret"]), "name": "ca"}]},
             }}),
+            Kind::Service if self.gateway_of_service().is_some() => json!({
+                "metadata": {"labels": {"app.kubernetes.io/managed-by": "understudy.dev"}},
+                // Two Gateways may get one container port.
+                "spec": {"ports": [
+                    {"name": "h", "port": 80, "targetPort": self.pick(0, &[10_000, 10_000, 10_001])},
+                    {"name": "s", "port": 443, "targetPort": self.pick(1, &[10_000, 10_002])}]},
+            }),
             Kind::Service => json!({
                 "spec": {"type": self.pick(2, &["ClusterIP", "ClusterIP", "ExternalName"]), "externalName": "e",
                     "ports": [{"name": "http", "port": self.pick(0, &[80, 80, 81]), "targetPort": 8080,
@@ -345,7 +363,7 @@ impl World {
     }
 
     /// Builds with the memory of the worlds before, and without.
-    fn check(&self, memory: &mut Memory, options: &Options) -> Result<(), TestCaseError> {
+    fn check(&self, memory: &mut Memory, options: &Options) -> Result<Arc<Graph>, TestCaseError> {
         let cluster = self.store.cluster();
         let (mut said, mut said_anew) = (self.store.diagnostics(), self.store.diagnostics());
         let (graph, state) = memory.builder.build(&cluster, options, &mut said);
@@ -361,7 +379,40 @@ impl World {
         prop_assert_eq!(&graph.backends, &fresh_graph.backends);
         prop_assert_eq!(&graph.services, &fresh_graph.services);
         prop_assert_eq!(&graph.policies, &fresh_graph.policies);
-        memory.check_statuses(Pass { cluster, graph, diagnostics: said.into(), version: 0 })
+        memory.check_statuses(Pass {
+            cluster,
+            graph: graph.clone(),
+            diagnostics: said.into(),
+            version: 0,
+        })?;
+        Ok(graph)
+    }
+}
+
+/// In a pod with one address.
+fn pod() -> Placement {
+    crate::GatewayMode::Service.in_pod(&[])
+}
+
+/// Now and then an option is another one. Container ports are held as whoever follows a cluster does it.
+fn turn(options: &mut Options, graph: &Graph, flip: u8) {
+    match flip {
+        0 => options.backend_api ^= true,
+        1 => {
+            let guard = options.guard.get_or_insert_default();
+            guard.own_sockets.push(([10, 0, 0, 1], 9000).into());
+        }
+        2 => options.guard = None,
+        3 => {
+            options.listen.placement =
+                if options.listen.placement == pod() { Placement::Local } else { pod() }
+        }
+        4 => options.listen.port_offset ^= 8000,
+        5 => options.resolve_services ^= true,
+        6 => options.live ^= true,
+        7 => options.cluster_domain = "elsewhere".to_owned(),
+        _ if options.listen.placement == pod() => options.held = HeldPorts::of(graph),
+        _ => {}
     }
 }
 
@@ -400,19 +451,48 @@ proptest! {
     #[test]
     fn an_incremental_build_equals_one_from_scratch(
         start in prop::collection::vec(edit(), 0..40),
-        edits in prop::collection::vec((prop::collection::vec(edit(), 1..4), 0..24_u8), 1..30),
+        edits in prop::collection::vec((prop::collection::vec(edit(), 1..4), 0..32_u8), 1..30),
+        in_pod in any::<bool>(),
     ) {
         let mut world = World::new();
         let mut memory = Memory::default();
-        let mut options = Options { live: true, guard: Some(crate::GuardOptions::default()), ..Options::default() };
+        let mut options = Options { live: true, guard: Some(GuardOptions::default()), ..Options::default() };
+        if in_pod {
+            options.listen.placement = pod();
+        }
         start.iter().filter(|edit| !edit.is_removal).for_each(|edit| world.edit(edit));
         base().for_each(|edit| world.edit(&edit));
-        world.check(&mut memory, &options)?;
+        let mut graph = world.check(&mut memory, &options)?;
         for (edits, flip) in edits {
             edits.iter().for_each(|edit| world.edit(edit));
-            // Now and then the switch of the Backend API is turned.
-            options.backend_api ^= flip == 0;
-            world.check(&mut memory, &options)?;
+            turn(&mut options, &graph, flip);
+            graph = world.check(&mut memory, &options)?;
         }
+    }
+}
+
+#[test]
+fn another_guard_and_other_held_ports_cost_no_memory() {
+    let mut world = World::new();
+    base().for_each(|edit| world.edit(&edit));
+    // With a container port to hold.
+    world.edit(&Edit {
+        kind: Kind::Service,
+        name: 2,
+        other_namespace: false,
+        choices: [0; 6],
+        is_removal: false,
+    });
+    let mut memory = Memory::default();
+    let mut options = Options { live: true, ..Options::default() };
+    options.listen.placement = pod();
+    let graph = world.check(&mut memory, &options).unwrap();
+    assert!(!graph.routes.is_empty() && !graph.backends.is_empty());
+    for flip in [1, 1, 2, 31] {
+        let before = options.clone();
+        turn(&mut options, &graph, flip);
+        assert_ne!(options, before);
+        let now = world.check(&mut memory, &options).unwrap();
+        assert!(Arc::ptr_eq(&now.routes, &graph.routes) && Arc::ptr_eq(&now.backends, &graph.backends));
     }
 }

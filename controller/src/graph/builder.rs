@@ -60,7 +60,7 @@ impl GraphBuilder {
         now: i64,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Arc<Graph> {
-        let last = self.last.take().filter(|last| last.options == *options);
+        let last = self.last.take().filter(|last| are_read_alike(&last.options, options));
         let changes = last.as_ref().map(|last| Changes::between(&last.cluster, cluster));
         let graph = last.as_ref().map(|last| last.graph.clone()).unwrap_or_default();
         // Of what there was no graph, everything is a change.
@@ -136,6 +136,16 @@ impl GraphBuilder {
         });
         graph
     }
+}
+
+/// Whether what is kept was made with the same options. Sockets are bound anew in each graph, and guards are no part of it.
+fn are_read_alike(last: &Options, now: &Options) -> bool {
+    let read = |options: &Options| {
+        let Options { resolve_services, cluster_domain, backend_api, live, listen: _, held: _, guard: _ } =
+            options;
+        (*resolve_services, cluster_domain.clone(), *backend_api, *live)
+    };
+    read(last) == read(now)
 }
 
 /// Builds the routes that may differ; all of them where nothing is known to be the same. Gives those that do differ.

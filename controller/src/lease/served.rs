@@ -19,7 +19,8 @@ use crate::pass::Pass;
 
 /// How often the acknowledgement is read: a small file in memory.
 const LOOK: Duration = Duration::from_millis(250);
-/// Passes that wait for their acknowledgement; beyond these the oldest are forgotten.
+/// Passes that are known: the one that is served, and those that wait for their acknowledgement. Of more of these the
+/// oldest are forgotten.
 const MAX_WAITING: usize = 64;
 
 /// What the proxy beside this controller serves.
@@ -91,7 +92,8 @@ impl History {
             _ => self.0.push_back((version, gateways.into())),
         }
         while self.0.len() > MAX_WAITING {
-            self.0.pop_front();
+            // The first one is served.
+            self.0.remove(1);
         }
     }
 
@@ -148,6 +150,19 @@ mod tests {
         let mut history = History::default();
         (0..1000).for_each(|version| add(&mut history, version, 1));
         assert_eq!(history.0.len(), MAX_WAITING);
+    }
+
+    #[test]
+    fn what_is_served_stays_known_however_many_versions_wait() {
+        let mut history = History::default();
+        for version in 1..=1000 {
+            add(&mut history, version, 7 + i64::try_from(version).unwrap());
+            assert_eq!(serving(&mut history, Some(1)), [8]);
+        }
+        assert_eq!(history.0.len(), MAX_WAITING);
+        // Of what was forgotten, the version before it is known.
+        assert_eq!(serving(&mut history, Some(500)), [8]);
+        assert_eq!(serving(&mut history, Some(999)), [1006]);
     }
 
     #[test]

@@ -279,8 +279,12 @@ impl Writer {
     fn fail(&mut self, id: &ObjectId, failure: &Failure) {
         let now = Instant::now();
         match failure {
-            // The next pass is without it.
-            Failure::Gone => {}
+            // The next pass is without it. Should it not be, nobody else says that something is left to write; what is
+            // written again and again is so ever less often.
+            Failure::Gone => {
+                log::debug!("the status of {id} cannot be written: the API server does not find it");
+                self.pacer.want(id);
+            }
             Failure::Conflict => {
                 self.pacer.forgive(id);
                 self.pacer.want(id);

@@ -288,6 +288,28 @@ async fn a_status_that_the_api_server_refuses_is_tried_ever_less_often() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_that_the_api_server_does_not_find_is_tried_again_while_passes_have_it() {
+    let rig = Rig::new(CLUSTER);
+    let route = rig.api.get(ROUTE).unwrap();
+    let pass = Some(Arc::new(rig.scene().into_pass(1)));
+    rig.api.remove(ROUTE);
+    rig.passes.send_replace(pass);
+    sleep(Duration::from_secs(600)).await;
+    let tries = rig.api.log().iter().filter(|one| one.code == 404).count();
+    // Each in both versions of the kind.
+    assert!((6..=30).contains(&tries), "{tries}");
+    rig.api.put(ROUTE, route);
+    sleep(Duration::from_secs(301)).await;
+    assert_eq!(rig.writes(), 4);
+    // Without it, there is no more to try.
+    rig.api.remove(ROUTE);
+    rig.watch();
+    let requests = rig.api.log().len();
+    sleep(Duration::from_secs(600)).await;
+    assert!(rig.api.log()[requests..].iter().all(|one| one.code < 300));
+}
+
+#[tokio::test(start_paused = true)]
 async fn somebody_who_always_writes_something_else_is_not_fought() {
     let rig = Rig::new(CLUSTER);
     rig.watch();

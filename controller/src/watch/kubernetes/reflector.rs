@@ -83,7 +83,12 @@ enum End {
 impl Reflector {
     /// Lists and follows, until nobody takes the events.
     pub(crate) async fn run(self) {
-        let mut follower = Follower { reflector: self, streams: true, backoff: Backoff::default() };
+        let mut follower = Follower {
+            reflector: self,
+            streams: true,
+            backoff: Backoff::default(),
+            vain_lists: Backoff::default(),
+        };
         while follower.list_and_follow().await.is_ok() {}
     }
 }
@@ -93,6 +98,8 @@ struct Follower {
     /// Whether the server may know lists as streams.
     streams: bool,
     backoff: Backoff,
+    /// Lists from which no watch went on.
+    vain_lists: Backoff,
 }
 
 impl Follower {
@@ -100,12 +107,16 @@ impl Follower {
     async fn list_and_follow(&mut self) -> Result<(), Closed> {
         let (mut version, mut stream) = self.list().await?;
         let mut resumes = 0;
+        let mut was_watched = false;
         loop {
             let mut lines = match stream.take() {
                 Some(lines) => lines,
                 None => match self.reflector.requests.watch(self.reflector.target, &version, false).await {
                     Ok(lines) => lines,
-                    Err(RequestError::Expired) => return Ok(()),
+                    Err(RequestError::Expired) => {
+                        self.lose(was_watched).await;
+                        return Ok(());
+                    }
                     Err(error) => {
                         resumes += 1;
                         self.fail(&error).await;
@@ -121,10 +132,15 @@ impl Follower {
             let lasted = began.elapsed() >= SHORT;
             if lasted {
                 resumes = 0;
+                was_watched = true;
+                self.vain_lists.reset();
                 self.recover();
             }
             match end {
-                End::Lost => return Ok(()),
+                End::Lost => {
+                    self.lose(was_watched).await;
+                    return Ok(());
+                }
                 End::Done if lasted => {}
                 End::Done => self.fail(&RequestError::Failed("the watch ended at once".to_owned())).await,
                 End::Broken(error) => self.fail(&error).await,
@@ -138,6 +154,21 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Notes that all must be listed again. A list costs much: if no watch went on from the last one, the next one waits,
+    /// although that one itself succeeded.
+    async fn lose(&mut self, was_watched: bool) {
+        if was_watched {
+            return;
+        }
+        let kind = self.reflector.target.kind;
+        if self.vain_lists.fail() % REPEATED == FIRST_SAID {
+            log::warn!(
+                "{kind} is listed again and again: the API server does not go on from the list's version"
+            );
+        }
+        self.vain_lists.wait().await;
     }
 
     /// Takes changes until the watch ends.
@@ -227,6 +258,7 @@ impl Follower {
             }
             match serde_json::from_slice::<WatchEvent<RawObject>>(line) {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    self.begin(&keys).await?;
                     keys.extend(object.key(target.kind));
                     self.send(Event::Applied(target.kind, object)).await?;
                 }
@@ -260,6 +292,7 @@ impl Follower {
         loop {
             let mut page = self.reflector.requests.list(self.reflector.target, rest).await?;
             for object in page.take_items() {
+                self.begin(&keys).await?;
                 keys.extend(object.key(kind));
                 self.send(Event::Applied(kind, object)).await?;
             }
@@ -270,6 +303,11 @@ impl Follower {
             };
             rest = Some(token);
         }
+    }
+
+    /// Says before the first object of a list that there will be more.
+    async fn begin(&self, sent: &BTreeSet<Key>) -> Result<(), Closed> {
+        if sent.is_empty() { self.send(Event::Listing(self.reflector.target.kind)).await } else { Ok(()) }
     }
 
     async fn send(&self, event: Event) -> Result<(), Closed> {
@@ -306,3 +344,6 @@ fn note(version: &mut String, newer: &str) {
         newer.clone_into(version);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ pub(crate) struct Store {
     reading: BTreeMap<ObjectId, Vec<Diagnostic>>,
     /// The kinds that were not listed yet.
     unlisted: BTreeSet<Kind>,
+    /// The kinds of which a list has begun and has not ended.
+    listing: BTreeSet<Kind>,
     /// The Secrets and ConfigMaps that there are.
     contents: BTreeMap<ObjectId, Held>,
     /// Those of which the content is needed.
@@ -64,6 +66,8 @@ struct Held {
     read: Option<String>,
     /// Whether something waits for an answer.
     is_awaited: bool,
+    /// Whether the last answer was that it is not given.
+    is_refused: bool,
 }
 
 impl Store {
@@ -75,6 +79,7 @@ impl Store {
             objects: BTreeMap::new(),
             reading: BTreeMap::new(),
             unlisted: Kind::all().collect(),
+            listing: BTreeSet::new(),
             contents: BTreeMap::new(),
             wanted: BTreeSet::new(),
             references_changed: true,
@@ -111,8 +116,14 @@ impl Store {
             .any(|held| held.is_awaited && held.read.is_none())
     }
 
-    /// Gives up waiting: whatever is still missing changes things when it comes.
+    /// Whether a list is under way: of its kind, some objects are known as they were and others as they are.
+    pub(crate) fn is_listing(&self) -> bool {
+        !self.listing.is_empty()
+    }
+
+    /// Gives up waiting: whatever is still missing changes things when it comes. A list that broke is waited for once.
     pub(crate) fn stop_waiting(&mut self) {
+        self.listing.clear();
         for id in &self.wanted {
             if let Some(held) = self.contents.get_mut(id) {
                 held.is_awaited = false;
@@ -123,6 +134,13 @@ impl Store {
     /// Takes an event.
     pub(crate) fn take(&mut self, event: Event) -> Change {
         match event {
+            Event::Listing(kind) => {
+                // Lists of metadata change nothing that is served.
+                if !Target::built_in(kind).is_some_and(Target::is_metadata_only) {
+                    self.listing.insert(kind);
+                }
+                Change::Nothing
+            }
             Event::Absent(kind) => self.take_list(kind, &BTreeSet::new()),
             Event::Listed(kind, keys) => self.take_list(kind, &keys),
             Event::Applied(kind, object) => match object.key(kind) {
@@ -160,13 +178,22 @@ impl Store {
             if version != held.asked.as_ref() && version != held.read.as_ref() {
                 held.asked = Some(held.version.clone());
                 held.is_awaited = true;
+                held.is_refused = false;
                 questions.push(id.clone());
             }
         }
         questions
     }
 
+    /// The objects whose content is needed and was refused: rights that are given later change no object. Nothing waits
+    /// for another answer.
+    pub(crate) fn refused_contents(&self) -> Vec<ObjectId> {
+        let is_refused = |id: &&ObjectId| self.contents.get(*id).is_some_and(|held| held.is_refused);
+        self.wanted.iter().filter(is_refused).cloned().collect()
+    }
+
     fn take_list(&mut self, kind: Kind, listed: &BTreeSet<Key>) -> Change {
+        self.listing.remove(&kind);
         let mut change = if self.unlisted.remove(&kind) { Change::Meaning } else { Change::Nothing };
         let is_gone = |id: &&ObjectId| id.kind == kind && !listed.contains(&id.key);
         let gone: BTreeSet<_> =
@@ -211,6 +238,7 @@ impl Store {
         }
         let Some(held) = self.contents.get_mut(&id) else { return Change::Nothing };
         let was_awaited = std::mem::take(&mut held.is_awaited);
+        held.is_refused = matches!(content, Content::Refused(_));
         match content {
             Content::Found(object) => {
                 held.read = Some(object.version().to_owned());

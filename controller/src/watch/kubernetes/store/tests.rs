@@ -130,6 +130,32 @@ fn contents_are_asked_for_once_per_version_and_forgotten_with_the_last_reference
 }
 
 #[test]
+fn contents_that_were_refused_are_asked_for_again_while_they_are_needed_and_nobody_waits_for_them() {
+    let mut store = listed();
+    let map = || {
+        raw(r#"{"metadata": {"name": "understudy-config", "namespace": "default", "resourceVersion": "1"}}"#)
+    };
+    let id = ObjectId { kind: Kind::ConfigMap, key: key(SWITCH_NAME) };
+    store.take(Event::Applied(Kind::ConfigMap, map()));
+    assert_eq!(store.take_questions(), std::slice::from_ref(&id));
+    assert_eq!(store.refused_contents(), []);
+    let refuse =
+        |store: &mut Store| store.take(Event::Content(id.clone(), Content::Refused("forbidden".into())));
+    assert_eq!(refuse(&mut store), Change::Meaning);
+    assert_eq!(store.take_questions(), []);
+    for _ in 0..3 {
+        assert_eq!(store.refused_contents(), std::slice::from_ref(&id));
+        assert!(!store.is_waiting());
+        assert_eq!(refuse(&mut store), Change::Nothing);
+    }
+    store.take(Event::Content(id.clone(), Content::Found(map())));
+    assert_eq!(store.refused_contents(), []);
+    refuse(&mut store);
+    store.take(Event::Deleted(Kind::ConfigMap, map()));
+    assert_eq!(store.refused_contents(), []);
+}
+
+#[test]
 fn slices_follow_their_label_from_service_to_service() {
     let mut store = listed();
     let slice = |service: &str| {
