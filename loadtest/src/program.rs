@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 pub(crate) struct Program {
     path: PathBuf,
     cpu: Option<usize>,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 /// The processors of a measurement: the proxy has one for itself.
@@ -36,7 +37,13 @@ impl Processors {
 
 impl Program {
     pub(crate) fn new(path: impl Into<PathBuf>, cpu: Option<usize>) -> Self {
-        Self { path: path.into(), cpu }
+        Self { path: path.into(), cpu, environment: Vec::new() }
+    }
+
+    /// Sets a variable of its environment.
+    pub(crate) fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
     }
 
     /// Starts it with its output going to the end of a file. The child is killed when the value is dropped.
@@ -83,7 +90,7 @@ impl Program {
             }
             None => Command::new(&self.path),
         };
-        command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(args).envs(self.environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 }

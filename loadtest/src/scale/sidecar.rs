@@ -69,6 +69,8 @@ impl Sidecar {
             [&arguments[..], &["--namespace", NAMESPACE, "--pod", NAMESPACE, "--node", NAMESPACE]];
         let controller = program.start(&arguments.concat(), &logs[0])?;
         let arguments = ["proxy", "--state", state_text, "--admin", &admin, "--access-log", "off"];
+        // As the DaemonSet has it.
+        let program = program.with_variable("MIMALLOC_PURGE_DELAY", "0");
         let proxy = program.start(&arguments, &logs[1])?;
         Ok(Self { state, admin, controller, proxy, logs })
     }
