@@ -3,7 +3,7 @@
 //! Purpose: a bounded number of series, at the price of a few atomic additions a request. Inputs: events of the
 //! data plane. Outputs: the text of `/metrics`. Labels are resolved once, when a world is built
 //! ([`Metrics::rule`], [`Metrics::pool`]); a request adds to handles only. What there is once per route or pool has
-//! counters of its own ([`named`]): a registry's would take twenty times the memory.
+//! counters of its own (see `named`): a registry's would take twenty times the memory.
 
 mod named;
 
