@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::tls::TlsTable;
+use super::tls::{Terms, TlsTable};
 
 /// A handshake that takes longer is given up.
 pub(super) const HANDSHAKE_BOUND: Duration = Duration::from_secs(10);
@@ -42,6 +42,8 @@ pub(super) struct Secured {
     pub(super) stream: TlsStream<TcpStream>,
     /// What was read already, in clear text.
     pub(super) ahead: Vec<u8>,
+    /// What it was made under.
+    pub(super) terms: Arc<Terms>,
 }
 
 /// Why a connection has no TLS.
@@ -85,20 +87,20 @@ impl Handshakes {
             let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
             let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
             let name = name.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
-            let config = self.table.load().socket(bound).and_then(|socket| socket.find(name)).map(Arc::clone);
-            let Some(config) = config else {
+            let terms = self.table.load().socket(bound).and_then(|socket| socket.find(name)).map(Arc::clone);
+            let Some(terms) = terms else {
                 start.io.write_all(&UNRECOGNIZED_NAME).await?;
                 start.io.shutdown().await?;
                 return Err(HandshakeError::UnknownName(name.map(str::to_owned)));
             };
-            let mut stream = start.into_stream(config).await?;
+            let mut stream = start.into_stream(Arc::clone(&terms.config)).await?;
             // The HTTP/2 server waits for these without any bound, so they are read within the handshake's.
             let mut ahead = Vec::new();
             if alpn(stream.get_ref().1).is_some() {
                 ahead.resize(PREFACE_BYTES, 0);
                 stream.read_exact(&mut ahead).await?;
             }
-            Ok(Secured { stream, ahead })
+            Ok(Secured { stream, ahead, terms })
         })
         .await
         .unwrap_or(Err(HandshakeError::TooSlow(self.bound)))
@@ -107,21 +109,28 @@ impl Handshakes {
 
 /// What requests are to know of the connection.
 ///
-/// Clients are not asked for certificates, so the field for their organization is free. It carries the name in the
-/// ClientHello, since Pingora lets nobody else fill the digest's extension; [`server_name`] reads it.
-pub(super) fn digest(connection: &ServerConnection) -> SslDigest {
+/// Pingora lets nobody else fill the digest's extension, so two fields about the client's certificate, of which nothing
+/// else is wanted, carry other things: that for its organization the name in the ClientHello ([`server_name`] reads it),
+/// that for its serial number what the client has proved ([`proven_demand`]).
+pub(super) fn digest(connection: &ServerConnection, terms: &Terms) -> SslDigest {
     let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     let version = Cow::Borrowed(match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "TLSv1.3",
     });
     let name = connection.server_name().map(str::to_owned);
-    SslDigest::new(cipher.map_or(Cow::Borrowed(""), Cow::Borrowed), version, name, None, Vec::new())
+    let cipher = cipher.map_or(Cow::Borrowed(""), Cow::Borrowed);
+    SslDigest::new(cipher, version, name, terms.demand.clone(), Vec::new())
 }
 
 /// The name in the ClientHello of a connection.
 pub(crate) fn server_name(digest: &SslDigest) -> Option<&str> {
     digest.organization.as_deref()
+}
+
+/// What the client of a connection has proved.
+pub(crate) fn proven_demand(digest: &SslDigest) -> Option<&str> {
+    digest.serial_number.as_deref()
 }
 
 /// What both sides agreed on.

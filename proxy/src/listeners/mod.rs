@@ -11,6 +11,7 @@
 mod accept;
 mod bind;
 mod certificates;
+mod clients;
 mod connection;
 mod handshake;
 mod stream;
@@ -33,7 +34,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use bind::BindError;
-pub(crate) use handshake::server_name;
+pub(crate) use handshake::{proven_demand, server_name};
 pub use tls::TlsTable;
 
 use crate::workers::Workers;

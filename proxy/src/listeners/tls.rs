@@ -10,9 +10,14 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring::{Ticketer, default_provider};
-use understudy_conf::{Certificate, GatewayName, Hostname, Listener, ListenerName, Protocol, State};
+use rustls::server::danger::ClientCertVerifier;
+use understudy_conf::{
+    CaBundle, Certificate, ClientValidationMode, GatewayName, Hostname, Listener, ListenerName, Protocol,
+    State,
+};
 
 use super::certificates::{CertificateChoice, load_certificate};
+use super::clients::build_verifier;
 
 /// What is offered to clients, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -30,11 +35,44 @@ pub struct TlsTable {
 #[derive(Debug, Clone)]
 struct ListenerConfig {
     certificates: Vec<Arc<Certificate>>,
-    config: Arc<ServerConfig>,
+    authorities: Option<Authorities>,
+    terms: Arc<Terms>,
 }
 
-/// A listener's configuration; `None` where it has none and its clients are refused.
-type Config = Option<Arc<ServerConfig>>;
+/// What clients' certificates are verified by.
+#[derive(Debug, Clone)]
+struct Authorities {
+    bundles: Vec<Arc<CaBundle>>,
+    mode: ClientValidationMode,
+}
+
+impl Authorities {
+    fn of(state: &State, listener: &Listener) -> Option<Self> {
+        let validation = listener.tls.as_ref()?.client_validation.as_ref()?;
+        let bundles = validation.bundles.iter().filter_map(|name| state.ca_bundles.get(name)).cloned();
+        Some(Self { bundles: bundles.collect(), mode: validation.mode })
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.mode == other.mode && are_same(&self.bundles, &other.bundles)
+    }
+}
+
+fn are_same<T>(some: &[Arc<T>], others: &[Arc<T>]) -> bool {
+    some.len() == others.len() && some.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// What a handshake goes on with.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) config: Arc<ServerConfig>,
+    /// What a client has proved that got through the handshake, if anything (see
+    /// [`understudy_conf::ListenerTls::client_demand`]).
+    pub(super) demand: Option<String>,
+}
+
+/// A listener's terms; `None` where it has none and its clients are refused.
+type Config = Option<Arc<Terms>>;
 
 /// The listeners of one socket by the names that they serve. It is there even if none of them can be served: what
 /// was to be secret must never be spoken in clear text.
@@ -47,7 +85,9 @@ pub(super) struct SocketTls {
 }
 
 impl TlsTable {
-    /// Builds the table of a state. A listener whose certificates cannot be loaded keeps those that it had.
+    /// Builds the table of a state. A listener whose certificates cannot be loaded keeps those that it had, as long as it
+    /// asks the same of clients as before. What is asked is never less than what the state says: a listener whose clients
+    /// cannot be verified has none.
     #[must_use]
     pub fn build(state: &State, before: &Self) -> Self {
         let mut table = Self::default();
@@ -59,7 +99,7 @@ impl TlsTable {
                 let built = table.build_listener(state, &gateway.name, listener, known);
                 for address in &listener.bind {
                     let socket = table.sockets.entry(*address).or_default();
-                    let config = built.as_ref().map(|built| Arc::clone(&built.config));
+                    let config = built.as_ref().map(|built| Arc::clone(&built.terms));
                     socket.insert(listener.hostname.as_ref(), config);
                 }
                 table.listeners.extend(built.map(|built| (key, built)));
@@ -77,13 +117,27 @@ impl TlsTable {
     ) -> Option<ListenerConfig> {
         let names = listener.tls.iter().flat_map(|tls| &tls.certificates);
         let certificates: Vec<_> = names.filter_map(|name| state.certificates.get(name)).cloned().collect();
-        let same = |known: &&ListenerConfig| {
-            known.certificates.len() == certificates.len()
-                && known.certificates.iter().zip(&certificates).all(|(a, b)| Arc::ptr_eq(a, b))
+        let authorities = Authorities::of(state, listener);
+        let asks_the_same = |known: &&ListenerConfig| match (&known.authorities, &authorities) {
+            (None, None) => true,
+            (Some(known), Some(now)) => known.is_same(now),
+            _ => false,
         };
-        if let Some(known) = before.filter(same) {
+        let before = before.filter(asks_the_same);
+        if let Some(known) = before.filter(|known| are_same(&known.certificates, &certificates)) {
             return Some(known.clone());
         }
+        let clients = authorities.as_ref().map(|known| build_verifier(&known.bundles, known.mode)).transpose();
+        let clients = match clients {
+            Ok(clients) => clients,
+            Err(error) => {
+                self.degraded.push(format!(
+                    "listener {} of {gateway} cannot verify its clients, so it refuses them: {error}",
+                    listener.name
+                ));
+                return None;
+            }
+        };
         let mut loaded = Vec::new();
         for certificate in &certificates {
             match load_certificate(certificate) {
@@ -102,8 +156,12 @@ impl TlsTable {
             ));
             return before.cloned();
         }
-        match build_config(CertificateChoice::new(loaded)) {
-            Ok(config) => Some(ListenerConfig { certificates, config: Arc::new(config) }),
+        match build_config(CertificateChoice::new(loaded), clients) {
+            Ok(config) => {
+                let demand = listener.tls.as_ref().and_then(|tls| tls.client_demand());
+                let terms = Arc::new(Terms { config: Arc::new(config), demand });
+                Some(ListenerConfig { certificates, authorities, terms })
+            }
             Err(error) => {
                 self.degraded.push(format!("listener {} of {gateway} has no TLS: {error}", listener.name));
                 before.cloned()
@@ -133,9 +191,9 @@ impl SocketTls {
         }
     }
 
-    /// The configuration for a name in lower case: the exact one, then the longest wildcard, then the listener
+    /// The terms for a name in lower case: the exact one, then the longest wildcard, then the listener
     /// without a hostname, which also serves clients that name none.
-    pub(super) fn find(&self, name: Option<&str>) -> Option<&Arc<ServerConfig>> {
+    pub(super) fn find(&self, name: Option<&str>) -> Option<&Arc<Terms>> {
         let named = name.and_then(|name| {
             let wildcard = || {
                 let mut rest = name;
@@ -151,13 +209,20 @@ impl SocketTls {
     }
 }
 
-fn build_config(certificates: CertificateChoice) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
+fn build_config(
+    certificates: CertificateChoice,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-    // Sessions are resumed from what the client keeps, so that nothing grows here with their number.
+    // Sessions are resumed from what the client keeps, so that nothing grows here with their number. Each configuration
+    // has keys of its own: what was agreed on under one, a client's certificate included, is nothing under another.
     config.ticketer = Ticketer::new()?;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
