@@ -36,8 +36,13 @@ pub(crate) struct BackendNode {
 
 impl BackendNode {
     /// What routes see of it.
-    fn face(&self) -> (&BackendName, bool, Option<&Unusable>) {
-        (&self.name, self.fallback, self.endpoints.as_ref().err())
+    fn face(&self) -> (&BackendName, bool, Option<&Unusable>, bool) {
+        (&self.name, self.fallback, self.endpoints.as_ref().err(), self.is_shown_certificate())
+    }
+
+    /// Whether a Gateway's certificate is shown to it.
+    pub(crate) fn is_shown_certificate(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client.is_none())
     }
 }
 

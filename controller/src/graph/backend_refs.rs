@@ -164,7 +164,12 @@ impl Resolver<'_> {
                 Err(self.not_found(place, Kind::Backend, key, self.cluster.backends.keys()).into())
             }
             Some(node) => match &node.endpoints {
-                Ok(_) => Ok(RefTargetNode::Backend(key.clone())),
+                Ok(_) => {
+                    if node.is_shown_certificate() {
+                        reads.shown_certificate(key);
+                    }
+                    Ok(RefTargetNode::Backend(key.clone()))
+                }
                 Err(unusable) => Err(reasons::unusable_backend(place, unusable).into()),
             },
         }

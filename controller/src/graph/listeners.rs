@@ -13,6 +13,7 @@ use understudy_crds::{LabelRequirement, TargetLabels};
 
 use crate::cluster::{Cluster, Object};
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::gateway_tls::ClientsNode;
 use crate::graph::listener_tls::Certificates;
 use crate::watch::GATEWAY_API;
 
@@ -28,6 +29,8 @@ pub(crate) struct ListenerNode {
     pub(crate) bind: Vec<SocketAddr>,
     /// What it shows to clients, if it ends TLS.
     pub(crate) certificates: Vec<Arc<Certificate>>,
+    /// What its clients must show, if anything.
+    pub(crate) clients: Option<ClientsNode>,
     /// Which routes may attach.
     pub(crate) shape: ListenerShape,
 }
@@ -205,7 +208,7 @@ fn build_listener(
         (Protocol::Http, Vec::new())
     };
     let bind = Vec::new();
-    Some(ListenerNode { name, field, port, protocol, certificates, hostname, bind, shape })
+    Some(ListenerNode { name, field, port, protocol, certificates, clients: None, hostname, bind, shape })
 }
 
 fn target_labels(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> TargetLabels {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use understudy_conf::{
-    Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls, Protocol, TlsMode,
+    CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls, Protocol, TlsMode,
 };
 
 use crate::graph::{Graph, ListenerNode};
@@ -30,7 +30,28 @@ pub(super) fn build_gateways(graph: &Graph) -> BTreeMap<GatewayName, Arc<Gateway
 
 fn build_tls(listener: &ListenerNode) -> Option<ListenerTls> {
     let certificates = listener.certificates.iter().map(|certificate| certificate.name.clone()).collect();
-    (listener.protocol == Protocol::Https).then_some(ListenerTls { mode: TlsMode::Terminate, certificates })
+    let client_validation = listener.clients.as_ref().map(|clients| clients.validation.clone());
+    let tls = ListenerTls { mode: TlsMode::Terminate, certificates, client_validation };
+    (listener.protocol == Protocol::Https).then_some(tls)
+}
+
+/// The certificate of that name that some Gateway shows to backends.
+pub(super) fn find_client_certificate<'g>(
+    graph: &'g Graph,
+    name: &CertificateName,
+) -> Option<&'g Arc<Certificate>> {
+    let mut shown = graph.gateways.values().filter_map(|gateway| gateway.client_certificate.as_ref());
+    shown.find(|certificate| certificate.name == *name)
+}
+
+/// The authorities that clients of the listeners are verified by.
+pub(super) fn build_bundles(graph: &Graph) -> BTreeMap<CaBundleName, Arc<CaBundle>> {
+    let listeners = graph.gateways.values().flat_map(|gateway| &gateway.listeners);
+    listeners
+        .filter_map(|listener| listener.clients.as_ref())
+        .flat_map(|clients| &clients.bundles)
+        .map(|bundle| (bundle.name.clone(), bundle.clone()))
+        .collect()
 }
 
 /// The certificates of the listeners that are served.

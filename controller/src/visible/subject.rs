@@ -15,7 +15,8 @@ pub(crate) enum Subject {
 impl Subject {
     /// The object of a set of endpoints: `backend/NAMESPACE/NAME`, `service/NAMESPACE/NAME/PORT`.
     pub(crate) fn of_origin(origin: &str) -> Option<Self> {
-        let mut parts = origin.split('/');
+        // Behind an `@` stands how a variant of it is spoken to.
+        let mut parts = origin.split('@').next()?.split('/');
         let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
         let key = Key::new(namespace, name);
         match (kind, parts.count()) {
@@ -79,6 +80,8 @@ mod tests {
         let of_origin = |origin| Subject::of_origin(origin).map(|subject| subject.to_string());
         assert_eq!(of_origin("backend/default/active").as_deref(), Some("Backend default/active"));
         assert_eq!(of_origin("service/shop/web/8080").as_deref(), Some("Service shop/web"));
+        let variant = "service/shop/web/443@secret/shop/client";
+        assert_eq!(of_origin(variant).as_deref(), Some("Service shop/web"));
         for none in ["there is no Backend a/b", "backend/default", "service/shop/web", "x/y/z", ""] {
             assert_eq!(of_origin(none), None, "{none}");
         }

@@ -52,6 +52,7 @@ pub(crate) use hash::RequestHash;
 pub(crate) use mirror::Mirroring;
 pub(crate) use peer_tls::secure_peer;
 use pingora_core::connectors::TransportConnector;
+use reply::Reply;
 use request::Found;
 use stream::Forwarded;
 pub(crate) use uses::Uses;
@@ -136,7 +137,12 @@ impl ProxyHttp for Service {
                     }
                 }
             }
-            Found::Reply(reply) => self.answer(session, ctx, reply).await?,
+            Found::Reply(reply) => {
+                if reply == Reply::RECONNECT {
+                    session.set_keepalive(None);
+                }
+                self.answer(session, ctx, reply).await?;
+            }
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
             Found::Preflight => self.preflight(session, ctx).await?,
         }
@@ -175,12 +181,12 @@ impl ProxyHttp for Service {
         &self,
         _session: &mut Session,
         reused: bool,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         socket: RawFd,
         digest: Option<&Digest>,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        self.connected(ctx, reused, socket, digest)
+        self.connected(ctx, (reused, peer), socket, digest).await
     }
 
     async fn upstream_request_filter(

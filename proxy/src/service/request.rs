@@ -73,7 +73,7 @@ impl Service {
         if let Some(demand) = &found.listener.client_demand
             && tls.and_then(proven_demand) != Some(demand)
         {
-            return Found::Reply(Reply::MISDIRECTED);
+            return Found::Reply(Reply::RECONNECT);
         }
         ctx.port = found.listener.port;
         ctx.matched_prefix = found.matched_prefix.map(str::len);
