@@ -43,7 +43,11 @@ impl Front {
         let setup = Setup { gateway: own_address(), ..Setup::new(&[upstream.address()], &[]) };
         let mut state = setup.state();
         let shown = certificate("shown", Kind::Ecdsa, &[OPEN, CLOSED]);
-        secure(&mut state, setup.gateway, &[("open", Some(OPEN), &[&shown]), ("closed", Some(CLOSED), &[&shown])]);
+        secure(
+            &mut state,
+            setup.gateway,
+            &[("open", Some(OPEN), &[&shown]), ("closed", Some(CLOSED), &[&shown])],
+        );
         let (good, other) = (Authority::new("good"), Authority::new("other"));
         Self { _upstream: upstream, state, address: setup.gateway, good, other }
     }
@@ -181,7 +185,8 @@ async fn f4_authorities_are_replaced_without_ending_connections() {
     let ((good, _), (other, _)) =
         (client(Some(&front.good.sign(&[])), &hello), client(Some(&front.other.sign(&[])), &hello));
     let mut session = front.get(&good).await.unwrap();
-    for (authorities, good_is_taken) in [(vec![&front.good, &front.other], true), (vec![&front.other], false)] {
+    for (authorities, good_is_taken) in [(vec![&front.good, &front.other], true), (vec![&front.other], false)]
+    {
         proxy.publish(&front.asking(&authorities, Require)).await;
         front.get(&other).await.unwrap();
         assert_eq!(front.get(&good).await.is_ok(), good_is_taken);

@@ -213,7 +213,10 @@ async fn f6_hosts_and_names_of_handshakes_are_told_apart_as_gateway_api_asks() {
     route.attachments[0].hostnames = vec![Hostname::new("example.org").unwrap()];
     let _proxy = start(&state).await;
     for (name, answers) in [
-        ("example.org", &[("example.org", 200), ("second-example.org", 421), ("unknown-example.org", 404)][..]),
+        (
+            "example.org",
+            &[("example.org", 200), ("second-example.org", 421), ("unknown-example.org", 404)][..],
+        ),
         (
             "second-example.org",
             &[("second-example.org", 200), ("example.org", 421), ("unknown-example.org", 421)],

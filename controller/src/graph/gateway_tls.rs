@@ -7,7 +7,9 @@ use gateway_api::apis::experimental::gateways::{
     Gateway, GatewayTlsFrontendDefaultValidationMode as DefaultMode,
     GatewayTlsFrontendPerPortTlsValidationMode as PortMode,
 };
-use understudy_conf::{CaBundle, CaBundleName, Certificate, ClientValidation, ClientValidationMode, Protocol};
+use understudy_conf::{
+    CaBundle, CaBundleName, Certificate, ClientValidation, ClientValidationMode, Protocol,
+};
 use understudy_crds::ObjectReference;
 
 use crate::cluster::{Key, Object};
@@ -89,8 +91,7 @@ fn validations(gateway: &Gateway) -> Vec<(Option<i32>, Validation<'_>)> {
     let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
     let per_port = frontend.and_then(|frontend| frontend.per_port.as_deref()).unwrap_or_default();
     let of_ports = per_port.iter().enumerate();
-    let of_ports =
-        of_ports.filter_map(|(index, of)| Some((Some(of.port), validation_at(gateway, index)?)));
+    let of_ports = of_ports.filter_map(|(index, of)| Some((Some(of.port), validation_at(gateway, index)?)));
     of_all.into_iter().chain(of_ports).collect()
 }
 

@@ -112,10 +112,5 @@ fn build_backend(graph: &Graph, name: &BackendName) -> Option<Backend> {
         gateways::find_client_certificate(graph, &certificate)?;
         tls.as_mut()?.client_certificate.get_or_insert(certificate);
     }
-    Some(Backend {
-        name: name.clone(),
-        protocol,
-        tls,
-        endpoints: endpoints.clone(),
-    })
+    Some(Backend { name: name.clone(), protocol, tls, endpoints: endpoints.clone() })
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use understudy_conf::{
-    CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls, Protocol, TlsMode,
+    CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls,
+    Protocol, TlsMode,
 };
 
 use crate::graph::{Graph, ListenerNode};

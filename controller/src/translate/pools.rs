@@ -74,7 +74,6 @@ fn name_of<'g>(graph: &'g Graph, target: &'g RefTargetNode) -> Option<&'g Backen
 pub(super) fn shows_certificate(graph: &Graph, rule: &RuleNode) -> bool {
     let refs = rule.refs().iter();
     let mirrors = rule.mirrors.iter().chain(rule.refs().iter().flat_map(|reference| &reference.mirrors));
-    let mut targets =
-        refs.map(|reference| &reference.target).chain(mirrors.map(|mirror| &mirror.target));
+    let mut targets = refs.map(|reference| &reference.target).chain(mirrors.map(|mirror| &mirror.target));
     targets.any(|target| name_of(graph, target).is_some_and(|name| is_shown_certificate(graph, name)))
 }

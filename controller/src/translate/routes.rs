@@ -89,7 +89,14 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
                         let name = pool.name.clone();
                         let policy = pool.policy.clone();
                         let mut add = |mirrors: &[MirrorNode], base: &str, filters: &mut Vec<HttpFilter>| {
-                            add_mirrors(graph, mirrors, base, (policy.as_ref(), certificate), filters, &mut pools);
+                            add_mirrors(
+                                graph,
+                                mirrors,
+                                base,
+                                (policy.as_ref(), certificate),
+                                filters,
+                                &mut pools,
+                            );
                         };
                         add(&rule.mirrors, name.as_str(), &mut filters);
                         for (index, (node, built)) in refs.iter().zip(&mut pool.refs).enumerate() {

@@ -47,9 +47,7 @@ pub(super) fn build_verifier(
             let provider = Arc::new(default_provider());
             Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
         }
-        ClientValidationMode::AllowInsecure => {
-            Ok(Arc::new(AcceptsAnything { names: roots.subjects() }))
-        }
+        ClientValidationMode::AllowInsecure => Ok(Arc::new(AcceptsAnything { names: roots.subjects() })),
     }
 }
 

@@ -127,7 +127,8 @@ impl TlsTable {
         if let Some(known) = before.filter(|known| are_same(&known.certificates, &certificates)) {
             return Some(known.clone());
         }
-        let clients = authorities.as_ref().map(|known| build_verifier(&known.bundles, known.mode)).transpose();
+        let clients =
+            authorities.as_ref().map(|known| build_verifier(&known.bundles, known.mode)).transpose();
         let clients = match clients {
             Ok(clients) => clients,
             Err(error) => {

@@ -4,8 +4,8 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::protocols::tls::{CaType, SslDigest};
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{CertKey, WrappedX509};
 use pingora_error::{Error, ErrorType};
