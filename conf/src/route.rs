@@ -28,6 +28,14 @@ pub struct Route {
 pub enum RouteKind {
     /// HTTP requests (HTTPRoute).
     Http,
+    /// gRPC calls (GRPCRoute), matched as HTTP requests.
+    Grpc,
+    /// TLS connections, by server name (TLSRoute).
+    Tls,
+    /// TCP connections (TCPRoute).
+    Tcp,
+    /// UDP datagrams (UDPRoute).
+    Udp,
 }
 
 /// A route on one listener.
