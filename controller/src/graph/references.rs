@@ -7,6 +7,7 @@ use gateway_api::apis::experimental::gatewayclasses::GatewayClass;
 use crate::CONTROLLER_NAME;
 use crate::cluster::{Cluster, Key, Object};
 use crate::graph::gateway_class::is_ours;
+use crate::graph::gateway_tls::references_of;
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
 
@@ -35,6 +36,9 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
         for reference in listeners.filter_map(|tls| tls.certificate_refs.as_ref()).flatten() {
             let kind = reference.kind.as_deref().unwrap_or("Secret");
             add(&from, kind, reference.namespace.as_deref(), &reference.name);
+        }
+        for (kind, namespace, name) in references_of(&gateway.value) {
+            add(&from, kind, namespace, name);
         }
     }
     for backend in cluster.backends.values() {
