@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use understudy_conf::{Backend, BackendName, CertificateName, State, differences};
+use understudy_conf::{Backend, BackendName, CertificateName, State, UpstreamProtocol, differences};
 
 use crate::cluster::Key;
 use crate::graph::{BackendNode, Graph, ServiceBackend, TlsNode};
@@ -25,6 +25,7 @@ impl<'g> Source<'g> {
             return Some(Source::Service(service));
         }
         let (namespace, object) = name.strip_prefix("backend/")?.split_once('/')?;
+        let object = object.strip_suffix(H2).unwrap_or(object);
         graph.backends.get(&Key::new(namespace, object)).map(|node| Source::Backend(node))
     }
 
@@ -70,9 +71,21 @@ pub(super) fn differing(last: &Graph, graph: &Graph) -> Vec<BackendName> {
     }
     if !Arc::ptr_eq(&last.backends, &graph.backends) {
         let backends = differences(&last.backends, &graph.backends, Arc::ptr_eq);
-        names.extend(backends.filter_map(|(_, before, after)| Some(before.or(after)?.name.clone())));
+        for (_, before, after) in backends {
+            let Some(node) = before.or(after) else { continue };
+            names.push(node.name.clone());
+            names.extend(h2_name(&node.name));
+        }
     }
     names
+}
+
+/// What stands behind the name of a Backend that is spoken to by HTTP/2 without saying so itself.
+const H2: &str = "@h2c";
+
+/// The name of a Backend where it is spoken to by HTTP/2 without saying so itself.
+pub(super) fn h2_name(name: &BackendName) -> Option<BackendName> {
+    BackendName::new(format!("{name}{H2}")).ok()
 }
 
 /// Looks again at the backends of these names.
@@ -112,5 +125,10 @@ fn build_backend(graph: &Graph, name: &BackendName) -> Option<Backend> {
         gateways::find_client_certificate(graph, &certificate)?;
         tls.as_mut()?.client_certificate.get_or_insert(certificate);
     }
-    Some(Backend { name: name.clone(), protocol, tls, endpoints: endpoints.clone() })
+    Some(Backend {
+        name: name.clone(),
+        protocol: if base.ends_with(H2) { UpstreamProtocol::H2c } else { protocol },
+        tls,
+        endpoints: endpoints.clone(),
+    })
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use understudy_conf::{
     CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls,
-    Protocol, TlsMode,
 };
 
 use crate::graph::{Graph, ListenerNode};
@@ -32,8 +31,7 @@ pub(super) fn build_gateways(graph: &Graph) -> BTreeMap<GatewayName, Arc<Gateway
 fn build_tls(listener: &ListenerNode) -> Option<ListenerTls> {
     let certificates = listener.certificates.iter().map(|certificate| certificate.name.clone()).collect();
     let client_validation = listener.clients.as_ref().map(|clients| clients.validation.clone());
-    let tls = ListenerTls { mode: TlsMode::Terminate, certificates, client_validation };
-    (listener.protocol == Protocol::Https).then_some(tls)
+    listener.tls_mode.map(|mode| ListenerTls { mode, certificates, client_validation })
 }
 
 /// The certificate of that name that some Gateway shows to backends.

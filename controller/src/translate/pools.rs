@@ -5,7 +5,7 @@ use understudy_conf::{
 };
 
 use crate::graph::{Graph, MirrorNode, PolicyNode, RefNode, RefTargetNode, RuleNode};
-use crate::translate::backends::{is_shown_certificate, with_certificate};
+use crate::translate::backends::{h2_name, is_shown_certificate, with_certificate};
 
 /// Builds a rule's pool; `None` where the rule can forward nothing, by Gateway API's meaning: every reference
 /// is invalid, or has no weight.
@@ -55,17 +55,20 @@ fn build_ref(graph: &Graph, reference: &RefNode, certificate: Option<&Certificat
 
 fn build_target(graph: &Graph, target: &RefTargetNode, certificate: Option<&CertificateName>) -> RefTarget {
     match (name_of(graph, target), target) {
-        (Some(name), _) => RefTarget::Backend(with_certificate(graph, name, certificate)),
+        (Some(name), _) => RefTarget::Backend(with_certificate(graph, &name, certificate)),
         (None, RefTargetNode::Invalid(why)) => RefTarget::Invalid(why.clone()),
-        (None, RefTargetNode::Backend(key)) => RefTarget::Invalid(format!("there is no Backend {key}")),
+        (None, RefTargetNode::Backend(key) | RefTargetNode::H2Backend(key)) => {
+            RefTarget::Invalid(format!("there is no Backend {key}"))
+        }
         (None, RefTargetNode::Service(name)) => RefTarget::Backend(name.clone()),
     }
 }
 
-fn name_of<'g>(graph: &'g Graph, target: &'g RefTargetNode) -> Option<&'g BackendName> {
+fn name_of(graph: &Graph, target: &RefTargetNode) -> Option<BackendName> {
     match target {
-        RefTargetNode::Backend(key) => graph.backends.get(key).map(|node| &node.name),
-        RefTargetNode::Service(name) => Some(name),
+        RefTargetNode::Backend(key) => graph.backends.get(key).map(|node| node.name.clone()),
+        RefTargetNode::H2Backend(key) => graph.backends.get(key).and_then(|node| h2_name(&node.name)),
+        RefTargetNode::Service(name) => Some(name.clone()),
         RefTargetNode::Invalid(_) => None,
     }
 }
@@ -75,5 +78,5 @@ pub(super) fn shows_certificate(graph: &Graph, rule: &RuleNode) -> bool {
     let refs = rule.refs().iter();
     let mirrors = rule.mirrors.iter().chain(rule.refs().iter().flat_map(|reference| &reference.mirrors));
     let mut targets = refs.map(|reference| &reference.target).chain(mirrors.map(|mirror| &mirror.target));
-    targets.any(|target| name_of(graph, target).is_some_and(|name| is_shown_certificate(graph, name)))
+    targets.any(|target| name_of(graph, target).is_some_and(|name| is_shown_certificate(graph, &name)))
 }
