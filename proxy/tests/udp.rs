@@ -149,7 +149,8 @@ async fn checked(name: &str) -> (TcpEcho, UdpEcho) {
 #[tokio::test]
 async fn an_endpoint_that_fails_its_active_check_loses_its_sessions() {
     // Checks go over TCP, to the same port unless they have their own.
-    let ((mut health, active), (_passive_health, passive)) = (checked("active").await, checked("passive").await);
+    let ((mut health, active), (_passive_health, passive)) =
+        (checked("active").await, checked("passive").await);
     let proxy = before(&active, &passive, |state| {
         change_policy(state, |policy| {
             let mut check = ActiveHealthCheck::new(ActiveProbe::Tcp(TcpProbe::default()));
