@@ -10,7 +10,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// `httproute/NAMESPACE/NAME`.
+    /// `httproute/NAMESPACE/NAME`; `grpcroute/…`, `tlsroute/…`, `tcproute/…`, `udproute/…`.
     pub name: RouteName,
     /// What is matched.
     pub kind: RouteKind,

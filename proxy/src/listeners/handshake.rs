@@ -115,7 +115,11 @@ impl Handshakes {
                 hello => hello,
             };
             let Some(config) = config else {
-                start.io.write_all(&UNRECOGNIZED_NAME).await?;
+                // Where TLS is passed through, nobody here is the other end of it: no word is said, as if there were
+                // nobody (Gateway API, conformance test TLSRouteHostnameIntersection).
+                if !passes {
+                    start.io.write_all(&UNRECOGNIZED_NAME).await?;
+                }
                 start.io.shutdown().await?;
                 return Err(HandshakeError::UnknownName(name.map(str::to_owned)));
             };
