@@ -212,7 +212,7 @@ impl Asker {
     }
 
     pub async fn receive(&self) -> String {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         let length = timeout(PATIENCE, self.socket.recv(&mut buffer)).await.expect("no answer").unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     }
