@@ -1,26 +1,29 @@
-//! Listeners that end TLS: which configuration a connection gets.
+//! Listeners of TLS: which configuration a connection gets, and whether it gets one.
 //!
 //! Purpose: find, by socket and the name in the ClientHello, what a handshake goes on with. Inputs: the gateways
 //! and certificates of a [`State`]. Outputs: a [`TlsTable`], swapped in at once; what did not change keeps its
 //! configuration, so that clients can resume their sessions. A connection keeps what it began with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring::{Ticketer, default_provider};
-use understudy_conf::{Certificate, GatewayName, Hostname, Listener, ListenerName, Protocol, State};
+use understudy_conf::{Certificate, GatewayName, Hostname, Listener, ListenerName, Protocol, State, TlsMode};
 
 use super::certificates::{CertificateChoice, load_certificate};
+use super::raw::TlsListener;
 
-/// What is offered to clients, the better one first.
+/// What is offered to clients of HTTPS, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Every socket that speaks TLS.
+/// Every socket that speaks something else than HTTP in clear text.
 #[derive(Debug, Default)]
 pub struct TlsTable {
     sockets: HashMap<SocketAddr, SocketTls>,
+    /// Sockets of which the bytes are nobody's business, unless they speak TLS, too.
+    tcp: HashSet<SocketAddr>,
     listeners: HashMap<(GatewayName, ListenerName), ListenerConfig>,
     /// What could not act, for the acknowledgement.
     pub degraded: Vec<String>,
@@ -30,20 +33,41 @@ pub struct TlsTable {
 #[derive(Debug, Clone)]
 struct ListenerConfig {
     certificates: Vec<Arc<Certificate>>,
+    /// With HTTP inside.
+    http: bool,
     config: Arc<ServerConfig>,
 }
 
-/// A listener's configuration; `None` where it has none and its clients are refused.
-type Config = Option<Arc<ServerConfig>>;
+/// What a socket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// HTTP in clear text.
+    Http,
+    /// TLS. `passes`: some of it is passed through as it came.
+    Tls { passes: bool },
+    /// Anything.
+    Tcp,
+}
+
+/// What becomes of the clients of one listener.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    /// `None` where it has none: its clients are refused, unless they are passed through.
+    pub(super) config: Option<Arc<ServerConfig>>,
+    /// `None`: HTTP is inside.
+    pub(super) raw: Option<Arc<TlsListener>>,
+}
 
 /// The listeners of one socket by the names that they serve. It is there even if none of them can be served: what
 /// was to be secret must never be spoken in clear text.
 #[derive(Debug, Default)]
 pub(super) struct SocketTls {
-    exact: HashMap<Box<str>, Config>,
+    exact: HashMap<Box<str>, Chosen>,
     /// By what stands behind `*.`.
-    wildcard: HashMap<Box<str>, Config>,
-    any: Option<Config>,
+    wildcard: HashMap<Box<str>, Chosen>,
+    any: Option<Chosen>,
+    /// Some listener passes TLS through.
+    passes: bool,
 }
 
 impl TlsTable {
@@ -52,19 +76,27 @@ impl TlsTable {
     pub fn build(state: &State, before: &Self) -> Self {
         let mut table = Self::default();
         for gateway in state.gateways.values() {
-            let https = gateway.listeners.iter().filter(|listener| listener.protocol == Protocol::Https);
-            for listener in https {
+            let of_tls = gateway.listeners.iter().filter(|listener| is_tls(listener));
+            for listener in of_tls {
                 let key = (gateway.name.clone(), listener.name.clone());
                 let known = before.listeners.get(&key);
-                let built = table.build_listener(state, &gateway.name, listener, known);
+                let raw = raw_listener(&gateway.name, listener);
+                let built = match &raw {
+                    Some(raw) if raw.passthrough => None,
+                    _ => table.build_listener(state, &gateway.name, listener, known),
+                };
                 for address in &listener.bind {
-                    let socket = table.sockets.entry(*address).or_default();
                     let config = built.as_ref().map(|built| Arc::clone(&built.config));
-                    socket.insert(listener.hostname.as_ref(), config);
+                    let chosen = Chosen { config, raw: raw.clone() };
+                    let socket = table.sockets.entry(*address).or_default();
+                    socket.insert(listener.hostname.as_ref(), chosen);
                 }
                 table.listeners.extend(built.map(|built| (key, built)));
             }
         }
+        let all = state.gateways.values().flat_map(|gateway| &gateway.listeners);
+        let of_tcp = all.filter(|listener| listener.protocol == Protocol::Tcp);
+        table.tcp = of_tcp.flat_map(|listener| listener.bind.iter().copied()).collect();
         table
     }
 
@@ -78,7 +110,8 @@ impl TlsTable {
         let names = listener.tls.iter().flat_map(|tls| &tls.certificates);
         let certificates: Vec<_> = names.filter_map(|name| state.certificates.get(name)).cloned().collect();
         let same = |known: &&ListenerConfig| {
-            known.certificates.len() == certificates.len()
+            known.http == (listener.protocol == Protocol::Https)
+                && known.certificates.len() == certificates.len()
                 && known.certificates.iter().zip(&certificates).all(|(a, b)| Arc::ptr_eq(a, b))
         };
         if let Some(known) = before.filter(same) {
@@ -102,8 +135,9 @@ impl TlsTable {
             ));
             return before.cloned();
         }
-        match build_config(CertificateChoice::new(loaded)) {
-            Ok(config) => Some(ListenerConfig { certificates, config: Arc::new(config) }),
+        let http = listener.protocol == Protocol::Https;
+        match build_config(CertificateChoice::new(loaded), http) {
+            Ok(config) => Some(ListenerConfig { certificates, http, config: Arc::new(config) }),
             Err(error) => {
                 self.degraded.push(format!("listener {} of {gateway} has no TLS: {error}", listener.name));
                 before.cloned()
@@ -115,27 +149,37 @@ impl TlsTable {
     pub(super) fn socket(&self, bound: &SocketAddr) -> Option<&SocketTls> {
         self.sockets.get(bound)
     }
+
+    /// What a socket speaks, by the address that was asked for.
+    pub(super) fn spoken(&self, bound: &SocketAddr) -> Spoken {
+        match self.sockets.get(bound) {
+            Some(tls) => Spoken::Tls { passes: tls.passes },
+            None if !self.tcp.is_empty() && self.tcp.contains(bound) => Spoken::Tcp,
+            None => Spoken::Http,
+        }
+    }
 }
 
 impl SocketTls {
     /// As in the router, the first listener keeps its hostname.
-    fn insert(&mut self, hostname: Option<&Hostname>, config: Config) {
+    fn insert(&mut self, hostname: Option<&Hostname>, chosen: Chosen) {
+        self.passes |= chosen.raw.as_ref().is_some_and(|raw| raw.passthrough);
         match hostname.map(|hostname| (hostname.as_str(), hostname.wildcard_suffix())) {
             None => {
-                self.any.get_or_insert(config);
+                self.any.get_or_insert(chosen);
             }
             Some((_, Some(suffix))) => {
-                self.wildcard.entry(suffix.into()).or_insert(config);
+                self.wildcard.entry(suffix.into()).or_insert(chosen);
             }
             Some((name, None)) => {
-                self.exact.entry(name.into()).or_insert(config);
+                self.exact.entry(name.into()).or_insert(chosen);
             }
         }
     }
 
-    /// The configuration for a name in lower case: the exact one, then the longest wildcard, then the listener
+    /// What becomes of a client that asks for a name in lower case: the exact one, then the longest wildcard, then the listener
     /// without a hostname, which also serves clients that name none.
-    pub(super) fn find(&self, name: Option<&str>) -> Option<&Arc<ServerConfig>> {
+    pub(super) fn find(&self, name: Option<&str>) -> Option<&Chosen> {
         let named = name.and_then(|name| {
             let wildcard = || {
                 let mut rest = name;
@@ -147,16 +191,29 @@ impl SocketTls {
             };
             self.exact.get(name).or_else(wildcard)
         });
-        named.or(self.any.as_ref())?.as_ref()
+        named.or(self.any.as_ref())
     }
 }
 
-fn build_config(certificates: CertificateChoice) -> Result<ServerConfig, rustls::Error> {
+fn is_tls(listener: &Listener) -> bool {
+    matches!(listener.protocol, Protocol::Https | Protocol::Tls)
+}
+
+/// What stands for a listener with anything inside; `None`: HTTP is inside.
+fn raw_listener(gateway: &GatewayName, listener: &Listener) -> Option<Arc<TlsListener>> {
+    let passthrough = listener.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
+    (listener.protocol == Protocol::Tls)
+        .then(|| Arc::new(TlsListener { gateway: gateway.clone(), name: listener.name.clone(), passthrough }))
+}
+
+fn build_config(certificates: CertificateChoice, http: bool) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
+    // What is inside of other listeners only client and endpoint know.
+    let protocols: &[&[u8]] = if http { &PROTOCOLS } else { &[] };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     // Sessions are resumed from what the client keeps, so that nothing grows here with their number.
     config.ticketer = Ticketer::new()?;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

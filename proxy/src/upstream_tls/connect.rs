@@ -37,6 +37,7 @@ impl TlsGuard {
 }
 
 /// Connects to endpoints under their TLS policies, without a request.
+#[derive(Clone)]
 pub(crate) struct TlsProber(Arc<Inner>);
 
 struct Inner {

@@ -186,7 +186,7 @@ impl UpstreamTls {
         });
         let server_name: Arc<str> = match (named, address) {
             (Some(name), _) => name.into(),
-            (None, Address::Socket(address)) => address.ip().to_string().into(),
+            (None, Address::Socket(address) | Address::Udp(address)) => address.ip().to_string().into(),
             // An address is never sent, and nothing is compared with it.
             (None, Address::Unix(_)) if !self.verifies() => IpAddr::from([127, 0, 0, 1]).to_string().into(),
             (None, Address::Unix(_)) => return None,
