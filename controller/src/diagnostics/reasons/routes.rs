@@ -75,7 +75,7 @@ pub(crate) fn no_served_listener(place: &Place, gateway: &Key, asked: bool) -> D
 pub(crate) fn kind_not_allowed_by_listeners(place: &Place, gateway: &Key, kind: Kind) -> Diagnostic {
     let protocols = match kind {
         Kind::TlsRoute => "TLS",
-        Kind::TcpRoute => "TCP",
+        Kind::TcpRoute => "TCP, or TLS with mode: Terminate",
         Kind::UdpRoute => "UDP",
         _ => "HTTP or HTTPS",
     };
