@@ -262,8 +262,21 @@ impl Edit {
             2 => vec![http, passed, tcp, udp],
             _ => vec![https, http, passed, ended, udp, tcp],
         };
-        json!({"metadata": {"labels": team}, "spec": {"gatewayClassName": "ours", "listeners": listeners},
-            "status": {"seen": self.choices[5]}})
+        let shown = json!({"clientCertificateRef": {"name": self.pick(2, &["cert", "ca", "ca"])}});
+        let asked = json!({"caCertificateRefs": [
+            {"group": "", "kind": self.pick(3, &["ConfigMap", "Secret"]), "name": "ca",
+                "namespace": self.pick(5, &["a", "a", "b"])}]});
+        let mut spec = json!({"gatewayClassName": "ours", "listeners": listeners});
+        match self.choose(1, 5) {
+            0 => spec["tls"] = json!({"backend": shown}),
+            1 => spec["tls"] = json!({"frontend": {"default": {"validation": asked}}}),
+            2 => {
+                let of_port = json!({"port": 443, "tls": {"validation": asked}});
+                spec["tls"] = json!({"backend": shown, "frontend": {"default": {}, "perPort": [of_port]}});
+            }
+            _ => {}
+        }
+        json!({"metadata": {"labels": team}, "spec": spec, "status": {"seen": self.choices[5]}})
     }
 
     fn route(&self, namespace: &str, team: Value) -> Value {

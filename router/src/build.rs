@@ -227,6 +227,11 @@ impl<'a> Builder<'a> {
                     listener: listener.name.clone(),
                     port: listener.port,
                     protocol: listener.protocol,
+                    client_demand: listener
+                        .tls
+                        .as_ref()
+                        .and_then(|tls| tls.client_demand())
+                        .map(String::into_boxed_str),
                 };
                 let hosts = known.map(|known| known.hosts.clone()).unwrap_or_default();
                 Arc::new(ListenerTable { info, hosts: self.add_to_hosts(hosts, additions) })

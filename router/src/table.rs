@@ -110,6 +110,9 @@ pub struct ListenerInfo {
     pub port: u16,
     /// What is spoken on it: HTTP or HTTPS.
     pub protocol: Protocol,
+    /// What its clients must have proved when they connected (see [`understudy_conf::ListenerTls::client_demand`]);
+    /// `None`: nothing.
+    pub client_demand: Option<Box<str>>,
 }
 
 /// The rule that a request belongs to.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::Gateway;
-use understudy_conf::GatewayName;
+use understudy_conf::{Certificate, GatewayName};
 
 use crate::addresses::{
     ClassParameters, PortMap, Transport, container_ports, foreign_service, requested_address,
@@ -16,6 +17,7 @@ use crate::addresses::{
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
+use crate::graph::gateway_tls::{bind_clients, resolve_client_certificate};
 use crate::graph::listener_tls::Certificates;
 use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 use crate::{Options, Placement};
@@ -28,6 +30,8 @@ pub(crate) struct GatewayNode {
     pub(crate) listeners: Vec<ListenerNode>,
     /// One for each listener of the spec, served or not; `None` where it says nothing that could be read.
     pub(crate) shapes: Vec<Option<ListenerShape>>,
+    /// What it shows to backends over TLS that have no certificate of their own to be shown.
+    pub(crate) client_certificate: Option<Arc<Certificate>>,
 }
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
@@ -56,8 +60,10 @@ pub(crate) fn build_gateways(
         let parameters = parameters.get(class.as_str()).copied().unwrap_or_default();
         let seats = resolve_seats(cluster, gateway, options, parameters, diagnostics);
         let Listeners { nodes: mut listeners, shapes } = build_listeners(gateway, certificates, diagnostics);
+        bind_clients(gateway, certificates, &mut listeners, diagnostics);
+        let client_certificate = resolve_client_certificate(gateway, certificates, diagnostics);
         listeners.retain_mut(|listener| sockets.bind_listener(gateway, listener, &seats, diagnostics));
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes });
+        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes, client_certificate });
     }
     nodes
 }
@@ -65,7 +71,6 @@ pub(crate) fn build_gateways(
 fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &gateway.value.spec;
     for (field, given) in [
-        ("spec.tls", spec.tls.is_some()),
         ("spec.allowedListeners", spec.allowed_listeners.is_some()),
         ("spec.defaultScope", spec.default_scope.is_some()),
         (

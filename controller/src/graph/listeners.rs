@@ -13,6 +13,7 @@ use understudy_crds::{LabelRequirement, TargetLabels};
 
 use crate::cluster::{Cluster, Object};
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::gateway_tls::ClientsNode;
 use crate::graph::listener_tls::Certificates;
 use crate::watch::{GATEWAY_API, Kind};
 
@@ -30,6 +31,8 @@ pub(crate) struct ListenerNode {
     pub(crate) tls_mode: Option<TlsMode>,
     /// What it shows to clients, if it ends TLS.
     pub(crate) certificates: Vec<Arc<Certificate>>,
+    /// What its clients must show, if anything.
+    pub(crate) clients: Option<ClientsNode>,
     /// Which routes may attach.
     pub(crate) shape: ListenerShape,
 }
@@ -166,7 +169,7 @@ fn build_shape(
         Some(From::All) => AllowedNamespaces::All,
         Some(From::Selector) => AllowedNamespaces::Selector(target_labels(namespaces?.selector.as_ref()?)),
     };
-    let served = kinds_of(&listener.protocol);
+    let served = kinds_of(listener);
     let mut kinds = served.to_vec();
     if let Some(asked) = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|asked| !asked.is_empty())
     {
@@ -192,10 +195,13 @@ fn build_shape(
     Some(ListenerShape { name, port, hostname, namespaces, kinds })
 }
 
-/// The kinds of routes that listeners of a protocol serve.
-fn kinds_of(protocol: &str) -> &'static [Kind] {
-    match protocol {
+/// The kinds of routes that a listener serves by its protocol. What is left where TLS ended is a TCP connection.
+fn kinds_of(listener: &GatewayListeners) -> &'static [Kind] {
+    match listener.protocol.as_str() {
         "HTTP" | "HTTPS" => &[Kind::HttpRoute, Kind::GrpcRoute],
+        "TLS" if listener.tls.as_ref().is_some_and(|tls| mode_of(tls) == TlsMode::Terminate) => {
+            &[Kind::TlsRoute, Kind::TcpRoute]
+        }
         "TLS" => &[Kind::TlsRoute],
         "TCP" => &[Kind::TcpRoute],
         "UDP" => &[Kind::UdpRoute],
@@ -276,7 +282,8 @@ fn build_listener(
         None => Vec::new(),
     };
     let bind = Vec::new();
-    Some(ListenerNode { name, field, port, protocol, tls_mode, certificates, hostname, bind, shape })
+    let clients = None;
+    Some(ListenerNode { name, field, port, protocol, tls_mode, certificates, clients, hostname, bind, shape })
 }
 
 fn mode_of(tls: &GatewayListenersTls) -> TlsMode {

@@ -7,6 +7,7 @@ use gateway_api::apis::experimental::gatewayclasses::GatewayClass;
 use crate::CONTROLLER_NAME;
 use crate::cluster::{Cluster, Key, Object};
 use crate::graph::gateway_class::is_ours;
+use crate::graph::gateway_tls::references_of;
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
 
@@ -35,6 +36,9 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
         for reference in listeners.filter_map(|tls| tls.certificate_refs.as_ref()).flatten() {
             let kind = reference.kind.as_deref().unwrap_or("Secret");
             add(&from, kind, reference.namespace.as_deref(), &reference.name);
+        }
+        for (kind, namespace, name) in references_of(&gateway.value) {
+            add(&from, kind, namespace, name);
         }
     }
     for backend in cluster.backends.values() {
@@ -71,6 +75,38 @@ mod tests {
     use super::*;
     use crate::Source;
     use crate::load::{Loader, Settling};
+
+    #[test]
+    fn what_the_tls_of_a_gateway_refers_to_is_asked_for() {
+        let text = format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: ours}}
+spec: {{controllerName: {CONTROLLER_NAME}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: eg, namespace: a}}
+spec:
+  gatewayClassName: ours
+  tls:
+    backend: {{clientCertificateRef: {{name: shown}}}}
+    frontend:
+      default: {{validation: {{caCertificateRefs: [{{group: '', kind: ConfigMap, name: all}}, {{group: '', kind: ConfigMap, name: not-granted, namespace: b}}]}}}}
+      perPort: [{{port: 443, tls: {{validation: {{caCertificateRefs: [{{group: core, kind: Secret, name: one}}, {{group: x, kind: Secret, name: other}}]}}}}}}]
+  listeners: [{{name: http, protocol: HTTP, port: 80}}]
+"
+        );
+        let mut loader = Loader::default();
+        loader.take_stdin(Ok(text));
+        loader.refresh(&[Source::Stdin], Settling::TakeAll);
+        let asked = referenced_contents(&loader.load().cluster);
+        let expected = [(Kind::ConfigMap, "all"), (Kind::Secret, "one"), (Kind::Secret, "shown")];
+        let expected: BTreeSet<_> =
+            expected.into_iter().map(|(kind, name)| ObjectId { kind, key: Key::new("a", name) }).collect();
+        assert_eq!(asked, expected);
+    }
 
     #[test]
     fn the_parameters_of_our_classes_are_asked_for() {

@@ -13,6 +13,7 @@ use crate::status::condition::{
     Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
 };
 use crate::status::findings::{Findings, field, is_below, sentences};
+use crate::status::gateway_tls as tls;
 use crate::status::{Desired, Inputs, ListenerReport, Report};
 use crate::watch::{Kind, ObjectId};
 
@@ -78,10 +79,12 @@ impl Builder<'_> {
                 conditions: self.listener_conditions(index, &programmed),
             });
         }
+        let mut conditions = vec![accepted, programmed];
+        conditions.extend(tls::gateway_conditions(self.gateway, self.findings, &listeners));
         Desired {
             id: ObjectId { kind: Kind::Gateway, key: key.clone() },
             generation: self.gateway.generation(),
-            report: Report::Gateway { conditions: vec![accepted, programmed], addresses, listeners },
+            report: Report::Gateway { conditions, addresses, listeners },
         }
     }
 
@@ -227,12 +230,16 @@ impl Builder<'_> {
 
     fn listener_conditions(&self, index: usize, gateway: &Condition) -> Vec<Condition> {
         let prefix = format!("spec.listeners[{index}]");
+        let clients = tls::clients_field(&self.gateway.value, index);
+        let is_about = |finding: &&Diagnostic| {
+            is_below(finding, &prefix) || clients.as_ref().is_some_and(|field| is_below(finding, field))
+        };
         let about: Vec<&Diagnostic> = self
             .findings
             .of(&self.gateway.label)
             .iter()
             .copied()
-            .filter(|finding| is_below(finding, &prefix))
+            .filter(is_about)
             // That a protocol is not served is no error in `check`, where it is said for the whole Gateway.
             .filter(|finding| finding.is_error() || finding.reason == Reason::UnsupportedProtocol)
             .collect();
@@ -240,15 +247,21 @@ impl Builder<'_> {
             about.iter().copied().filter(|finding| reasons.contains(&finding.reason)).collect()
         };
         let conflicts = of(&[Reason::HostnameConflict, Reason::ProtocolConflict]);
-        let references =
-            of(&[Reason::InvalidRouteKinds, Reason::RefNotPermitted, Reason::InvalidCertificateRef]);
+        let references = of(&[
+            Reason::InvalidRouteKinds,
+            Reason::RefNotPermitted,
+            Reason::InvalidCertificateRef,
+            Reason::InvalidCACertificateRef,
+            Reason::InvalidCACertificateKind,
+        ]);
         let refused: Vec<_> = about
             .iter()
             .copied()
             .filter(|finding| !references.iter().any(|reference| std::ptr::eq(*reference, *finding)))
             .collect();
         let is_served = self.is_served(index);
-        vec![
+        let overlapping = tls::overlapping(&self.gateway.value, index);
+        let own = vec![
             match refused.first() {
                 Some(first) => not_accepted(first.reason.as_str(), sentences(&refused)),
                 None => accepted("The listener is accepted."),
@@ -283,7 +296,8 @@ impl Builder<'_> {
                     not_programmed("Invalid", "The listener is not served; see its other conditions.")
                 }
             },
-        ]
+        ];
+        own.into_iter().chain(overlapping).collect()
     }
 }
 

@@ -15,6 +15,7 @@ mod doubts;
 mod findings;
 mod gateway;
 mod gateway_class;
+mod gateway_tls;
 mod merge;
 mod pace;
 mod policies;

@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::raw::{Hello, RawApp, RawStream};
-use super::tls::{Chosen, Spoken, TlsTable};
+use super::tls::{Chosen, Spoken, Terms, TlsTable};
 
 /// A handshake that takes longer is given up.
 pub(super) const HANDSHAKE_BOUND: Duration = Duration::from_secs(10);
@@ -48,6 +48,8 @@ pub(super) struct Secured {
     pub(super) stream: TlsStream<TcpStream>,
     /// What was read already, in clear text.
     pub(super) ahead: Vec<u8>,
+    /// What it was made under.
+    pub(super) terms: Arc<Terms>,
 }
 
 /// A connection whose ClientHello was read.
@@ -106,7 +108,7 @@ impl Handshakes {
             let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
             let name = name.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
             let chosen = self.table.load().socket(bound).and_then(|socket| socket.find(name)).cloned();
-            let Chosen { config, raw } = chosen.unwrap_or(Chosen { config: None, raw: None });
+            let Chosen { terms, raw } = chosen.unwrap_or(Chosen { terms: None, raw: None });
             let hello = raw.map(|listener| Hello { listener, server_name: name.map(Into::into) });
             let hello = match hello {
                 Some(hello) if hello.listener.passthrough && !kept.is_empty() => {
@@ -114,7 +116,7 @@ impl Handshakes {
                 }
                 hello => hello,
             };
-            let Some(config) = config else {
+            let Some(terms) = terms else {
                 // Where TLS is passed through, nobody here is the other end of it: no word is said, as if there were
                 // nobody (Gateway API, conformance test TLSRouteHostnameIntersection).
                 if !passes {
@@ -123,7 +125,7 @@ impl Handshakes {
                 start.io.shutdown().await?;
                 return Err(HandshakeError::UnknownName(name.map(str::to_owned)));
             };
-            let mut stream = start.into_stream(config).await?;
+            let mut stream = start.into_stream(Arc::clone(&terms.config)).await?;
             if let Some(hello) = hello {
                 return Ok(Opened::Raw(RawStream::Tls(Box::new(stream)), Vec::new(), hello));
             }
@@ -133,7 +135,7 @@ impl Handshakes {
                 ahead.resize(PREFACE_BYTES, 0);
                 stream.read_exact(&mut ahead).await?;
             }
-            Ok(Opened::Http(Secured { stream, ahead }))
+            Ok(Opened::Http(Secured { stream, ahead, terms }))
         })
         .await
         .unwrap_or(Err(HandshakeError::TooSlow(self.bound)))
@@ -170,21 +172,28 @@ async fn read_hello(mut socket: TcpStream) -> io::Result<(StartHandshake<TcpStre
 
 /// What requests are to know of the connection.
 ///
-/// Clients are not asked for certificates, so the field for their organization is free. It carries the name in the
-/// ClientHello, since Pingora lets nobody else fill the digest's extension; [`server_name`] reads it.
-pub(super) fn digest(connection: &ServerConnection) -> SslDigest {
+/// Pingora lets nobody else fill the digest's extension, so two fields about the client's certificate, of which nothing
+/// else is wanted, carry other things: that for its organization the name in the ClientHello ([`server_name`] reads it),
+/// that for its serial number what the client has proved ([`proven_demand`]).
+pub(super) fn digest(connection: &ServerConnection, terms: &Terms) -> SslDigest {
     let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     let version = Cow::Borrowed(match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "TLSv1.3",
     });
     let name = connection.server_name().map(str::to_owned);
-    SslDigest::new(cipher.map_or(Cow::Borrowed(""), Cow::Borrowed), version, name, None, Vec::new())
+    let cipher = cipher.map_or(Cow::Borrowed(""), Cow::Borrowed);
+    SslDigest::new(cipher, version, name, terms.demand.clone(), Vec::new())
 }
 
 /// The name in the ClientHello of a connection.
 pub(crate) fn server_name(digest: &SslDigest) -> Option<&str> {
     digest.organization.as_deref()
+}
+
+/// What the client of a connection has proved.
+pub(crate) fn proven_demand(digest: &SslDigest) -> Option<&str> {
+    digest.serial_number.as_deref()
 }
 
 /// What both sides agreed on.

@@ -11,6 +11,7 @@
 mod accept;
 mod bind;
 mod certificates;
+mod clients;
 mod connection;
 mod handshake;
 pub(crate) mod raw;
@@ -35,7 +36,7 @@ use tokio::task::JoinHandle;
 
 pub use bind::BindError;
 pub(crate) use bind::{bind_datagrams, lead_to_successor};
-pub(crate) use handshake::server_name;
+pub(crate) use handshake::{proven_demand, server_name};
 pub use tls::TlsTable;
 
 use crate::workers::Workers;

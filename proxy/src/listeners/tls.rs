@@ -10,9 +10,14 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring::{Ticketer, default_provider};
-use understudy_conf::{Certificate, GatewayName, Hostname, Listener, ListenerName, Protocol, State, TlsMode};
+use rustls::server::danger::ClientCertVerifier;
+use understudy_conf::{
+    CaBundle, Certificate, ClientValidationMode, GatewayName, Hostname, Listener, ListenerName, Protocol,
+    State, TlsMode,
+};
 
 use super::certificates::{CertificateChoice, load_certificate};
+use super::clients::build_verifier;
 use super::raw::TlsListener;
 
 /// What is offered to clients of HTTPS, the better one first.
@@ -35,7 +40,8 @@ struct ListenerConfig {
     certificates: Vec<Arc<Certificate>>,
     /// With HTTP inside.
     http: bool,
-    config: Arc<ServerConfig>,
+    authorities: Option<Authorities>,
+    terms: Arc<Terms>,
 }
 
 /// What a socket speaks.
@@ -53,9 +59,41 @@ pub(super) enum Spoken {
 #[derive(Debug, Clone)]
 pub(super) struct Chosen {
     /// `None` where it has none: its clients are refused, unless they are passed through.
-    pub(super) config: Option<Arc<ServerConfig>>,
+    pub(super) terms: Option<Arc<Terms>>,
     /// `None`: HTTP is inside.
     pub(super) raw: Option<Arc<TlsListener>>,
+}
+
+/// What clients' certificates are verified by.
+#[derive(Debug, Clone)]
+struct Authorities {
+    bundles: Vec<Arc<CaBundle>>,
+    mode: ClientValidationMode,
+}
+
+impl Authorities {
+    fn of(state: &State, listener: &Listener) -> Option<Self> {
+        let validation = listener.tls.as_ref()?.client_validation.as_ref()?;
+        let bundles = validation.bundles.iter().filter_map(|name| state.ca_bundles.get(name)).cloned();
+        Some(Self { bundles: bundles.collect(), mode: validation.mode })
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.mode == other.mode && are_same(&self.bundles, &other.bundles)
+    }
+}
+
+fn are_same<T>(some: &[Arc<T>], others: &[Arc<T>]) -> bool {
+    some.len() == others.len() && some.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// What a handshake goes on with.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) config: Arc<ServerConfig>,
+    /// What a client has proved that got through the handshake, if anything (see
+    /// [`understudy_conf::ListenerTls::client_demand`]).
+    pub(super) demand: Option<String>,
 }
 
 /// The listeners of one socket by the names that they serve. It is there even if none of them can be served: what
@@ -71,7 +109,9 @@ pub(super) struct SocketTls {
 }
 
 impl TlsTable {
-    /// Builds the table of a state. A listener whose certificates cannot be loaded keeps those that it had.
+    /// Builds the table of a state. A listener whose certificates cannot be loaded keeps those that it had, as long as it
+    /// asks the same of clients as before. What is asked is never less than what the state says: a listener whose clients
+    /// cannot be verified has none.
     #[must_use]
     pub fn build(state: &State, before: &Self) -> Self {
         let mut table = Self::default();
@@ -86,8 +126,8 @@ impl TlsTable {
                     _ => table.build_listener(state, &gateway.name, listener, known),
                 };
                 for address in &listener.bind {
-                    let config = built.as_ref().map(|built| Arc::clone(&built.config));
-                    let chosen = Chosen { config, raw: raw.clone() };
+                    let terms = built.as_ref().map(|built| Arc::clone(&built.terms));
+                    let chosen = Chosen { terms, raw: raw.clone() };
                     let socket = table.sockets.entry(*address).or_default();
                     socket.insert(listener.hostname.as_ref(), chosen);
                 }
@@ -109,14 +149,30 @@ impl TlsTable {
     ) -> Option<ListenerConfig> {
         let names = listener.tls.iter().flat_map(|tls| &tls.certificates);
         let certificates: Vec<_> = names.filter_map(|name| state.certificates.get(name)).cloned().collect();
-        let same = |known: &&ListenerConfig| {
-            known.http == (listener.protocol == Protocol::Https)
-                && known.certificates.len() == certificates.len()
-                && known.certificates.iter().zip(&certificates).all(|(a, b)| Arc::ptr_eq(a, b))
+        let authorities = Authorities::of(state, listener);
+        let http = listener.protocol == Protocol::Https;
+        let asks_the_same = |known: &&ListenerConfig| match (&known.authorities, &authorities) {
+            _ if known.http != http => false,
+            (None, None) => true,
+            (Some(known), Some(now)) => known.is_same(now),
+            _ => false,
         };
-        if let Some(known) = before.filter(same) {
+        let before = before.filter(asks_the_same);
+        if let Some(known) = before.filter(|known| are_same(&known.certificates, &certificates)) {
             return Some(known.clone());
         }
+        let clients =
+            authorities.as_ref().map(|known| build_verifier(&known.bundles, known.mode)).transpose();
+        let clients = match clients {
+            Ok(clients) => clients,
+            Err(error) => {
+                self.degraded.push(format!(
+                    "listener {} of {gateway} cannot verify its clients, so it refuses them: {error}",
+                    listener.name
+                ));
+                return None;
+            }
+        };
         let mut loaded = Vec::new();
         for certificate in &certificates {
             match load_certificate(certificate) {
@@ -135,9 +191,12 @@ impl TlsTable {
             ));
             return before.cloned();
         }
-        let http = listener.protocol == Protocol::Https;
-        match build_config(CertificateChoice::new(loaded), http) {
-            Ok(config) => Some(ListenerConfig { certificates, http, config: Arc::new(config) }),
+        match build_config(CertificateChoice::new(loaded), clients, http) {
+            Ok(config) => {
+                let demand = listener.tls.as_ref().and_then(|tls| tls.client_demand());
+                let terms = Arc::new(Terms { config: Arc::new(config), demand });
+                Some(ListenerConfig { certificates, http, authorities, terms })
+            }
             Err(error) => {
                 self.degraded.push(format!("listener {} of {gateway} has no TLS: {error}", listener.name));
                 before.cloned()
@@ -206,15 +265,23 @@ fn raw_listener(gateway: &GatewayName, listener: &Listener) -> Option<Arc<TlsLis
         .then(|| Arc::new(TlsListener { gateway: gateway.clone(), name: listener.name.clone(), passthrough }))
 }
 
-fn build_config(certificates: CertificateChoice, http: bool) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
+fn build_config(
+    certificates: CertificateChoice,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    http: bool,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(certificates));
     // What is inside of other listeners only client and endpoint know.
     let protocols: &[&[u8]] = if http { &PROTOCOLS } else { &[] };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    // Sessions are resumed from what the client keeps, so that nothing grows here with their number.
+    // Sessions are resumed from what the client keeps, so that nothing grows here with their number. Each configuration
+    // has keys of its own: what was agreed on under one, a client's certificate included, is nothing under another.
     config.ticketer = Ticketer::new()?;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 1;

@@ -138,7 +138,12 @@ impl ProxyHttp for Service {
                     }
                 }
             }
-            Found::Reply(reply) => self.answer(session, ctx, reply).await?,
+            Found::Reply(reply) => {
+                if reply == Reply::RECONNECT {
+                    session.set_keepalive(None);
+                }
+                self.answer(session, ctx, reply).await?;
+            }
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
             Found::Preflight => self.preflight(session, ctx).await?,
         }
@@ -177,12 +182,12 @@ impl ProxyHttp for Service {
         &self,
         _session: &mut Session,
         reused: bool,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         socket: RawFd,
         digest: Option<&Digest>,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        self.connected(ctx, reused, socket, digest)
+        self.connected(ctx, (reused, peer), socket, digest).await
     }
 
     async fn upstream_request_filter(

@@ -4,7 +4,7 @@ use super::suggest;
 use crate::cluster::{Key, Refused};
 use crate::diagnostics::{Diagnostic, Place, Reason};
 use crate::graph::{Referrer, Unusable};
-use crate::watch::Kind;
+use crate::watch::{Kind, ObjectId};
 
 pub(crate) fn no_parents(place: &Place) -> Diagnostic {
     place.error(
@@ -75,7 +75,7 @@ pub(crate) fn no_served_listener(place: &Place, gateway: &Key, asked: bool) -> D
 pub(crate) fn kind_not_allowed_by_listeners(place: &Place, gateway: &Key, kind: Kind) -> Diagnostic {
     let protocols = match kind {
         Kind::TlsRoute => "TLS",
-        Kind::TcpRoute => "TCP",
+        Kind::TcpRoute => "TCP, or TLS with mode: Terminate",
         Kind::UdpRoute => "UDP",
         _ => "HTTP or HTTPS",
     };
@@ -127,6 +127,16 @@ pub(crate) fn no_backend_refs(place: &Place, kind: Kind) -> Diagnostic {
         _ => ("the rule refers to nothing, so its connections are closed", "Add backendRefs."),
     };
     place.warning(Reason::BackendNotFound, message, remedy)
+}
+
+pub(crate) fn idle_on_listener(place: &Place, gateway: &Key, listener: &str, owner: &ObjectId) -> Diagnostic {
+    place.warning(
+        Reason::NoEffect,
+        format!(
+            "nothing reaches them from listener {listener} of Gateway {gateway}: {owner} is older, or first by name"
+        ),
+        "Give the route a listener of its own, or remove one of the two.",
+    )
 }
 
 pub(crate) fn host_taken(place: &Place, gateway: &Key, other: &str) -> Diagnostic {
