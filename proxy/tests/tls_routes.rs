@@ -23,12 +23,16 @@ use understudy_testbed::TcpEcho;
 const WILD: &str = "*.example.com";
 
 fn passthrough() -> ListenerTls {
-    ListenerTls { mode: TlsMode::Passthrough, certificates: Vec::new() }
+    ListenerTls { mode: TlsMode::Passthrough, certificates: Vec::new(), client_validation: None }
 }
 
 fn terminate(state: &mut State, certificate: &Certificate) -> ListenerTls {
     put(state, certificate);
-    ListenerTls { mode: TlsMode::Terminate, certificates: vec![certificate.name.clone()] }
+    ListenerTls {
+        mode: TlsMode::Terminate,
+        certificates: vec![certificate.name.clone()],
+        client_validation: None,
+    }
 }
 
 /// An endpoint that ends TLS itself.
