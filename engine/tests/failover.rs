@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Answer, Mode, POST, World, no_retry, reference, spec, task};
+use common::{Answer, Mode, POST, World, no_retry, port_at, reference, spec, task};
 use understudy_conf::{GatewayDuration, Health, PassiveHealthCheck, Percent};
-use understudy_engine::{EventKind, Failure};
+use understudy_engine::{EventKind, Exchange, Failure, Pool};
 
 const PRIMARY: u16 = 1;
 const FALLBACK: u16 = 9;
@@ -522,4 +522,29 @@ fn without_a_fallback_an_invalid_references_share_is_500_and_an_empty_ones_503()
         let alone = world.pool(spec("b", Some(task()), vec![bad]));
         assert_eq!(world.request(&alone), Answer::NoEndpoint(expected));
     }
+}
+
+#[test]
+fn whoever_sends_for_long_is_told_when_its_endpoint_serves_no_more() {
+    let mut world = World::new();
+    let pool = world.pool(spec("pool", Some(task()), vec![reference(0, 1, &[1]), reference(1, 1, &[2])]));
+    let begin = |world: &mut World, pool: &Arc<Pool>| {
+        let mut exchange = Exchange::begin(pool.clone(), world.now);
+        let choice = exchange.choose(POST, world.now, &mut world.rng).unwrap();
+        (exchange, port_at(pool, choice))
+    };
+    let (session, port) = begin(&mut world, &pool);
+    assert!((port, session.still_serves(world.now)) == (1, true));
+    // Another one finds out that it is dead.
+    world.set(1, Mode::Refuses);
+    assert_eq!(world.request(&pool), Answer::Ok(2));
+    assert!(!session.still_serves(world.now));
+    let (session, port) = begin(&mut world, &pool);
+    assert!((port, session.still_serves(world.now)) == (2, true));
+    // Where nothing else serves, it is as good as any.
+    world.set(2, Mode::Refuses);
+    world.request(&pool);
+    assert!(session.still_serves(world.now));
+    let _rebuilt = world.pool(spec("pool", Some(task()), vec![reference(0, 1, &[1])]));
+    assert!(!session.still_serves(world.now), "it has left");
 }

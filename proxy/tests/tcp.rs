@@ -3,6 +3,7 @@
 
 mod common;
 mod l4;
+mod pki;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use std::time::Duration;
 
 use common::{PATIENCE, Proxy, all, eventually, free_address, millis, no_retry};
 use l4::{change_policy, converse, listen, names, pair, refs, route, state, tcp};
+use pki::{Authority, trust};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::{Instant, timeout};
 use understudy_conf::{
-    Action, ConsistentHash, HashKey, LoadBalancer, PoolRef, Protocol, RefTarget, RouteKind, State,
+    Action, BackendTls, ConsistentHash, HashKey, LoadBalancer, PoolRef, Protocol, RefTarget, RouteKind,
+    State, UpstreamProtocol,
 };
 use understudy_proxy::access_log::LogDestination;
 use understudy_testbed::TcpEcho;
@@ -434,4 +437,53 @@ async fn what_one_route_learns_of_an_endpoint_every_route_knows() {
     let proxy = start(&state).await;
     assert_eq!(names(proxy.address, 1).await, ["-"]);
     assert_eq!(names(other, 1).await, ["passive"]);
+}
+
+/// A proxy before a primary under a TLS policy and a fallback in clear text, whose certificates are of these authorities.
+async fn before_tls(trusted: &Authority, used: &Authority, passive: &TcpEcho) -> (TcpEcho, Proxy) {
+    let active = TcpEcho::start_with("active", Some(used.sign(&["127.0.0.1"]).server())).await.unwrap();
+    let mut state = tcp(free_address(), active.address(), passive.address());
+    let policy = BackendTls::new(trust(&mut state, "authority", &[trusted]));
+    let backend = state.backends.get_mut(&*format!("backend/default/{}", active.address())).unwrap();
+    Arc::make_mut(backend).tls = Some(policy);
+    let proxy = start(&state).await;
+    (active, proxy)
+}
+
+#[tokio::test]
+async fn an_endpoint_under_a_tls_policy_is_spoken_to_over_tls() {
+    let (authority, passive) = (Authority::new("good"), passive().await);
+    let (mut active, proxy) = before_tls(&authority, &authority, &passive).await;
+    let mut conversation = converse(proxy.address).await.unwrap();
+    assert_eq!(conversation.name, "active");
+    conversation.echo(&[b'x'; 100_000]).await.unwrap();
+    assert_eq!(conversation.leave().await.unwrap(), "bye\n");
+    active.kill().await;
+    assert_eq!(names(proxy.address, 3).await, all("passive", 3));
+}
+
+#[tokio::test]
+async fn t2_a_connection_never_moves_to_a_less_protected_endpoint_after_a_certificate_that_failed() {
+    let (good, bad, passive) = (Authority::new("good"), Authority::new("bad"), passive().await);
+    let (_active, proxy) = before_tls(&good, &bad, &passive).await;
+    // The next one never met the endpoint whose certificate failed.
+    assert_eq!(names(proxy.address, 3).await, ["-", "passive", "passive"]);
+}
+
+#[tokio::test]
+async fn a_connection_to_an_endpoint_of_http_2_takes_the_room_of_one_connection() {
+    let (active, passive) = (active().await, passive().await);
+    let proxy = before(&active, &passive, |state| {
+        change_policy(state, |policy| {
+            policy.circuit_breaker.max_connections = 1;
+            policy.circuit_breaker.max_pending_requests = 0;
+        });
+        for backend in state.backends.values_mut() {
+            Arc::make_mut(backend).protocol = UpstreamProtocol::H2c;
+        }
+    })
+    .await;
+    let first = converse(proxy.address).await.unwrap();
+    let second = converse(proxy.address).await.unwrap();
+    assert_eq!((first.name.as_str(), second.name.as_str()), ("active", "passive"));
 }

@@ -183,6 +183,18 @@ async fn an_endpoint_that_leaves_the_pool_loses_its_sessions() {
     Arc::make_mut(primary).endpoints[0] = Endpoint::at(passive.address().into());
     proxy.publish(&state).await;
     assert_eq!(client.ask("b").await, "passive:b");
+    // All of them at once, too.
+    let other = UdpEcho::start("other").await.unwrap();
+    for backend in state.backends.values_mut() {
+        Arc::make_mut(backend).endpoints[0] = Endpoint::at(other.address().into());
+    }
+    proxy.publish(&state).await;
+    assert_eq!(client.ask("c").await, "other:c");
+    state.routes.clear();
+    proxy.publish(&state).await;
+    client.send("d").await;
+    eventually("the end of the session", || async { sessions(&proxy).await == 0 }).await;
+    assert_eq!(other.senders().len(), 1);
 }
 
 #[tokio::test]

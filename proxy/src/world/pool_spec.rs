@@ -246,10 +246,14 @@ impl<'a> SpecBuilder<'a> {
             panic_threshold: policy.panic_threshold,
             retry,
             circuit_breaker: policy.circuit_breaker.clone(),
-            streams_per_connection: policy
-                .http2
-                .max_concurrent_streams
-                .min(policy.circuit_breaker.max_requests_per_connection.unwrap_or(u32::MAX)),
+            streams_per_connection: match rule.kind {
+                RouteKind::Http | RouteKind::Grpc => policy
+                    .http2
+                    .max_concurrent_streams
+                    .min(policy.circuit_breaker.max_requests_per_connection.unwrap_or(u32::MAX)),
+                // Whatever is inside, a connection carries itself.
+                RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => 1,
+            },
             load_balancer: policy.load_balancer.clone(),
             slow_start: policy.slow_start,
             refs: pool.refs.iter().map(|reference| source.ref_spec(reference)).collect(),

@@ -18,7 +18,9 @@ use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
-use understudy_engine::{Address, ConnectFailure, Exchange, Failure, GiveUp, Instant, Next};
+use understudy_engine::{
+    Address, ConnectFailure, Exchange, Failure, GiveUp, Instant, Next, NoEndpoint, Pool,
+};
 
 use super::sessions::Datagram;
 use super::socket::{Client, ListenSocket};
@@ -59,6 +61,8 @@ pub(super) struct Session {
     unanswered: Option<Vec<u8>>,
     /// The endpoint has shown that it serves.
     is_proven: bool,
+    /// The newest pool that is known to have the current endpoint.
+    seen: Arc<Pool>,
     /// From when silence shows that.
     proof_at: Instant,
     idle_at: Instant,
@@ -73,6 +77,7 @@ impl Session {
         let idle = limit_of(way.table.limits.connection_idle).map_or(IDLE, |limit| limit.min(IDLE));
         Self {
             exchange: Exchange::begin(way.table.pool.clone(), begun),
+            seen: way.table.pool.clone(),
             streams,
             way,
             listener,
@@ -143,12 +148,30 @@ impl Session {
     /// A datagram of the client goes to its endpoint, or to another one if that serves no more.
     async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Unreached> {
         self.touch();
-        if self.upstream.is_some() && !self.exchange.still_serves(self.streams.clock.now()) {
+        let Some(newest) = self.streams.rule_of_udp(&self.listener.bound) else {
+            return Err(Unreached { cause: "no route".to_owned(), ..NoEndpoint::Invalid.into() });
+        };
+        if self.upstream.is_some() && (self.is_without(&newest) || !self.serves()) {
             self.begin_anew();
         }
         self.received += bytes.len() as u64;
         self.unanswered = Some(bytes);
         self.send_unanswered().await
+    }
+
+    /// Whether the newest rule knows the current endpoint no more. A pool that was seen before is not searched again.
+    fn is_without(&mut self, newest: &Forwarding) -> bool {
+        let pool = &newest.table.pool;
+        if Arc::ptr_eq(pool, &self.seen) {
+            return false;
+        }
+        self.seen = pool.clone();
+        let Some((current, _)) = self.exchange.current() else { return false };
+        !pool.members().iter().any(|member| member.spec.identity == current.spec.identity)
+    }
+
+    fn serves(&self) -> bool {
+        self.exchange.still_serves(self.streams.clock.now())
     }
 
     async fn send_unanswered(&mut self) -> Result<(), Unreached> {
@@ -283,6 +306,7 @@ impl Session {
         if let Some(way) = self.streams.rule_of_udp(&self.listener.bound) {
             self.way = way;
         }
+        self.seen = self.way.table.pool.clone();
         let now = self.streams.clock.now();
         self.exchange = Exchange::begin(self.way.table.pool.clone(), now);
         self.upstream = None;
