@@ -16,6 +16,7 @@ use gateway_api::apis::experimental::referencegrants::ReferenceGrant;
 use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
@@ -222,6 +223,8 @@ pub(crate) struct Cluster {
     pub(crate) secrets: Objects<Secret>,
     pub(crate) config_maps: Objects<ConfigMap>,
     pub(crate) nodes: Objects<ClusterNode>,
+    /// The ranges of the Services' own addresses; none where the cluster does not tell.
+    pub(crate) service_cidrs: Objects<ServiceCIDR>,
     /// Objects that are there and could not be read.
     pub(crate) refused: Arc<BTreeMap<ObjectId, Refused>>,
 }
@@ -299,6 +302,7 @@ maps! {
     Secret: secrets,
     ConfigMap: config_maps,
     Node: nodes,
+    ServiceCidr: service_cidrs,
 }
 
 impl Cluster {

@@ -64,6 +64,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         (2, Kind::Secret),
         (2, Kind::ConfigMap),
         (1, Kind::Node),
+        (1, Kind::ServiceCidr),
     ];
     let kind = prop::sample::select(
         kinds.iter().flat_map(|(weight, kind)| vec![*kind; *weight]).collect::<Vec<_>>(),
@@ -113,7 +114,7 @@ impl Edit {
 
     fn key(&self) -> Key {
         let namespace = match self.kind {
-            Kind::GatewayClass | Kind::Namespace | Kind::Node => "",
+            Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::ServiceCidr => "",
             // One Gateway's namespace is enough.
             Kind::Gateway | Kind::Secret => "a",
             Kind::Service if self.gateway_of_service().is_some() => "a",
@@ -124,7 +125,7 @@ impl Edit {
             Kind::GatewayClass => "ours".to_owned(),
             Kind::Namespace => self.pick(0, &["a", "b"]).to_owned(),
             Kind::Secret => self.pick(0, &["cert", "ca"]).to_owned(),
-            Kind::ConfigMap => "ca".to_owned(),
+            Kind::ConfigMap => self.pick(2, &["ca", "ca", "parameters"]).to_owned(),
             Kind::Gateway | Kind::BackendTlsPolicy => format!("x{}", self.name % 2),
             Kind::Service => match self.gateway_of_service() {
                 Some(gateway) => format!("understudy-{gateway}"),
@@ -216,8 +217,14 @@ impl Edit {
                 let chain = if self.choose(1, 4) == 0 { "YQ==" } else { chain };
                 json!({"type": "kubernetes.io/tls", "data": {"tls.crt": chain, "tls.key": key, "ca.crt": chain}})
             }
+            Kind::ConfigMap if self.pick(2, &[false, false, true]) => {
+                json!({"data": {"serviceType": self.pick(1, &["LoadBalancer", "ClusterIP", "NodePort", "none"])}})
+            }
             Kind::ConfigMap => {
                 json!({"data": {"ca.crt": if self.choose(1, 4) == 0 { "none" } else { &PAIR.2 }}})
+            }
+            Kind::ServiceCidr => {
+                json!({"spec": {"cidrs": [self.pick(0, &["10.96.0.0/16", "10.97.0.0/16"])]}})
             }
             Kind::Node => json!({"status": {"addresses": [
                 {"type": "InternalIP", "address": format!("192.0.2.{}", self.choose(0, 4))}]}}),
@@ -239,8 +246,13 @@ impl Edit {
         let http = json!({"name": "h", "protocol": "HTTP", "port": self.pick(2, &[80, 81]),
             "hostname": self.pick(3, &["", "*.example"]), "allowedRoutes": {"namespaces": from}});
         let listeners = if self.choose(4, 2) == 0 { vec![http] } else { vec![http, https] };
-        json!({"metadata": {"labels": team}, "spec": {"gatewayClassName": "ours", "listeners": listeners},
-            "status": {"seen": self.choices[5]}})
+        let addresses = self.pick(1, &[json!([]), json!([]), json!([{"value": "10.96.0.1"}])]);
+        let mut spec = json!({"gatewayClassName": "ours", "listeners": listeners, "addresses": addresses});
+        if self.choose(3, 4) == 0 {
+            spec["infrastructure"] =
+                json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "parameters"}});
+        }
+        json!({"metadata": {"labels": team}, "spec": spec, "status": {"seen": self.choices[5]}})
     }
 
     fn route(&self, namespace: &str, team: Value) -> Value {

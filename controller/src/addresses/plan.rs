@@ -3,6 +3,7 @@
 //! Inputs: the cluster as it was watched, what was written since, the pods that serve. Outputs: the differences. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::Gateway;
@@ -18,7 +19,9 @@ use crate::addresses::peers::Peers;
 use crate::addresses::ports::{Claim, HeldPorts, PortMap, allocate, is_ours, listener_ports, ports_of};
 use crate::addresses::service::build_service;
 use crate::addresses::slices::{SLICE_MANAGED_BY, build_slices};
-use crate::addresses::{ClassParameters, requested_address, resolve_parameters};
+use crate::addresses::{
+    ClassParameters, RequestedAddresses, requested_addresses, resolve_gateway_parameters, resolve_parameters,
+};
 use crate::cluster::{Cluster, Key, Object};
 use crate::graph::{Graph, is_our_class};
 use crate::watch::{Kind, ObjectId};
@@ -115,9 +118,9 @@ pub(crate) struct Plan {
 struct Wish<'a> {
     gateway: &'a Object<Gateway>,
     service: Key,
-    parameters: ClassParameters,
-    /// Its Service stays as it is: the class's parameters or the Gateway's addresses cannot be understood.
-    left_alone: bool,
+    /// What its Service should be; `None` where that stays as it is: parameters cannot be understood, or addresses not
+    /// be had.
+    asked: Option<(ClassParameters, RequestedAddresses)>,
 }
 
 /// Compares what should stand in the cluster with what does.
@@ -136,11 +139,17 @@ pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Wr
     for wish in &wishes {
         let current = present.service(&wish.service);
         let ports = ports.get(&wish.gateway.key).cloned().unwrap_or_default();
-        if !ports.is_empty() && !wish.left_alone {
-            let address = requested_address(&wish.gateway.value, wish.parameters.service_type).ok().flatten();
-            let service = stamped(build_service(wish.gateway, wish.parameters, address, &ports));
-            if differs(&service, current) {
-                plan.changes.push(Change::ApplyService(Box::new(service)));
+        if let Some((parameters, addresses)) = wish.asked.filter(|_| !ports.is_empty()) {
+            let service = stamped(build_service(wish.gateway, parameters, addresses, &ports));
+            match current.filter(|current| has_another_cluster_ip(current, addresses)) {
+                Some(current) => plan.changes.push(Change::DeleteService {
+                    key: wish.service.clone(),
+                    uid: current.metadata.uid.clone(),
+                }),
+                None if differs(&service, current) => {
+                    plan.changes.push(Change::ApplyService(Box::new(service)));
+                }
+                None => {}
             }
         }
         // They follow the Service as it is: a port of theirs must not lead where nobody listens yet.
@@ -163,16 +172,28 @@ fn wishes<'a>(cluster: &'a Cluster, graph: &Graph) -> Vec<Wish<'a>> {
         .filter(|gateway| gateway.value.metadata.deletion_timestamp.is_none())
         .filter_map(|gateway| {
             let class = cluster.gateway_classes.get(&Key::new("", &gateway.value.spec.gateway_class_name))?;
-            let parameters = resolve_parameters(cluster, class);
-            let found = parameters.as_ref().copied().unwrap_or_default();
-            let unusable = requested_address(&gateway.value, found.service_type).is_err();
             let service = Key::new(&gateway.key.namespace, &service_name(&gateway.key.name));
-            let left_alone = parameters.is_err() || unusable;
-            Some(Wish { gateway, service, parameters: found, left_alone })
+            let of_class = resolve_parameters(cluster, class).ok();
+            let parameters =
+                of_class.and_then(|of_class| resolve_gateway_parameters(cluster, gateway, of_class).ok());
+            let asked = parameters.and_then(|parameters| {
+                let addresses = requested_addresses(cluster, gateway, parameters.service_type).ok()?;
+                Some((parameters, addresses))
+            });
+            Some(Wish { gateway, service, asked })
         })
         .collect();
     wishes.sort_by(|a, b| a.gateway.seniority().cmp(&b.gateway.seniority()));
     wishes
+}
+
+/// Whether a Service has another cluster IP than is asked for. That one can never change, so the Service is made anew;
+/// not, where the API server may refuse the new one.
+fn has_another_cluster_ip(current: &Service, asked: RequestedAddresses) -> bool {
+    let Some(wanted) = asked.cluster.filter(|_| asked.cluster_is_sure) else { return false };
+    let spec = current.spec.as_ref();
+    let present = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
+    present.is_some_and(|present| present != wanted)
 }
 
 /// Of Gateways whose Services would have one name, the first keeps it.

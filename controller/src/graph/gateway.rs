@@ -10,7 +10,8 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::GatewayName;
 
 use crate::addresses::{
-    ClassParameters, container_ports, foreign_service, requested_address, resolve_parameters,
+    ClassParameters, GATEWAY_PARAMETERS, container_ports, foreign_service, requested_addresses,
+    resolve_gateway_parameters, resolve_parameters,
 };
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
@@ -67,10 +68,6 @@ fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic
         ("spec.tls", spec.tls.is_some()),
         ("spec.allowedListeners", spec.allowed_listeners.is_some()),
         ("spec.defaultScope", spec.default_scope.is_some()),
-        (
-            "spec.infrastructure.parametersRef",
-            spec.infrastructure.as_ref().is_some_and(|i| i.parameters_ref.is_some()),
-        ),
     ] {
         if given {
             diagnostics.push(reasons::not_acting(&gateway.at(field), "the field does not act yet"));
@@ -114,16 +111,21 @@ fn resolve_seats(
 ) -> Seats {
     match options.listen.placement {
         Placement::Local => {
+            report_parameters_without_service(gateway, diagnostics);
             let addresses = resolve_addresses(gateway, vec![options.listen.bind], diagnostics);
             Seats::Own { addresses, port_offset: options.listen.port_offset }
         }
         Placement::Host(families) => {
+            report_parameters_without_service(gateway, diagnostics);
             let addresses = resolve_addresses(gateway, families.unspecified(), diagnostics);
             Seats::Own { addresses, port_offset: 0 }
         }
         Placement::Service(families) => {
+            let parameters = resolve_gateway_parameters(cluster, gateway, parameters);
+            let parameters =
+                parameters.map_err(|diagnostic| diagnostics.push(*diagnostic)).unwrap_or_default();
             // The address is the Service's affair; whether it can be had is said here.
-            if let Err(unusable) = requested_address(&gateway.value, parameters.service_type) {
+            if let Err(unusable) = requested_addresses(cluster, gateway, parameters.service_type) {
                 diagnostics.extend(unusable.into_iter().map(|wrong| {
                     let place = gateway.at(&format!("spec.addresses[{}]", wrong.index));
                     reasons::address_not_usable(&place, &wrong)
@@ -138,20 +140,32 @@ fn resolve_seats(
     }
 }
 
-/// The addresses that a Gateway asks for, or the default ones.
+/// Parameters are about Services, and this Gateway has none.
+fn report_parameters_without_service(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
+    let infrastructure = gateway.value.spec.infrastructure.as_ref();
+    if infrastructure.is_some_and(|found| found.parameters_ref.is_some()) {
+        let place = gateway.at(GATEWAY_PARAMETERS);
+        diagnostics.push(reasons::not_acting(&place, "the Gateway has no Service here that it could shape"));
+    }
+}
+
+/// The addresses that a Gateway asks for, or the default ones, which entries of type IPAddress without a value ask for.
 fn resolve_addresses(
     gateway: &Object<Gateway>,
     default: Vec<IpAddr>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<IpAddr> {
-    let Some(asked) = gateway.value.spec.addresses.as_ref().filter(|addresses| !addresses.is_empty()) else {
-        return default;
-    };
+    let asked = gateway.value.spec.addresses.as_deref().unwrap_or_default();
     let mut addresses = Vec::new();
+    let mut is_any = true;
     for (index, address) in asked.iter().enumerate() {
         let field = format!("spec.addresses[{index}]");
         let kind = address.r#type.as_deref().unwrap_or("IPAddress");
         let value = address.value.as_deref().unwrap_or("");
+        if kind == "IPAddress" && value.is_empty() {
+            continue;
+        }
+        is_any = false;
         match (kind, value.parse::<IpAddr>()) {
             ("IPAddress", Ok(ip)) if !ip.is_multicast() => {
                 if !addresses.contains(&ip) {
@@ -161,7 +175,7 @@ fn resolve_addresses(
             _ => diagnostics.push(reasons::unsupported_address(&gateway.at(&field), kind, value)),
         }
     }
-    addresses
+    if is_any { default } else { addresses }
 }
 
 impl Seats {

@@ -31,6 +31,12 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
             continue;
         }
         let from = Referrer { group: GATEWAY_API, kind: "Gateway", namespace: &gateway.key.namespace };
+        let infrastructure = gateway.value.spec.infrastructure.as_ref();
+        if let Some(parameters) = infrastructure.and_then(|found| found.parameters_ref.as_ref())
+            && (parameters.group.as_str(), parameters.kind.as_str()) == ("", "ConfigMap")
+        {
+            add(&from, "ConfigMap", None, &parameters.name);
+        }
         let listeners = gateway.value.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         for reference in listeners.filter_map(|tls| tls.certificate_refs.as_ref()).flatten() {
             let kind = reference.kind.as_deref().unwrap_or("Secret");

@@ -1,10 +1,11 @@
 //! Gateway: whether it and its listeners are accepted and served, by which nodes, with how many routes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 
-use crate::addresses::GatewayAddress;
+use crate::addresses::{GATEWAY_PARAMETERS, GatewayAddress};
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Reason, Severity};
 use crate::graph::GatewayNode;
@@ -101,6 +102,11 @@ impl Builder<'_> {
         if !addresses.is_empty() {
             return not_accepted("UnsupportedAddress", sentences(&addresses));
         }
+        let parameters: Vec<_> =
+            self.errors().filter(|finding| is_below(finding, GATEWAY_PARAMETERS)).collect();
+        if !parameters.is_empty() {
+            return not_accepted("InvalidParameters", sentences(&parameters));
+        }
         let refused: Vec<_> = (0..spec.len())
             .filter(|index| !self.is_served(*index) && self.waits(*index).is_none())
             .map(|index| spec[index].name.as_str())
@@ -159,6 +165,19 @@ impl Builder<'_> {
         addresses
     }
 
+    /// What is asked for in `spec.addresses`, can be had as far as is known, and is not there.
+    fn missing_addresses(&self) -> Vec<&str> {
+        // Without Services and nodes, each address has a socket, or its listener an error.
+        let Some(assigned) = self.inputs.addresses.get(&self.gateway.key) else { return Vec::new() };
+        let has = |ip: IpAddr| assigned.iter().any(|address| address.value.parse() == Ok(ip));
+        let asked = self.gateway.value.spec.addresses.iter().flatten();
+        asked
+            .filter(|address| address.r#type.as_deref().unwrap_or("IPAddress") == "IPAddress")
+            .filter_map(|address| address.value.as_deref())
+            .filter(|value| value.parse().is_ok_and(|ip| !has(ip)))
+            .collect()
+    }
+
     fn programmed(&self, accepted: bool, addresses: &[GatewayAddress]) -> Condition {
         if !accepted {
             return not_programmed("Invalid", "The Gateway is not accepted.");
@@ -177,6 +196,15 @@ impl Builder<'_> {
         }
         if addresses.is_empty() {
             return not_programmed("AddressNotAssigned", "No address is assigned to the Gateway yet.");
+        }
+        let missing = self.missing_addresses();
+        if !missing.is_empty() {
+            let message = format!(
+                "The Gateway's Service asks for {} and does not have it: neither as its cluster IP nor from a load \
+                 balancer.",
+                named(&missing)
+            );
+            return not_programmed("AddressNotUsable", message);
         }
         let listeners = 0..self.gateway.value.spec.listeners.len();
         if let Some(waits) = listeners.into_iter().find_map(|index| self.waits(index)) {

@@ -11,7 +11,10 @@ use crate::watch::{Kind, ObjectId};
 pub(super) const FEATURES: &[&str] = &[
     "BackendTLSPolicy",
     "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayInfrastructure",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Secret,
     ConfigMap,
     Node,
+    ServiceCidr,
 }
 
 /// What is known of a kind.
@@ -43,7 +44,7 @@ const fn row(
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 pub(crate) const ENVOY: &str = understudy_crds::GROUP;
 
-const KINDS: [KindInfo; 13] = [
+const KINDS: [KindInfo; 14] = [
     row(Kind::Namespace, "Namespace", "", &["v1"], false),
     row(Kind::GatewayClass, "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], false),
     row(Kind::Gateway, "Gateway", GATEWAY_API, &["v1", "v1beta1"], true),
@@ -57,6 +58,7 @@ const KINDS: [KindInfo; 13] = [
     row(Kind::Secret, "Secret", "", &["v1"], true),
     row(Kind::ConfigMap, "ConfigMap", "", &["v1"], true),
     row(Kind::Node, "Node", "", &["v1"], false),
+    row(Kind::ServiceCidr, "ServiceCIDR", "networking.k8s.io", &["v1", "v1beta1"], false),
 ];
 
 /// Kinds of the two gateway groups that are known and do not act.

@@ -6,6 +6,7 @@ use gateway_api::apis::experimental::{gatewayclasses, gateways, httproutes, refe
 use gateway_api::apis::standard::backendtlspolicies;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::cluster::{Key, Object, Origin};
@@ -137,6 +138,7 @@ known_objects! {
     Secret: Secret,
     ConfigMap: ConfigMap,
     Node: ClusterNode,
+    ServiceCidr: ServiceCIDR,
 }
 
 /// Reads all objects of a manifest.

@@ -54,5 +54,6 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Secret => "secrets",
         Kind::ConfigMap => "configmaps",
         Kind::Node => "nodes",
+        Kind::ServiceCidr => "servicecidrs",
     }
 }
