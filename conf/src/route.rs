@@ -10,7 +10,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// `httproute/NAMESPACE/NAME`.
+    /// `httproute/NAMESPACE/NAME`; `grpcroute/…`, `tlsroute/…`, `tcproute/…`, `udproute/…`.
     pub name: RouteName,
     /// What is matched.
     pub kind: RouteKind,
@@ -28,6 +28,14 @@ pub struct Route {
 pub enum RouteKind {
     /// HTTP requests (HTTPRoute).
     Http,
+    /// gRPC calls (GRPCRoute), matched as HTTP requests.
+    Grpc,
+    /// TLS connections, by server name (TLSRoute).
+    Tls,
+    /// TCP connections (TCPRoute).
+    Tcp,
+    /// UDP datagrams (UDPRoute).
+    Udp,
 }
 
 /// A route on one listener.

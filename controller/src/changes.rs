@@ -9,6 +9,7 @@ use std::sync::Arc;
 use understudy_conf::differences;
 
 use crate::cluster::{Cluster, Key, Object, Objects, service_of};
+use crate::watch::{Kind, ObjectId};
 
 /// What differs.
 #[derive(Debug, Default)]
@@ -22,7 +23,7 @@ pub(crate) struct Changes {
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     /// The namespaces of ReferenceGrants.
     pub(crate) grants: BTreeSet<Arc<str>>,
-    pub(crate) routes: BTreeSet<Key>,
+    pub(crate) routes: BTreeSet<ObjectId>,
     pub(crate) backends: BTreeSet<Key>,
     pub(crate) services: BTreeSet<Key>,
     /// Services of which the object or a slice differs.
@@ -47,7 +48,7 @@ impl Changes {
             refused: !Arc::ptr_eq(&old.refused, &new.refused) && old.refused != new.refused,
             namespaces: differing(&old.namespaces, &new.namespaces).into_iter().map(|key| key.name).collect(),
             grants: namespaces_of(differing(&old.reference_grants, &new.reference_grants)),
-            routes: differing(&old.http_routes, &new.http_routes),
+            routes: differing_routes(old, new),
             backends: differing(&old.backends, &new.backends),
             services,
             endpoints,
@@ -64,6 +65,16 @@ impl Changes {
             && self.namespaces.is_empty()
             && !self.contents
     }
+}
+
+fn differing_routes(old: &Cluster, new: &Cluster) -> BTreeSet<ObjectId> {
+    let mut routes = BTreeSet::new();
+    for kind in Kind::ROUTES {
+        if let (Some(old), Some(new)) = (old.routes_of(kind), new.routes_of(kind)) {
+            routes.extend(differing(old, new).into_iter().map(|key| ObjectId { kind, key }));
+        }
+    }
+    routes
 }
 
 /// The objects that are in one version only, or mean something else in the other.

@@ -89,6 +89,7 @@ impl Origin {
 /// A typed object.
 #[derive(Debug, Clone)]
 pub(crate) struct Object<T> {
+    pub(crate) kind: Kind,
     pub(crate) key: Key,
     /// `HTTPRoute default/shop`.
     pub(crate) label: Arc<str>,
@@ -110,6 +111,7 @@ impl<T> Object<T> {
             .map_or(0, jiff::Timestamp::as_second);
         let labels = metadata.and_then(|metadata| metadata.child("labels")).map(texts).unwrap_or_default();
         Self {
+            kind: id.kind,
             key: id.key.clone(),
             label: id.to_string().into(),
             created,
@@ -118,6 +120,10 @@ impl<T> Object<T> {
             value: Arc::new(value),
             origin,
         }
+    }
+
+    pub(crate) fn id(&self) -> ObjectId {
+        ObjectId { kind: self.kind, key: self.key.clone() }
     }
 
     /// A field of the object, as a place for diagnostics.
@@ -212,6 +218,11 @@ pub(crate) struct Cluster {
     pub(crate) gateway_classes: Objects<GatewayClass>,
     pub(crate) gateways: Objects<Gateway>,
     pub(crate) http_routes: Objects<HttpRoute>,
+    /// Routes of the other kinds are kept in the words of an HTTPRoute.
+    pub(crate) grpc_routes: Objects<HttpRoute>,
+    pub(crate) tls_routes: Objects<HttpRoute>,
+    pub(crate) tcp_routes: Objects<HttpRoute>,
+    pub(crate) udp_routes: Objects<HttpRoute>,
     pub(crate) reference_grants: Objects<ReferenceGrant>,
     pub(crate) backend_tls_policies: Objects<BackendTlsPolicy>,
     pub(crate) backends: Objects<Backend>,
@@ -293,6 +304,10 @@ maps! {
     GatewayClass: gateway_classes,
     Gateway: gateways,
     HttpRoute: http_routes,
+    GrpcRoute: grpc_routes,
+    TlsRoute: tls_routes,
+    TcpRoute: tcp_routes,
+    UdpRoute: udp_routes,
     ReferenceGrant: reference_grants,
     BackendTlsPolicy: backend_tls_policies,
     Backend: backends,
@@ -306,6 +321,28 @@ maps! {
 }
 
 impl Cluster {
+    /// The routes of a kind; `None` for kinds that are no routes.
+    pub(crate) fn routes_of(&self, kind: Kind) -> Option<&Objects<HttpRoute>> {
+        match kind {
+            Kind::HttpRoute => Some(&self.http_routes),
+            Kind::GrpcRoute => Some(&self.grpc_routes),
+            Kind::TlsRoute => Some(&self.tls_routes),
+            Kind::TcpRoute => Some(&self.tcp_routes),
+            Kind::UdpRoute => Some(&self.udp_routes),
+            _ => None,
+        }
+    }
+
+    /// The routes of all kinds.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Object<HttpRoute>>> {
+        Kind::ROUTES.into_iter().filter_map(|kind| self.routes_of(kind)).flat_map(|routes| routes.values())
+    }
+
+    /// A route.
+    pub(crate) fn route(&self, id: &ObjectId) -> Option<&Object<HttpRoute>> {
+        self.routes_of(id.kind)?.get(&id.key).map(AsRef::as_ref)
+    }
+
     /// The slices of a Service, in the order of their names.
     pub(crate) fn slices_of(&self, service: &Key) -> Vec<&Object<EndpointSlice>> {
         let keys = self.slices_by_service.get(service).into_iter().flatten();

@@ -55,6 +55,10 @@ fn edit() -> impl Strategy<Value = Edit> {
         (3, Kind::Gateway),
         (2, Kind::Namespace),
         (8, Kind::HttpRoute),
+        (4, Kind::GrpcRoute),
+        (2, Kind::TlsRoute),
+        (3, Kind::TcpRoute),
+        (2, Kind::UdpRoute),
         (3, Kind::ReferenceGrant),
         (5, Kind::Backend),
         (4, Kind::BackendTrafficPolicy),
@@ -167,12 +171,16 @@ impl Edit {
             }
             Kind::Namespace => json!({"metadata": {"labels": team}}),
             Kind::Gateway => self.gateway(team),
-            Kind::HttpRoute => self.route(namespace, team),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+                self.route(namespace, team)
+            }
             Kind::ReferenceGrant => json!({"spec": {
                 "from": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": self.pick(0, &["a", "b"])},
+                    {"group": GATEWAY_API, "kind": self.pick(3, &Kind::ROUTES).info().name, "namespace": "a"},
                     {"group": ENVOY, "kind": "BackendTrafficPolicy", "namespace": "a"}],
                 "to": [{"group": self.pick(1, &["", ENVOY]), "kind": self.pick(1, &["Service", "Backend"])},
-                    {"group": GATEWAY_API, "kind": "HTTPRoute"}],
+                    {"group": GATEWAY_API, "kind": "HTTPRoute"},
+                    {"group": GATEWAY_API, "kind": "TCPRoute"}],
             }}),
             Kind::Backend => self.backend(),
             Kind::BackendTrafficPolicy => self.policy(),
@@ -191,12 +199,15 @@ impl Edit {
                 // Two Gateways may get one container port.
                 "spec": {"ports": [
                     {"name": "h", "port": 80, "targetPort": self.pick(0, &[10_000, 10_000, 10_001])},
-                    {"name": "s", "port": 443, "targetPort": self.pick(1, &[10_000, 10_002])}]},
+                    {"name": "s", "port": 443, "targetPort": self.pick(1, &[10_000, 10_002])},
+                    {"name": "t", "port": 9000, "targetPort": 10_003},
+                    {"name": "u", "port": 9000, "protocol": "UDP", "targetPort": self.pick(1, &[10_003, 10_004])}]},
             }),
             Kind::Service => json!({
                 "spec": {"type": self.pick(2, &["ClusterIP", "ClusterIP", "ExternalName"]), "externalName": "e",
                     "ports": [{"name": "http", "port": self.pick(0, &[80, 80, 81]), "targetPort": 8080,
-                        "appProtocol": self.pick(1, &["http", "kubernetes.io/h2c"])}]},
+                        "appProtocol": self.pick(1, &["http", "kubernetes.io/h2c"])},
+                        {"name": "dns", "port": 80, "protocol": "UDP"}]},
                 "status": {"loadBalancer": {"ingress": [{"ip": format!("10.1.0.{}", self.choices[3])}]}},
             }),
             Kind::EndpointSlice => {
@@ -209,7 +220,8 @@ impl Edit {
                 json!({
                     "metadata": {"labels": {"kubernetes.io/service-name": format!("x{}", self.choose(2, 3))}},
                     "addressType": "IPv4", "endpoints": addresses,
-                    "ports": [{"name": self.pick(3, &["http", "http", "other"]), "port": 8080}],
+                    "ports": [{"name": self.pick(3, &["http", "http", "other"]), "port": 8080},
+                        {"name": "dns", "port": 53, "protocol": "UDP"}],
                 })
             }
             Kind::Secret => {
@@ -245,7 +257,18 @@ impl Edit {
             "tls": {"certificateRefs": [{"name": "cert"}]}, "allowedRoutes": {"namespaces": from}});
         let http = json!({"name": "h", "protocol": "HTTP", "port": self.pick(2, &[80, 81]),
             "hostname": self.pick(3, &["", "*.example"]), "allowedRoutes": {"namespaces": from}});
-        let listeners = if self.choose(4, 2) == 0 { vec![http] } else { vec![http, https] };
+        let passed = json!({"name": "p", "protocol": "TLS", "port": 443, "hostname": "*.example",
+            "tls": {"mode": "Passthrough"}, "allowedRoutes": {"namespaces": from}});
+        let ended = json!({"name": "e", "protocol": "TLS", "port": 443, "hostname": "a.example",
+            "tls": {"certificateRefs": [{"name": "cert"}]}, "allowedRoutes": {"namespaces": from}});
+        let of = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 9000, "allowedRoutes": {"namespaces": from}});
+        let (tcp, udp) = (of("t", "TCP"), of("u", "UDP"));
+        let listeners = match self.choose(4, 4) {
+            0 => vec![http],
+            1 => vec![http, https],
+            2 => vec![http, passed, tcp, udp],
+            _ => vec![https, http, passed, ended, udp, tcp],
+        };
         let addresses = self.pick(1, &[json!([]), json!([]), json!([{"value": "10.96.0.1"}])]);
         let mut spec = json!({"gatewayClassName": "ours", "listeners": listeners, "addresses": addresses});
         if self.choose(3, 4) == 0 {
@@ -274,15 +297,27 @@ impl Edit {
             json!([{"type": "RequestMirror", "requestMirror": {"backendRef": target(self.choices[3])}}]);
         let mut parents = vec![json!({"name": format!("x{}", self.choose(4, 3)), "namespace": "a"})];
         if self.choose(5, 3) == 0 {
-            parents.push(json!({"name": "x0", "namespace": "a", "sectionName": "h"}));
+            parents.push(
+                json!({"name": "x0", "namespace": "a", "sectionName": self.pick(1, &["h", "t", "u", "p"])}),
+            );
         }
-        let filters = if self.choose(3, 3) == 0 { mirror } else { json!([]) };
-        json!({"metadata": {"labels": team}, "spec": {
-            "parentRefs": parents,
-            "hostnames": if self.choose(4, 2) == 0 { json!([]) } else { json!([format!("{namespace}.example")]) },
-            "rules": [{"name": "one", "backendRefs": refs, "filters": filters,
-                "timeouts": {"request": self.pick(5, &["1ms", "1s"])}}],
-        }, "status": {"parents": self.pick(5, &[
+        let mut rule = json!({"name": "one", "backendRefs": refs});
+        if self.kind.has_requests() && self.choose(3, 3) == 0 {
+            rule["filters"] = mirror;
+        }
+        if self.kind == Kind::HttpRoute {
+            rule["timeouts"] = json!({"request": self.pick(5, &["1ms", "1s"])});
+        }
+        if self.kind == Kind::GrpcRoute {
+            rule["matches"] =
+                json!([{"method": {"service": self.pick(3, &["a.B", "a.B", "-"]), "method": "C"}}]);
+        }
+        let mut spec = json!({"parentRefs": parents, "rules": [rule]});
+        if self.kind.has_requests() || self.kind == Kind::TlsRoute {
+            let host = format!("{namespace}.example");
+            spec["hostnames"] = if self.choose(4, 2) == 0 { json!([]) } else { json!([host]) };
+        }
+        json!({"metadata": {"labels": team}, "spec": spec, "status": {"parents": self.pick(5, &[
             json!([]),
             json!([{"parentRef": {"name": "x0"}, "controllerName": CONTROLLER_NAME, "conditions": []}]),
         ]), "seen": self.choices[5]}})
@@ -319,6 +354,9 @@ impl Edit {
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "x0"}]}),
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "x1", "sectionName": "one"}]}),
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "x3"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "GRPCRoute", "name": "x0"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "TCPRoute", "name": "x1"}]}),
+            json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "UDPRoute", "matchLabels": {"team": "x"}}]}),
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": "x0"}]}),
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": "x1", "sectionName": "s"}]}),
             json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "HTTPRoute", "matchLabels": {"team": "x"},

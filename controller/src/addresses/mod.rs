@@ -26,7 +26,7 @@ pub(crate) use parameters::{
 };
 pub(crate) use peers::{Peers, follow_peers};
 pub use ports::HeldPorts;
-pub(crate) use ports::{container_ports, foreign_service};
+pub(crate) use ports::{PortMap, Transport, container_ports, foreign_service};
 pub(crate) use requested::{RequestedAddresses, UnusableAddress, requested_addresses};
 pub(crate) use status::{Addresses, GatewayAddress, follow_addresses};
 pub(crate) use writer::{Signs, run};

@@ -235,11 +235,10 @@ fn assign_ports(
     let given = allocate(&claims, &reserved);
     for claim in &claims {
         let missing = claim.wanted.iter().filter(|port| !given[claim.gateway].contains_key(port));
-        problems.extend(
-            missing.map(|port| {
-                format!("no container port is left for port {port} of Gateway {}", claim.gateway)
-            }),
-        );
+        problems.extend(missing.map(|(transport, port)| {
+            let transport = transport.as_str();
+            format!("no container port is left for {transport} port {port} of Gateway {}", claim.gateway)
+        }));
     }
     given
 }

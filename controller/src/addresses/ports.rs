@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use gateway_api::apis::experimental::gateways::Gateway;
+use gateway_api::apis::experimental::gateways::{Gateway, GatewayListeners};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use understudy_conf::Protocol;
 
 use crate::addresses::names::{GATEWAY_NAME, MANAGED_BY, MANAGER, fnv1a, gateway_label, service_name};
 use crate::cluster::{Cluster, Key, Object};
@@ -19,15 +20,55 @@ use crate::graph::Graph;
 /// proxy's admin address and the controller's health are above.
 pub(crate) const RANGE: RangeInclusive<u16> = 10_000..=18_999;
 
-/// Ports of a Gateway's listeners with the container ports that they lead to.
-pub(crate) type PortMap = BTreeMap<u16, u16>;
+/// What ports are of: a number may be a port of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
 
-/// The ports of a Gateway's listeners that clients reach over TCP, whether they can be served now or not: a Secret
-/// that is missing for a moment must not cost a listener its port.
-pub(crate) fn listener_ports(gateway: &Gateway) -> BTreeSet<u16> {
-    let listeners = gateway.spec.listeners.iter();
-    let served = listeners.filter(|listener| matches!(listener.protocol.as_str(), "HTTP" | "HTTPS"));
-    served.filter_map(|listener| u16::try_from(listener.port).ok().filter(|port| *port != 0)).collect()
+impl Transport {
+    /// What a listener's protocol is spoken over.
+    pub(crate) fn of(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+
+    /// As Services and EndpointSlices write it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// Whether it is the `protocol` of a Service's port, which is TCP where it is left out.
+    pub(crate) fn is_of(self, protocol: Option<&str>) -> bool {
+        protocol.unwrap_or("TCP") == self.as_str()
+    }
+}
+
+/// A port that clients use.
+pub(crate) type ClientPort = (Transport, u16);
+
+/// Ports of a Gateway's listeners with the container ports that they lead to. No two lead to the same number, be they
+/// of one transport or not.
+pub(crate) type PortMap = BTreeMap<ClientPort, u16>;
+
+/// The ports of a Gateway's listeners, whether they can be served now or not: a Secret that is missing for a moment must
+/// not cost a listener its port.
+pub(crate) fn listener_ports(gateway: &Gateway) -> BTreeSet<ClientPort> {
+    let port = |listener: &GatewayListeners| {
+        let transport = match listener.protocol.as_str() {
+            "HTTP" | "HTTPS" | "TLS" | "TCP" => Transport::Tcp,
+            "UDP" => Transport::Udp,
+            _ => return None,
+        };
+        Some((transport, u16::try_from(listener.port).ok().filter(|port| *port != 0)?))
+    };
+    gateway.spec.listeners.iter().filter_map(port).collect()
 }
 
 /// Whether a Service was made here, and not by somebody who likes the same name.
@@ -105,16 +146,18 @@ pub(crate) fn ports_of(service: &Service) -> PortMap {
     let pair = |port: &k8s_openapi::api::core::v1::ServicePort| {
         let Some(IntOrString::Int(target)) = port.target_port else { return None };
         let target = u16::try_from(target).ok().filter(|target| RANGE.contains(target))?;
-        Some((u16::try_from(port.port).ok()?, target))
+        let transports = [Transport::Tcp, Transport::Udp].into_iter();
+        let transport = transports.into_iter().find(|transport| transport.is_of(port.protocol.as_deref()))?;
+        Some(((transport, u16::try_from(port.port).ok()?), target))
     };
-    ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP").filter_map(pair).collect()
+    ports.iter().filter_map(pair).collect()
 }
 
 /// What a Gateway wants, and what it has.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
     pub(crate) gateway: &'a Key,
-    pub(crate) wanted: BTreeSet<u16>,
+    pub(crate) wanted: BTreeSet<ClientPort>,
     pub(crate) recorded: PortMap,
 }
 
@@ -152,9 +195,13 @@ pub(crate) fn allocate(claims: &[Claim<'_>], reserved: &BTreeSet<u16>) -> BTreeM
     given
 }
 
-fn free_port(gateway: &Key, port: u16, is_taken: impl Fn(&u16) -> bool) -> Option<u16> {
+fn free_port(gateway: &Key, port: ClientPort, is_taken: impl Fn(&u16) -> bool) -> Option<u16> {
     let size = u64::from(RANGE.end() - RANGE.start()) + 1;
-    let begin = fnv1a(format!("{gateway}:{port}").as_bytes()) % size;
+    let name = match port {
+        (Transport::Tcp, port) => format!("{gateway}:{port}"),
+        (Transport::Udp, port) => format!("{gateway}:udp:{port}"),
+    };
+    let begin = fnv1a(name.as_bytes()) % size;
     // Each sum stays below the range's end, so the conversion cannot fail.
     let candidate = |step: u64| Some(RANGE.start() + u16::try_from((begin + step) % size).ok()?);
     (0..size).filter_map(candidate).find(|candidate| !is_taken(candidate))
@@ -166,8 +213,11 @@ mod tests {
 
     use super::*;
 
-    fn claims<'a>(gateways: &'a [(Key, BTreeSet<u16>)], recorded: &BTreeMap<Key, PortMap>) -> Vec<Claim<'a>> {
-        let claim = |(gateway, wanted): &'a (Key, BTreeSet<u16>)| Claim {
+    fn claims<'a>(
+        gateways: &'a [(Key, BTreeSet<ClientPort>)],
+        recorded: &BTreeMap<Key, PortMap>,
+    ) -> Vec<Claim<'a>> {
+        let claim = |(gateway, wanted): &'a (Key, BTreeSet<ClientPort>)| Claim {
             gateway,
             wanted: wanted.clone(),
             recorded: recorded.get(gateway).cloned().unwrap_or_default(),
@@ -175,8 +225,13 @@ mod tests {
         gateways.iter().map(claim).collect()
     }
 
-    fn gateways(count: usize, ports: &[u16]) -> Vec<(Key, BTreeSet<u16>)> {
-        (0..count).map(|n| (Key::new("default", &format!("g{n}")), ports.iter().copied().collect())).collect()
+    fn tcp(port: u16) -> ClientPort {
+        (Transport::Tcp, port)
+    }
+
+    fn gateways(count: usize, ports: &[u16]) -> Vec<(Key, BTreeSet<ClientPort>)> {
+        let ports: BTreeSet<_> = ports.iter().copied().map(tcp).collect();
+        (0..count).map(|n| (Key::new("default", &format!("g{n}")), ports.clone())).collect()
     }
 
     fn targets(given: &BTreeMap<Key, PortMap>) -> Vec<u16> {
@@ -196,18 +251,19 @@ mod tests {
     #[test]
     fn what_two_gateways_have_stays_with_the_senior_one() {
         let gateways = gateways(2, &[80]);
-        let both = gateways.iter().map(|(key, _)| (key.clone(), PortMap::from([(80, 12_345)]))).collect();
+        let both =
+            gateways.iter().map(|(key, _)| (key.clone(), PortMap::from([(tcp(80), 12_345)]))).collect();
         let given = allocate(&claims(&gateways, &both), &BTreeSet::new());
-        assert_eq!(given[&gateways[0].0][&80], 12_345);
-        assert_ne!(given[&gateways[1].0][&80], 12_345);
+        assert_eq!(given[&gateways[0].0][&tcp(80)], 12_345);
+        assert_ne!(given[&gateways[1].0][&tcp(80)], 12_345);
     }
 
     #[test]
     fn ports_outside_of_the_range_are_not_kept() {
         let gateways = gateways(1, &[80]);
-        let recorded = BTreeMap::from([(gateways[0].0.clone(), PortMap::from([(80, 19_000)]))]);
+        let recorded = BTreeMap::from([(gateways[0].0.clone(), PortMap::from([(tcp(80), 19_000)]))]);
         let given = allocate(&claims(&gateways, &recorded), &BTreeSet::new());
-        assert!(RANGE.contains(&given[&gateways[0].0][&80]));
+        assert!(RANGE.contains(&given[&gateways[0].0][&tcp(80)]));
     }
 
     #[test]
@@ -232,9 +288,9 @@ mod tests {
     fn a_port_that_another_gateway_serves_and_records_is_not_to_be_had() {
         let (holder, other) = (Key::new("default", "holder"), Key::new("default", "other"));
         let held = HeldPorts(Arc::new(BTreeMap::from([(12_345, holder.clone())])));
-        let both = || PortMap::from([(80, 12_345), (81, 12_346)]);
+        let both = || PortMap::from([(tcp(80), 12_345), (tcp(81), 12_346)]);
         let records = |key: &Key| if *key == holder { both() } else { PortMap::new() };
-        assert_eq!(held.without_those_of_others(&other, both(), records), PortMap::from([(81, 12_346)]));
+        assert_eq!(held.without_those_of_others(&other, both(), records), PortMap::from([(tcp(81), 12_346)]));
         assert_eq!(held.without_those_of_others(&holder, both(), records), both());
         // The holder gave it up.
         assert_eq!(held.without_those_of_others(&other, both(), |_| PortMap::new()), both());
@@ -243,12 +299,13 @@ mod tests {
     proptest! {
         #[test]
         fn gateways_that_come_and_go_never_move_the_ports_of_those_that_stay(
-            steps in prop::collection::vec(prop::collection::btree_set((0..12_usize, 1..6_u16), 0..20), 1..8),
+            steps in prop::collection::vec(prop::collection::btree_set((0..12_usize, 1..6_u16, any::<bool>()), 0..20), 1..8),
         ) {
             let mut recorded: BTreeMap<Key, PortMap> = BTreeMap::new();
             for step in steps {
-                let mut wanted: BTreeMap<Key, BTreeSet<u16>> = BTreeMap::new();
-                for (gateway, port) in step {
+                let mut wanted: BTreeMap<Key, BTreeSet<ClientPort>> = BTreeMap::new();
+                for (gateway, port, is_udp) in step {
+                    let port = (if is_udp { Transport::Udp } else { Transport::Tcp }, port);
                     wanted.entry(Key::new("default", &format!("g{gateway}"))).or_default().insert(port);
                 }
                 let wanted: Vec<_> = wanted.into_iter().collect();

@@ -8,14 +8,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::addresses::names::{GATEWAY_NAME, MANAGED_BY, MANAGER, gateway_label, service_name};
-use crate::addresses::ports::PortMap;
+use crate::addresses::ports::{ClientPort, PortMap, Transport};
 use crate::addresses::{ClassParameters, RequestedAddresses, ServiceType};
 use crate::cluster::Object;
 use crate::watch::GATEWAY_API;
 
 /// What a Service and its slices call a port.
-pub(super) fn port_name(port: u16) -> String {
-    format!("tcp-{port}")
+pub(super) fn port_name((transport, port): ClientPort) -> String {
+    match transport {
+        Transport::Tcp => format!("tcp-{port}"),
+        Transport::Udp => format!("udp-{port}"),
+    }
 }
 
 /// The object goes when its Gateway goes.
@@ -55,11 +58,11 @@ pub(super) fn build_service(
     let kind = parameters.service_type;
     let reached_from_outside = kind != ServiceType::ClusterIp;
     let policy = if parameters.local_traffic { "Local" } else { "Cluster" };
-    let port = |(port, target): (&u16, &u16)| ServicePort {
+    let port = |(port, target): (&ClientPort, &u16)| ServicePort {
         name: Some(port_name(*port)),
-        port: i32::from(*port),
+        port: i32::from(port.1),
         target_port: Some(IntOrString::Int(i32::from(*target))),
-        protocol: Some("TCP".to_owned()),
+        protocol: Some(port.0.as_str().to_owned()),
         ..ServicePort::default()
     };
     Service {

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::addresses::names::{MANAGER, service_name};
 use crate::addresses::peers::{Peer, Peers};
-use crate::addresses::ports::PortMap;
+use crate::addresses::ports::{ClientPort, PortMap};
 use crate::addresses::service::{labels, owner, port_name};
 use crate::cluster::{Object, SERVICE_NAME};
 
@@ -76,11 +76,11 @@ fn build_endpoint(name: &str, peer: &Peer, address: &IpAddr) -> Endpoint {
     }
 }
 
-fn build_port(port: u16, target: u16) -> EndpointPort {
+fn build_port(port: ClientPort, target: u16) -> EndpointPort {
     EndpointPort {
         name: Some(port_name(port)),
         port: Some(i32::from(target)),
-        protocol: Some("TCP".to_owned()),
+        protocol: Some(port.0.as_str().to_owned()),
         ..EndpointPort::default()
     }
 }

@@ -16,13 +16,16 @@ use super::names::service_name;
 use super::peers::tests::{peer, peers};
 use super::peers::{Peer, Peers};
 use super::plan::{Change, Plan, Written, key_of, plan};
-use super::ports::{HeldPorts, RANGE, container_ports, ports_of, recorded_ports};
+use super::ports::{ClientPort, HeldPorts, RANGE, Transport, container_ports, ports_of, recorded_ports};
 use super::status::{GatewayAddress, gateway_addresses};
 use super::writer::{Done, Signs, Store, write_to};
 use crate::cluster::{Cluster, Key};
 use crate::load::{Loader, Settling};
 use crate::pass::Pass;
 use crate::{GatewayMode, ListenOptions, Options, Placement, Source};
+
+/// The port of most listeners here.
+const HTTP: ClientPort = (Transport::Tcp, 80);
 
 fn class(name: &str, more: &str) -> String {
     format!(
@@ -197,8 +200,8 @@ fn each_gateway_gets_a_service_with_the_pods_behind_it() {
     let owner = &service.metadata.owner_references.clone().unwrap()[0];
     assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("Gateway", "uid-eg"));
     let (first, second) = (ports_of(&service), ports_of(&cluster.service("understudy-b")));
-    assert_eq!(first.keys().copied().collect::<Vec<_>>(), [80, 443]);
-    assert!(first.values().all(|target| RANGE.contains(target) && *target != second[&80]));
+    assert_eq!(first.keys().copied().collect::<Vec<_>>(), [(Transport::Tcp, 80), (Transport::Tcp, 443)]);
+    assert!(first.values().all(|target| RANGE.contains(target) && *target != second[&HTTP]));
     let slice = cluster.slice("understudy-eg-v4");
     assert_eq!(
         conditions(&slice),
@@ -206,11 +209,11 @@ fn each_gateway_gets_a_service_with_the_pods_behind_it() {
     );
     let targets: BTreeMap<_, _> =
         slice.ports.unwrap().into_iter().map(|port| (port.name.unwrap(), port.port.unwrap())).collect();
-    assert_eq!(targets["tcp-80"], i32::from(first[&80]));
+    assert_eq!(targets["tcp-80"], i32::from(first[&HTTP]));
     // The sidecars listen there.
     let pass = cluster.pass(&manifests);
     let node = &pass.graph.gateways[&Key::new("default", "eg")];
-    assert_eq!(node.listeners[0].bind[0].to_string(), format!("0.0.0.0:{}", first[&80]));
+    assert_eq!(node.listeners[0].bind[0].to_string(), format!("0.0.0.0:{}", first[&HTTP]));
 }
 
 #[test]
@@ -222,7 +225,7 @@ fn nothing_is_written_again_until_something_changes() {
     let before = ports_of(&cluster.service("understudy-eg"));
     let more = [class("eg", ""), gateway("eg", "eg", &[80, 8080])].concat();
     assert_eq!(cluster.settle(&more, &two_pods()), 2);
-    assert_eq!(ports_of(&cluster.service("understudy-eg"))[&80], before[&80]);
+    assert_eq!(ports_of(&cluster.service("understudy-eg"))[&HTTP], before[&HTTP]);
     // What is no longer wanted goes, too: here the port, and the label.
     assert_eq!(cluster.settle(&one, &two_pods()), 2);
     assert_eq!(ports_of(&cluster.service("understudy-eg")), before);
@@ -283,7 +286,7 @@ fn a_service_that_is_edited_takes_no_container_port_of_another_gateway() {
     settle(HeldPorts::default());
     let before = settle(HeldPorts::default());
     let key = |name: &str| Key::new("default", name);
-    let port_of = |pass: &Pass, name: &str| recorded_ports(&pass.cluster, &key(name))[&80];
+    let port_of = |pass: &Pass, name: &str| recorded_ports(&pass.cluster, &key(name))[&HTTP];
     let (of_a, of_b) = (port_of(&before, "a"), port_of(&before, "b"));
     {
         let mut services = cluster.services.lock().unwrap();

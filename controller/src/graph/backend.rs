@@ -8,6 +8,7 @@ use understudy_conf::{BackendName, Endpoint, EndpointAddress, UpstreamProtocol};
 use understudy_crds::{AppProtocol, Backend, BackendEndpoint, BackendType, FqdnEndpoint};
 
 use crate::Options;
+use crate::addresses::Transport;
 use crate::changes::Changes;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Reason, reasons};
@@ -36,8 +37,8 @@ pub(crate) struct BackendNode {
 
 impl BackendNode {
     /// What routes see of it.
-    fn face(&self) -> (&BackendName, bool, Option<&Unusable>) {
-        (&self.name, self.fallback, self.endpoints.as_ref().err())
+    fn face(&self) -> (&BackendName, bool, UpstreamProtocol, Option<&Unusable>) {
+        (&self.name, self.fallback, self.protocol, self.endpoints.as_ref().err())
     }
 }
 
@@ -260,7 +261,8 @@ fn resolve_service_name(cluster: &Cluster, options: &Options, fqdn: &FqdnEndpoin
     if service::is_external_name(&object.value) {
         return None;
     }
-    let port = service::find_port(&object.value, u16::try_from(fqdn.port).ok()?)?;
+    let port = u16::try_from(fqdn.port).ok()?;
+    let port = service::find_port(&object.value, Transport::Tcp, port)?;
     let slices = cluster.slices_of(&key);
     let unknown = slices.is_empty() && !options.live;
     (!unknown).then(|| service::resolve_endpoints(&slices, port))

@@ -1,8 +1,9 @@
-//! HTTPRoute: the references of its rules.
+//! Routes: the references of their rules.
 
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteRulesBackendRefs};
-use understudy_conf::{BackendName, Priority, Weight};
+use understudy_conf::{BackendName, Priority, UpstreamProtocol, Weight};
 
+use crate::addresses::Transport;
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::backend_tls_policy::{TlsTarget, find_tls_policy, find_unreadable};
@@ -95,7 +96,8 @@ impl Resolver<'_> {
         if !matches!((group, kind), ("", "Service") | (ENVOY, "Backend")) {
             return Err(reasons::invalid_ref_kind(&at("kind"), group, kind).into());
         }
-        let from = Referrer { group: GATEWAY_API, kind: "HTTPRoute", namespace: &route.key.namespace };
+        let from =
+            Referrer { group: GATEWAY_API, kind: route.kind.info().name, namespace: &route.key.namespace };
         if key.namespace != route.key.namespace {
             trace.reads.grants(&key.namespace);
         }
@@ -103,7 +105,7 @@ impl Resolver<'_> {
             return Err(reasons::ref_not_permitted(&at("namespace"), &from, group, kind, &key).into());
         }
         if kind == "Backend" {
-            return self.resolve_backend(&key, &at("name"), &mut trace.reads);
+            return self.resolve_backend(route.kind, &key, &at("name"), &mut trace.reads);
         }
         trace.reads.service(&key);
         let Some(service) = self.cluster.services.get(&key) else {
@@ -117,15 +119,21 @@ impl Resolver<'_> {
         let Some(port) = reference.port.and_then(|port| u16::try_from(port).ok()) else {
             return Err(reasons::port_not_specified(&at("port"), &key).into());
         };
-        let Some(service_port) = service::find_port(&service.value, port) else {
+        let transport = if route.kind == Kind::UdpRoute { Transport::Udp } else { Transport::Tcp };
+        let Some(service_port) = service::find_port(&service.value, transport, port) else {
             let ports = service.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-            let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-            let ports: Vec<_> = tcp.map(|port| port.port).collect();
-            return Err(reasons::port_not_found(&at("port"), &key, port, &ports).into());
+            let alike = ports.filter(|port| transport.is_of(port.protocol.as_deref()));
+            let ports: Vec<_> = alike.map(|port| port.port).collect();
+            let found = reasons::port_not_found(&at("port"), &key, transport.as_str(), port, &ports);
+            return Err(found.into());
         };
+        let is_plain = service::protocol_of(service_port) == UpstreamProtocol::Http1;
+        let is_h2 = route.kind == Kind::GrpcRoute && is_plain;
         let section = service_port.name.as_deref().or(Some(""));
         let target = TlsTarget { group: "", kind: "Service", key: &key, section };
         let tls = match find_tls_policy(self.cluster, target) {
+            // There is no TLS over datagrams.
+            _ if transport == Transport::Udp => None,
             None => match find_unreadable(self.cluster, &target) {
                 None => None,
                 Some(policy) => {
@@ -140,19 +148,25 @@ impl Resolver<'_> {
                 }
             }
         };
-        let name = format!("service/{}/{}/{port}", key.namespace, key.name);
+        let variant = match (transport, is_h2) {
+            (Transport::Udp, _) => "@udp",
+            (Transport::Tcp, true) => "@h2c",
+            (Transport::Tcp, false) => "",
+        };
+        let name = format!("service/{}/{}/{port}{variant}", key.namespace, key.name);
         let backend = BackendName::new(&name).map_err(|error| {
             Box::new(reasons::invalid(&at("name"), error.to_string(), "Use shorter names."))
         })?;
         if trace.ports.iter().all(|known| known.name != backend) {
             let (name, field) = (backend.clone(), field.to_owned());
-            trace.ports.push(PortUse { name, service: key, port, tls, field });
+            trace.ports.push(PortUse { name, service: key, port, transport, is_h2, tls, field });
         }
         Ok(RefTargetNode::Service(backend))
     }
 
     fn resolve_backend(
         &self,
+        kind: Kind,
         key: &Key,
         place: &Place,
         reads: &mut Reads,
@@ -164,6 +178,9 @@ impl Resolver<'_> {
                 Err(self.not_found(place, Kind::Backend, key, self.cluster.backends.keys()).into())
             }
             Some(node) => match &node.endpoints {
+                Ok(_) if kind == Kind::GrpcRoute && node.protocol == UpstreamProtocol::Http1 => {
+                    Ok(RefTargetNode::H2Backend(key.clone()))
+                }
                 Ok(_) => Ok(RefTargetNode::Backend(key.clone())),
                 Err(unusable) => Err(reasons::unusable_backend(place, unusable).into()),
             },

@@ -33,9 +33,9 @@ pub(crate) struct PolicyNode {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Spot {
     /// A named rule of a route.
-    Rule(Key, String),
+    Rule(ObjectId, String),
     /// A route.
-    Route(Key),
+    Route(ObjectId),
     /// A listener of a Gateway.
     Listener(Key, String),
     /// A Gateway.
@@ -73,7 +73,7 @@ impl PolicyIndex {
     /// The policy that governs a rule of a route on a listener.
     pub(crate) fn effective(
         &self,
-        route: &Key,
+        route: &ObjectId,
         rule: Option<&str>,
         gateway: &Key,
         listener: &str,
@@ -86,7 +86,13 @@ impl PolicyIndex {
     }
 
     /// The policies that govern together, the most specific first: more than one where they are merged.
-    pub(super) fn chain(&self, route: &Key, rule: Option<&str>, gateway: &Key, listener: &str) -> Vec<&Key> {
+    pub(super) fn chain(
+        &self,
+        route: &ObjectId,
+        rule: Option<&str>,
+        gateway: &Key,
+        listener: &str,
+    ) -> Vec<&Key> {
         let mut chain: Vec<&Key> = Vec::new();
         let spots = [
             rule.map(|rule| Spot::Rule(route.clone(), rule.to_owned())),
@@ -180,12 +186,12 @@ pub(crate) fn may_differ(cluster: &Cluster, changes: &Changes) -> bool {
             return true;
         }
         spec.targets().into_iter().any(|(_, target)| {
-            let named = Key::new(&policy.key.namespace, &target.name);
-            target.kind == "HTTPRoute"
-                && (changes.routes.contains(&named)
-                    // What is missing is compared with the names that there are.
-                    || !cluster.http_routes.contains_key(&named)
-                        && changes.routes.iter().any(|route| route.namespace == named.namespace))
+            let Some(kind) = Kind::route_by_name(&target.kind) else { return false };
+            let named = ObjectId { kind, key: Key::new(&policy.key.namespace, &target.name) };
+            let is_near = |id: &ObjectId| id.kind == kind && id.key.namespace == named.key.namespace;
+            changes.routes.contains(&named)
+                // What is missing is compared with the names that there are.
+                || cluster.route(&named).is_none() && changes.routes.iter().any(is_near)
         })
     })
 }
@@ -224,22 +230,22 @@ fn resolve_target(
         let missing = Some((target.kind.clone(), target.name.clone()));
         Err(TargetNode { spot: None, missing, refusal: Some(refusal.into()) })
     };
-    match (target.group.as_str(), target.kind.as_str()) {
-        (GATEWAY_API, "HTTPRoute") => {
-            let Some(route) = cluster.http_routes.get(&key) else {
-                let names = cluster.http_routes.keys().filter(|known| known.namespace == key.namespace);
-                return missing(Kind::HttpRoute, nearest(&key.name, names.map(|known| &*known.name)));
-            };
-            let Some(section) = &target.section_name else { return Ok(Spot::Route(key)) };
-            let names = || route.value.spec.rules.iter().flatten().filter_map(|rule| rule.name.as_deref());
-            if names().any(|name| name == section) {
-                Ok(Spot::Rule(key, section.clone()))
-            } else {
-                let near = nearest(section, names());
-                let refusal = reasons::missing_rule(&at("sectionName"), &key, section, near);
-                refused(Some(Spot::Route(key.clone())), refusal)
-            }
+    if let (GATEWAY_API, Some(kind)) = (target.group.as_str(), Kind::route_by_name(&target.kind)) {
+        let id = ObjectId { kind, key: key.clone() };
+        let Some(route) = cluster.route(&id) else {
+            let names = cluster.routes_of(kind).into_iter().flat_map(|routes| routes.keys());
+            let names = names.filter(|known| known.namespace == key.namespace);
+            return missing(kind, nearest(&key.name, names.map(|known| &*known.name)));
+        };
+        let Some(section) = &target.section_name else { return Ok(Spot::Route(id)) };
+        let names = || route.value.spec.rules.iter().flatten().filter_map(|rule| rule.name.as_deref());
+        if names().any(|name| name == section) {
+            return Ok(Spot::Rule(id, section.clone()));
         }
+        let refusal = reasons::missing_rule(&at("sectionName"), &id, section, nearest(section, names()));
+        return refused(Some(Spot::Route(id)), refusal);
+    }
+    match (target.group.as_str(), target.kind.as_str()) {
         (GATEWAY_API, "Gateway") => {
             let Some(gateway) = cluster.gateways.get(&key) else {
                 let names = cluster.gateways.keys().filter(|known| known.namespace == key.namespace);
@@ -258,8 +264,8 @@ fn resolve_target(
                 refused(Some(Spot::Gateway(key.clone())), refusal)
             }
         }
-        (GATEWAY_API, kind @ ("ListenerSet" | "GRPCRoute" | "TLSRoute" | "TCPRoute" | "UDPRoute")) => {
-            refused(None, reasons::not_acting(&at("kind"), &format!("{kind}s do not act yet")))
+        (GATEWAY_API, "ListenerSet") => {
+            refused(None, reasons::not_acting(&at("kind"), "ListenerSets do not act yet"))
         }
         _ => Err(TargetNode { spot: None, missing: None, refusal: None }),
     }
@@ -284,13 +290,13 @@ fn resolve_selector(
         let from = Referrer { group: ENVOY, kind: "BackendTrafficPolicy", namespace: &policy.key.namespace };
         chosen && is_permitted(cluster, &from, GATEWAY_API, kind, key)
     };
+    if let Some(kind) = Kind::route_by_name(&selector.kind) {
+        let routes = cluster.routes_of(kind).into_iter().flat_map(|routes| routes.values());
+        let selected =
+            routes.filter(|route| labels.matches(&route.labels) && in_reach(kind.info().name, &route.key));
+        return selected.map(|route| Spot::Route(route.id())).collect();
+    }
     match selector.kind.as_str() {
-        "HTTPRoute" => cluster
-            .http_routes
-            .values()
-            .filter(|route| labels.matches(&route.labels) && in_reach("HTTPRoute", &route.key))
-            .map(|route| Spot::Route(route.key.clone()))
-            .collect(),
         "Gateway" => cluster
             .gateways
             .values()
@@ -318,11 +324,11 @@ fn report_overridden(index: &mut PolicyIndex, cluster: &Cluster, diagnostics: &m
 
 /// The spots whose policy would act on a spot that has none.
 fn parents_of(spot: &Spot, cluster: &Cluster) -> Vec<Spot> {
-    let gateways_of = |key: &Key| {
-        let parents = cluster.http_routes.get(key).and_then(|route| route.value.spec.parent_refs.as_deref());
+    let gateways_of = |id: &ObjectId| {
+        let parents = cluster.route(id).and_then(|route| route.value.spec.parent_refs.as_deref());
         let mut spots = Vec::new();
         for parent in parents.unwrap_or_default() {
-            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&key.namespace), &parent.name);
+            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&id.key.namespace), &parent.name);
             if let Some(section) = &parent.section_name {
                 spots.push(Spot::Listener(gateway.clone(), section.clone()));
             }
@@ -344,8 +350,8 @@ fn parents_of(spot: &Spot, cluster: &Cluster) -> Vec<Spot> {
 
 pub(crate) fn describe(spot: &Spot) -> String {
     match spot {
-        Spot::Rule(route, rule) => format!("rule {rule} of HTTPRoute {route}"),
-        Spot::Route(route) => format!("HTTPRoute {route}"),
+        Spot::Rule(route, rule) => format!("rule {rule} of {route}"),
+        Spot::Route(route) => route.to_string(),
         Spot::Listener(gateway, listener) => format!("listener {listener} of Gateway {gateway}"),
         Spot::Gateway(gateway) => format!("Gateway {gateway}"),
     }

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use understudy_conf::differences;
+
 use crate::Options;
 use crate::changes::Changes;
 use crate::cluster::{Cluster, Key};
@@ -18,7 +20,11 @@ use crate::graph::failover::{Doubts, FailoverReports};
 use crate::graph::http_route::Resolver;
 use crate::graph::listener_tls::Certificates;
 use crate::graph::service_ports::{Rebuilt, ServicePorts};
-use crate::graph::{BuiltRoute, Graph, backend_tls_policy, backend_traffic_policy, gateway};
+use crate::graph::{BuiltRoute, Graph, backend_tls_policy, backend_traffic_policy, gateway, route_hosts};
+use crate::watch::{Kind, ObjectId};
+
+/// What came of every route.
+pub(super) type Routes = Arc<BTreeMap<ObjectId, Arc<BuiltRoute>>>;
 
 /// Builds graphs.
 #[derive(Debug, Default)]
@@ -34,6 +40,8 @@ struct Last {
     graph: Arc<Graph>,
     /// What was said of the targets of BackendTLSPolicies.
     tls_targets: Vec<Diagnostic>,
+    /// The routes as each of them is by itself.
+    bound: Routes,
     /// What was said of BackendTrafficPolicies.
     policies: Vec<Diagnostic>,
     ports: ServicePorts,
@@ -93,12 +101,28 @@ impl GraphBuilder {
         let same_policies = Arc::ptr_eq(&policies, &graph.policies);
 
         let resolver = Resolver { cluster, tls, gateways: &gateways, backends: &backends.nodes };
-        let mut routes = graph.routes.clone();
+        let mut bound = known.as_ref().map(|(last, _)| last.bound.clone()).unwrap_or_default();
         let is_same = |changes: &Changes| {
             same_gateways && !changes.gateways && !changes.tls_policies && !changes.refused
         };
         let same = known.as_ref().map(|(_, changes)| changes).filter(|changes| is_same(changes));
-        let rebuilt = build_routes(&resolver, &mut routes, same, &backends);
+        let mut rebuilt = build_routes(&resolver, &mut bound, same, &backends);
+        let mut routes = bound.clone();
+        if [&bound, &graph.routes].iter().any(|routes| has_rivals(routes)) {
+            let same =
+                known.as_ref().is_some_and(|(last, _)| same_gateways && Arc::ptr_eq(&last.bound, &bound));
+            routes = match same {
+                true => graph.routes.clone(),
+                false => route_hosts::resolve_hosts(cluster, &gateways, &bound, &graph.routes),
+            };
+            rebuilt = differences(&graph.routes, &routes, Arc::ptr_eq)
+                .map(|(id, before, after)| Rebuilt {
+                    id: id.clone(),
+                    before: before.cloned(),
+                    after: after.cloned(),
+                })
+                .collect();
+        }
 
         let everything = Changes::default();
         let (mut ports, mut failover, changes) = match known {
@@ -130,6 +154,7 @@ impl GraphBuilder {
             options: options.clone(),
             graph: graph.clone(),
             tls_targets,
+            bound,
             policies: of_policies,
             ports,
             failover,
@@ -151,39 +176,45 @@ fn are_read_alike(last: &Options, now: &Options) -> bool {
 /// Builds the routes that may differ; all of them where nothing is known to be the same. Gives those that do differ.
 fn build_routes(
     resolver: &Resolver<'_>,
-    routes: &mut Arc<BTreeMap<Key, Arc<BuiltRoute>>>,
+    routes: &mut Routes,
     same: Option<&Changes>,
     backends: &Backends,
 ) -> Vec<Rebuilt> {
-    let objects = &resolver.cluster.http_routes;
-    let doubtful: BTreeSet<Key> = match same {
-        None => objects.keys().chain(routes.keys()).cloned().collect(),
+    let cluster = resolver.cluster;
+    let doubtful: BTreeSet<ObjectId> = match same {
+        None => cluster.routes().map(|route| route.id()).chain(routes.keys().cloned()).collect(),
         Some(changes) => {
-            let differs = |(key, route): &(&Key, &Arc<BuiltRoute>)| {
-                changes.namespaces.contains(&key.namespace)
+            let differs = |(id, route): &(&ObjectId, &Arc<BuiltRoute>)| {
+                changes.namespaces.contains(&id.key.namespace)
                     || route.trace.reads.differ(changes, &backends.faces)
             };
             let none = changes.are_for_no_other_route() && backends.faces.is_empty();
-            let others = routes.iter().filter(|_| !none).filter(differs).map(|(key, _)| key);
+            let others = routes.iter().filter(|_| !none).filter(differs).map(|(id, _)| id);
             others.chain(&changes.routes).cloned().collect()
         }
     };
     let mut rebuilt = Vec::new();
-    for key in doubtful {
-        let before = routes.get(&key).cloned();
-        let after = objects.get(&key).map(|route| resolver.build_route(route));
+    for id in doubtful {
+        let before = routes.get(&id).cloned();
+        let after = cluster.route(&id).map(|route| resolver.build_route(route));
         if before.as_deref() == after.as_ref() {
             continue;
         }
         let after = after.map(Arc::new);
         let all = Arc::make_mut(routes);
         match &after {
-            Some(after) => drop(all.insert(key.clone(), after.clone())),
-            None => drop(all.remove(&key)),
+            Some(after) => drop(all.insert(id.clone(), after.clone())),
+            None => drop(all.remove(&id)),
         }
-        rebuilt.push(Rebuilt { key, before, after });
+        rebuilt.push(Rebuilt { id, before, after });
     }
     rebuilt
+}
+
+/// Whether there are GRPCRoutes, of which HTTPRoutes may want the same hosts.
+fn has_rivals(routes: &BTreeMap<ObjectId, Arc<BuiltRoute>>) -> bool {
+    let first = ObjectId { kind: Kind::GrpcRoute, key: Key::new("", "") };
+    routes.range(first..).next().is_some_and(|(id, _)| id.kind == Kind::GrpcRoute)
 }
 
 /// What was there, if what is there now is equal to it.

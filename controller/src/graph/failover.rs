@@ -11,13 +11,14 @@ use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::policy_merge::child_of;
 use crate::graph::service_ports::Rebuilt;
 use crate::graph::{Graph, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode};
+use crate::watch::ObjectId;
 
 /// What was said of each route.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FailoverReports {
-    said: BTreeMap<Key, Vec<Diagnostic>>,
+    said: BTreeMap<ObjectId, Vec<Diagnostic>>,
     /// The routes of which endpoints were counted.
-    counting: BTreeSet<Key>,
+    counting: BTreeSet<ObjectId>,
 }
 
 /// What may have changed what is said.
@@ -37,9 +38,9 @@ impl FailoverReports {
             graph.served_routes().for_each(|route| self.look(cluster, graph, route));
             return;
         }
-        for Rebuilt { key, after, .. } in doubts.rebuilt {
-            self.said.remove(key);
-            self.counting.remove(key);
+        for Rebuilt { id, after, .. } in doubts.rebuilt {
+            self.said.remove(id);
+            self.counting.remove(id);
             if let Some(route) = after.as_ref().and_then(|route| route.node.as_ref()) {
                 self.look(cluster, graph, route);
             }
@@ -49,15 +50,15 @@ impl FailoverReports {
         }
         let refers = |route: &&RouteNode| {
             route.rules.iter().flat_map(RuleNode::refs).any(|reference| match &reference.target {
-                RefTargetNode::Backend(key) => doubts.backends.contains(key),
+                RefTargetNode::Backend(key) | RefTargetNode::H2Backend(key) => doubts.backends.contains(key),
                 RefTargetNode::Service(name) => doubts.services.contains(name),
                 RefTargetNode::Invalid(_) => false,
             })
         };
-        let counting = self.counting.iter().filter_map(|key| graph.route(key));
+        let counting = self.counting.iter().filter_map(|id| graph.route(id));
         let doubtful: Vec<_> = counting.filter(refers).collect();
         for route in doubtful {
-            self.said.remove(&route.key);
+            self.said.remove(&route.id);
             self.look(cluster, graph, route);
         }
     }
@@ -69,10 +70,10 @@ impl FailoverReports {
     fn look(&mut self, cluster: &Cluster, graph: &Graph, route: &RouteNode) {
         let mut said = Vec::new();
         if report_route(cluster, graph, route, &mut said) {
-            self.counting.insert(route.key.clone());
+            self.counting.insert(route.id.clone());
         }
         if !said.is_empty() {
-            self.said.insert(route.key.clone(), said);
+            self.said.insert(route.id.clone(), said);
         }
     }
 }
@@ -85,7 +86,7 @@ fn report_route(
     route: &RouteNode,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> bool {
-    let Some(object) = cluster.http_routes.get(&route.key) else { return false };
+    let Some(object) = cluster.route(&route.id) else { return false };
     let mut counted = false;
     for rule in &route.rules {
         let RuleAction::Forward(refs) = &rule.action else { continue };
@@ -107,8 +108,7 @@ fn governing_policies(graph: &Graph, route: &RouteNode, rule: &RuleNode) -> BTre
         .filter_map(|attachment| {
             let listener = graph.gateways.get(&attachment.gateway)?.listeners.get(attachment.listener)?;
             let name = listener.name.as_str();
-            let policy =
-                graph.policies.effective(&route.key, rule.name.as_deref(), &attachment.gateway, name);
+            let policy = graph.policies.effective(&route.id, rule.name.as_deref(), &attachment.gateway, name);
             Some(policy.map(|(key, _)| key.clone()))
         })
         .collect()
@@ -216,7 +216,7 @@ impl RuleReport<'_> {
         let primaries = self.refs.iter().filter(|reference| reference.priority == 0 && reference.weight > 0);
         primaries
             .map(|reference| match &reference.target {
-                RefTargetNode::Backend(key) => {
+                RefTargetNode::Backend(key) | RefTargetNode::H2Backend(key) => {
                     let node = self.graph.backends.get(key);
                     node.and_then(|node| node.endpoints.as_ref().ok()).map_or(0, Vec::len)
                 }

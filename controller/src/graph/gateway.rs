@@ -10,8 +10,8 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::GatewayName;
 
 use crate::addresses::{
-    ClassParameters, GATEWAY_PARAMETERS, container_ports, foreign_service, requested_addresses,
-    resolve_gateway_parameters, resolve_parameters,
+    ClassParameters, GATEWAY_PARAMETERS, PortMap, Transport, container_ports, foreign_service,
+    requested_addresses, resolve_gateway_parameters, resolve_parameters,
 };
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
@@ -99,7 +99,7 @@ enum Seats {
     /// At these addresses, with their own port and so much.
     Own { addresses: Vec<IpAddr>, port_offset: u16 },
     /// At these addresses, each port with the one that the Gateway's Service leads to.
-    Led { addresses: Vec<IpAddr>, ports: BTreeMap<u16, u16> },
+    Led { addresses: Vec<IpAddr>, ports: PortMap },
 }
 
 fn resolve_seats(
@@ -188,7 +188,7 @@ impl Seats {
                 (addresses, port.ok_or_else(|| reasons::port_out_of_range(place, listener.port, offset))?)
             }
             Self::Led { addresses, ports } => {
-                let port = ports.get(&listener.port).copied();
+                let port = ports.get(&(Transport::of(listener.protocol), listener.port)).copied();
                 (addresses, port.ok_or_else(|| reasons::no_container_port(place, listener.port))?)
             }
         };
@@ -196,9 +196,15 @@ impl Seats {
     }
 }
 
-/// Which Gateway has which socket.
+/// Which Gateway has which socket. TCP and UDP have ports of their own.
 #[derive(Default)]
-struct Sockets(BTreeMap<SocketAddr, Owner>);
+struct Sockets {
+    tcp: Owners,
+    udp: Owners,
+}
+
+#[derive(Default)]
+struct Owners(BTreeMap<SocketAddr, Owner>);
 
 struct Owner {
     gateway: Key,
@@ -223,8 +229,12 @@ impl Sockets {
                 return false;
             }
         };
+        let owners = match Transport::of(listener.protocol) {
+            Transport::Tcp => &mut self.tcp,
+            Transport::Udp => &mut self.udp,
+        };
         for socket in wanted {
-            match self.owner_of(socket, &gateway.key) {
+            match owners.owner_of(socket, &gateway.key) {
                 Some((_, owner)) if owner.gateway == gateway.key && owner.port == listener.port => {
                     listener.bind.push(socket);
                 }
@@ -232,14 +242,16 @@ impl Sockets {
                     diagnostics.push(reasons::port_unavailable(&place, socket, taken, &owner.gateway));
                 }
                 None => {
-                    self.0.insert(socket, Owner { gateway: gateway.key.clone(), port: listener.port });
+                    owners.0.insert(socket, Owner { gateway: gateway.key.clone(), port: listener.port });
                     listener.bind.push(socket);
                 }
             }
         }
         !listener.bind.is_empty()
     }
+}
 
+impl Owners {
     /// Who has a socket, or one that excludes it: an address of all interfaces takes its port everywhere.
     fn owner_of(&self, socket: SocketAddr, gateway: &Key) -> Option<(SocketAddr, &Owner)> {
         if let Some(owner) = self.0.get(&socket) {

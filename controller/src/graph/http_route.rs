@@ -1,4 +1,4 @@
-//! HTTPRoute: bound to listeners, with its references resolved.
+//! Routes: bound to listeners, with their references resolved.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use understudy_conf::{
     BackendName, Hostname, HttpFilter, HttpMatch, Priority, Redirect, Retry, RuleTimeouts, Weight,
 };
 
+use crate::addresses::Transport;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::backend_tls::{TlsNode, TlsSource};
@@ -15,9 +16,10 @@ use crate::graph::parents::ParentNode;
 use crate::graph::reads::Reads;
 use crate::graph::rules::{BuiltRule, Outcome, build_rules};
 use crate::graph::{BackendNode, GatewayNode};
+use crate::watch::ObjectId;
 
 /// What came of a route.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BuiltRoute {
     /// `None` if it is attached to nothing.
     pub(crate) node: Option<RouteNode>,
@@ -27,7 +29,7 @@ pub(crate) struct BuiltRoute {
 }
 
 /// What was found while a route was built.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Trace {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// The ports of Services that it refers to, each once.
@@ -41,6 +43,9 @@ pub(crate) struct PortUse {
     pub(crate) name: BackendName,
     pub(crate) service: Key,
     pub(crate) port: u16,
+    pub(crate) transport: Transport,
+    /// Whether its endpoints are spoken to by HTTP/2 though the Service does not say so: gRPC is nothing else.
+    pub(crate) is_h2: bool,
     /// How it is spoken to over TLS, which is the same for every route.
     pub(crate) tls: Option<TlsNode>,
     /// Where the route refers to it first.
@@ -48,9 +53,9 @@ pub(crate) struct PortUse {
 }
 
 /// A route that is attached to at least one listener.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RouteNode {
-    pub(crate) key: Key,
+    pub(crate) id: ObjectId,
     pub(crate) created: i64,
     pub(crate) attachments: Vec<AttachmentNode>,
     pub(crate) rules: Vec<RuleNode>,
@@ -66,7 +71,7 @@ pub(crate) struct AttachmentNode {
 }
 
 /// A rule with its references.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RuleNode {
     /// Its place in the route, which names its pool.
     pub(crate) index: usize,
@@ -90,7 +95,7 @@ impl RuleNode {
 }
 
 /// What a rule does.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RuleAction {
     Redirect(Redirect),
     Forward(Vec<RefNode>),
@@ -98,7 +103,7 @@ pub(crate) enum RuleAction {
 }
 
 /// A reference of a rule.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RefNode {
     pub(crate) target: RefTargetNode,
     pub(crate) priority: Priority,
@@ -108,7 +113,7 @@ pub(crate) struct RefNode {
 }
 
 /// Who gets a copy of requests.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MirrorNode {
     /// Never an invalid one: such a mirror is left out.
     pub(crate) target: RefTargetNode,
@@ -120,9 +125,21 @@ pub(crate) struct MirrorNode {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RefTargetNode {
     Backend(Key),
+    /// A Backend that does not say so, spoken to by HTTP/2: gRPC is nothing else.
+    H2Backend(Key),
     Service(BackendName),
     /// Nothing that can be served; the text says why.
     Invalid(String),
+}
+
+impl RefTargetNode {
+    /// The Backend that is referred to.
+    pub(crate) fn backend(&self) -> Option<&Key> {
+        match self {
+            Self::Backend(key) | Self::H2Backend(key) => Some(key),
+            Self::Service(_) | Self::Invalid(_) => None,
+        }
+    }
 }
 
 /// Follows the references of routes.
@@ -142,8 +159,8 @@ impl Resolver<'_> {
         for (index, rule) in build_rules(route).0.into_iter().enumerate() {
             rules.extend(self.build_rule(route, index, rule, &mut trace));
         }
-        let (key, created) = (route.key.clone(), route.created);
-        let node = (!attachments.is_empty()).then_some(RouteNode { key, created, attachments, rules });
+        let (id, created) = (route.id(), route.created);
+        let node = (!attachments.is_empty()).then_some(RouteNode { id, created, attachments, rules });
         BuiltRoute { node, parents, trace }
     }
 
@@ -176,7 +193,7 @@ impl Resolver<'_> {
                     .collect();
                 if refs.is_empty() {
                     let place = route.at(&format!("{field}.backendRefs"));
-                    trace.diagnostics.push(reasons::no_backend_refs(&place));
+                    trace.diagnostics.push(reasons::no_backend_refs(&place, route.kind));
                     RuleAction::Respond(500)
                 } else {
                     RuleAction::Forward(refs)

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::{
     Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
-    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTls, GatewayListenersTlsMode,
 };
-use understudy_conf::{Certificate, Hostname, ListenerName, Protocol};
+use understudy_conf::{Certificate, Hostname, ListenerName, Protocol, TlsMode};
 use understudy_crds::{LabelRequirement, TargetLabels};
 
 use crate::cluster::{Cluster, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::listener_tls::Certificates;
-use crate::watch::GATEWAY_API;
+use crate::watch::{GATEWAY_API, Kind};
 
 /// A listener that is served.
 #[derive(Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub(crate) struct ListenerNode {
     pub(crate) protocol: Protocol,
     pub(crate) hostname: Option<Hostname>,
     pub(crate) bind: Vec<SocketAddr>,
+    /// Whether it ends TLS or passes it through, if its protocol is over TLS.
+    pub(crate) tls_mode: Option<TlsMode>,
     /// What it shows to clients, if it ends TLS.
     pub(crate) certificates: Vec<Arc<Certificate>>,
     /// Which routes may attach.
@@ -39,8 +41,8 @@ pub(crate) struct ListenerShape {
     pub(crate) port: u16,
     pub(crate) hostname: Option<Hostname>,
     namespaces: AllowedNamespaces,
-    /// Whether HTTPRoutes may attach.
-    pub(crate) http_routes: bool,
+    /// The kinds of routes that may attach.
+    pub(crate) kinds: Vec<Kind>,
 }
 
 /// The listeners of a Gateway.
@@ -60,6 +62,11 @@ enum AllowedNamespaces {
 }
 
 impl ListenerShape {
+    /// Whether routes of a kind may attach to this listener.
+    pub(crate) fn allows_kind(&self, kind: Kind) -> bool {
+        self.kinds.contains(&kind)
+    }
+
     /// Whether routes of a namespace may attach to this listener of a gateway.
     pub(crate) fn allows_namespace(
         &self,
@@ -101,17 +108,9 @@ pub(crate) fn build_listeners(
         let mut said = Vec::new();
         let shape = build_shape(gateway, listener, &field, &mut said);
         shapes.push(shape.clone());
-        // UDP ports are others than TCP ports, and two protocols over TLS share one.
-        let transport = |protocol: &str| match protocol {
-            "UDP" => None,
-            "HTTPS" | "TLS" => Some("TLS"),
-            "TCP" => Some("TCP"),
-            _ => Some("HTTP"),
-        };
-        let speaks = transport(&listener.protocol);
+        let sharing = Sharing::of(&listener.protocol);
         let conflict = listeners[..index].iter().find(|earlier| {
-            let other = transport(&earlier.protocol);
-            earlier.port == listener.port && speaks.is_some() && other.is_some() && other != speaks
+            earlier.port == listener.port && !sharing.is_possible_with(Sharing::of(&earlier.protocol))
         });
         if let Some(earlier) = conflict {
             let place = gateway.at(&format!("{field}.protocol"));
@@ -123,14 +122,8 @@ pub(crate) fn build_listeners(
             ));
             continue;
         }
-        match listener.protocol.as_str() {
-            "HTTP" | "HTTPS" => {}
-            "TLS" | "TCP" | "UDP" => {
-                let place = gateway.at(&format!("{field}.protocol"));
-                diagnostics.push(reasons::protocol_not_acting(&place, &listener.name, &listener.protocol));
-                continue;
-            }
-            _ => continue,
+        if sharing == Sharing::Unknown {
+            continue;
         }
         diagnostics.append(&mut said);
         let node = shape
@@ -139,7 +132,11 @@ pub(crate) fn build_listeners(
         if nodes.iter().any(|other| other.name == node.name) {
             continue;
         }
-        match nodes.iter().find(|other| other.port == node.port && other.hostname == node.hostname) {
+        let same = |other: &&ListenerNode| {
+            let beside = (other.protocol == Protocol::Udp) == (node.protocol == Protocol::Udp);
+            beside && other.port == node.port && other.hostname == node.hostname
+        };
+        match nodes.iter().find(same) {
             Some(other) => {
                 let place = gateway.at(&node.field);
                 diagnostics.push(reasons::hostname_conflict(&place, other.name.as_str(), node.port));
@@ -169,22 +166,71 @@ fn build_shape(
         Some(From::All) => AllowedNamespaces::All,
         Some(From::Selector) => AllowedNamespaces::Selector(target_labels(namespaces?.selector.as_ref()?)),
     };
-    let mut http_routes = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
-    if let Some(kinds) = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|kinds| !kinds.is_empty())
+    let served = kinds_of(&listener.protocol);
+    let mut kinds = served.to_vec();
+    if let Some(asked) = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|asked| !asked.is_empty())
     {
-        let may = std::mem::take(&mut http_routes);
-        for (index, kind) in kinds.iter().enumerate() {
-            let group = kind.group.as_deref().unwrap_or(GATEWAY_API);
-            if group == GATEWAY_API && kind.kind == "HTTPRoute" {
-                http_routes = may;
-            } else {
-                let place = gateway.at(&format!("{field}.allowedRoutes.kinds[{index}].kind"));
-                diagnostics.push(reasons::invalid_route_kind(&place, &kind.kind));
+        let mut named = Vec::new();
+        for (index, asked) in asked.iter().enumerate() {
+            let group = asked.group.as_deref().unwrap_or(GATEWAY_API);
+            match Kind::route_by_name(&asked.kind).filter(|kind| served.contains(kind)) {
+                Some(kind) if group == GATEWAY_API => named.push(kind),
+                _ => {
+                    let place = gateway.at(&format!("{field}.allowedRoutes.kinds[{index}].kind"));
+                    let protocol = &listener.protocol;
+                    diagnostics.push(reasons::invalid_route_kind(&place, &asked.kind, protocol, served));
+                }
             }
         }
+        kinds.retain(|kind| named.contains(kind));
     }
     let name = name.as_str().to_owned();
-    Some(ListenerShape { name, port, hostname, namespaces, http_routes })
+    Some(ListenerShape { name, port, hostname, namespaces, kinds })
+}
+
+/// The kinds of routes that listeners of a protocol serve.
+fn kinds_of(protocol: &str) -> &'static [Kind] {
+    match protocol {
+        "HTTP" | "HTTPS" => &[Kind::HttpRoute, Kind::GrpcRoute],
+        "TLS" => &[Kind::TlsRoute],
+        "TCP" => &[Kind::TcpRoute],
+        "UDP" => &[Kind::UdpRoute],
+        _ => &[],
+    }
+}
+
+/// With whom a listener can share a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// With others that are told apart by the host of requests.
+    Hosts,
+    /// With others that are told apart by the server name of TLS.
+    ServerNames,
+    /// With none of the same transport: nothing tells them apart.
+    TcpAlone,
+    /// The same; ports of UDP are others than those of TCP.
+    UdpAlone,
+    Unknown,
+}
+
+impl Sharing {
+    fn of(protocol: &str) -> Self {
+        match protocol {
+            "HTTP" => Self::Hosts,
+            "HTTPS" | "TLS" => Self::ServerNames,
+            "TCP" => Self::TcpAlone,
+            "UDP" => Self::UdpAlone,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn is_possible_with(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::UdpAlone, Self::UdpAlone) | (Self::TcpAlone, Self::TcpAlone) => false,
+            (Self::UdpAlone, _) | (_, Self::UdpAlone) => true,
+            _ => self == other,
+        }
+    }
 }
 
 fn build_listener(
@@ -197,15 +243,43 @@ fn build_listener(
 ) -> Option<ListenerNode> {
     let name = ListenerName::new(&shape.name).ok()?;
     let (port, hostname) = (shape.port, shape.hostname.clone());
-    let (protocol, certificates) = if listener.protocol == "HTTPS" {
-        let found =
-            certificates.resolve_listener(gateway, listener, hostname.as_ref(), &field, diagnostics)?;
-        (Protocol::Https, found)
-    } else {
-        (Protocol::Http, Vec::new())
+    let protocol = match listener.protocol.as_str() {
+        "HTTPS" => Protocol::Https,
+        "TLS" => Protocol::Tls,
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        _ => Protocol::Http,
+    };
+    let tls_mode = match protocol {
+        Protocol::Https => Some(TlsMode::Terminate),
+        // Without tls, nothing says what is to become of connections; it was said when the Gateway was read.
+        Protocol::Tls => Some(mode_of(listener.tls.as_ref()?)),
+        Protocol::Http | Protocol::Tcp | Protocol::Udp => None,
+    };
+    let certificates = match tls_mode {
+        Some(TlsMode::Terminate) => {
+            certificates.resolve_listener(gateway, listener, hostname.as_ref(), &field, diagnostics)?
+        }
+        Some(TlsMode::Passthrough) => {
+            let given = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_ref());
+            if given.is_some_and(|refs| !refs.is_empty()) {
+                let place = gateway.at(&format!("{field}.tls.certificateRefs"));
+                let message = "no certificate is shown: TLS is passed through";
+                diagnostics.push(reasons::no_effect(&place, message, "Remove it, or use mode: Terminate."));
+            }
+            Vec::new()
+        }
+        None => Vec::new(),
     };
     let bind = Vec::new();
-    Some(ListenerNode { name, field, port, protocol, certificates, hostname, bind, shape })
+    Some(ListenerNode { name, field, port, protocol, tls_mode, certificates, hostname, bind, shape })
+}
+
+fn mode_of(tls: &GatewayListenersTls) -> TlsMode {
+    match tls.mode {
+        Some(GatewayListenersTlsMode::Passthrough) => TlsMode::Passthrough,
+        Some(GatewayListenersTlsMode::Terminate) | None => TlsMode::Terminate,
+    }
 }
 
 fn target_labels(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> TargetLabels {
@@ -255,12 +329,20 @@ pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
         if !["HTTP", "HTTPS", "TLS", "TCP", "UDP"].contains(&listener.protocol.as_str()) {
             found.push(reasons::unsupported_protocol(&at(".protocol"), &listener.protocol));
         }
-        if listener.protocol == "HTTP" && listener.tls.is_some() {
-            found.push(reasons::invalid(
-                &at(".tls"),
-                "a listener of protocol HTTP has no TLS",
-                "Use protocol HTTPS, or remove tls.",
-            ));
+        let protocol = &listener.protocol;
+        if matches!(protocol.as_str(), "HTTP" | "TCP" | "UDP") && listener.tls.is_some() {
+            let message = format!("a listener of protocol {protocol} has no TLS");
+            let remedy = if protocol == "TCP" { "TLS" } else { "HTTPS" };
+            let remedy = match protocol.as_str() {
+                "UDP" => "Remove tls.".to_owned(),
+                _ => format!("Use protocol {remedy}, or remove tls."),
+            };
+            found.push(reasons::invalid(&at(".tls"), message, remedy));
+        }
+        let hostname = listener.hostname.as_deref().unwrap_or("");
+        if matches!(protocol.as_str(), "TCP" | "UDP") && !hostname.is_empty() {
+            let message = format!("a listener of protocol {protocol} has no hostname");
+            found.push(reasons::invalid(&at(".hostname"), message, "Remove it."));
         }
         found.extend(
             validate_tls(listener)
@@ -281,16 +363,23 @@ pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
     found
 }
 
-/// What a listener of protocol HTTPS lacks: field, message and remedy.
+/// What a listener over TLS lacks: field, message and remedy.
 fn validate_tls(listener: &GatewayListeners) -> Option<(&'static str, &'static str, &'static str)> {
-    if listener.protocol != "HTTPS" {
+    let is_https = listener.protocol == "HTTPS";
+    if !is_https && listener.protocol != "TLS" {
         return None;
     }
     let refs = "Refer to Secrets of type kubernetes.io/tls in tls.certificateRefs.";
     let Some(tls) = &listener.tls else {
-        return Some((".tls", "a listener of protocol HTTPS needs tls", refs));
+        return Some(match is_https {
+            true => (".tls", "a listener of protocol HTTPS needs tls", refs),
+            false => (".tls", "a listener of protocol TLS needs tls", "Add tls with a mode."),
+        });
     };
-    if tls.mode == Some(GatewayListenersTlsMode::Passthrough) {
+    if mode_of(tls) == TlsMode::Passthrough {
+        if !is_https {
+            return None;
+        }
         let remedy = "Use mode: Terminate; to pass TLS through, use protocol TLS.";
         return Some((".tls.mode", "a listener of protocol HTTPS ends TLS itself", remedy));
     }

@@ -1,4 +1,4 @@
-//! Matches of an HTTPRoute's rule.
+//! Matches of a rule of an HTTPRoute or GRPCRoute.
 
 use gateway_api::apis::experimental::httproutes::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType as HeaderType,
@@ -8,6 +8,7 @@ use gateway_api::apis::experimental::httproutes::{
 use understudy_conf::{HeaderMatch, HttpMatch, HttpMethod, PathMatch, QueryMatch, StringMatch};
 
 use crate::graph::rules::Findings;
+use crate::watch::Kind;
 
 /// A regular expression larger than this when compiled is refused.
 const REGEX_BYTES: usize = 1 << 20;
@@ -18,8 +19,15 @@ pub(crate) fn match_everything() -> HttpMatch {
 }
 
 /// Builds a match; `None`, with a finding, if it cannot be.
-pub(crate) fn build_match(source: &HttpRouteRulesMatches, found: &mut Findings<'_>) -> Option<HttpMatch> {
-    let path = build_path(source.path.as_ref(), &mut found.at("path"));
+pub(crate) fn build_match(
+    kind: Kind,
+    source: &HttpRouteRulesMatches,
+    found: &mut Findings<'_>,
+) -> Option<HttpMatch> {
+    let path = match kind {
+        Kind::GrpcRoute => build_method(source.path.as_ref(), &mut found.at("method")),
+        _ => build_path(source.path.as_ref(), &mut found.at("path")),
+    };
     let mut headers: Vec<HeaderMatch> = Vec::new();
     let mut whole = path.is_some();
     for (index, header) in source.headers.iter().flatten().enumerate() {
@@ -86,6 +94,41 @@ fn build_path(source: Option<&HttpRouteRulesMatchesPath>, found: &mut Findings<'
     })
 }
 
+/// The path of a method of gRPC.
+fn build_method(source: Option<&HttpRouteRulesMatchesPath>, found: &mut Findings<'_>) -> Option<PathMatch> {
+    let Some(HttpRouteRulesMatchesPath { value: Some(path), r#type: Some(kind) }) = source else {
+        return Some(PathMatch::Prefix("/".into()));
+    };
+    if path.len() > 2048 {
+        found.error("", format!("service and method have {} bytes", path.len()), "At most 2047 are allowed.");
+        return None;
+    }
+    if *kind == PathType::RegularExpression {
+        return check_regex_at("", path, found).then(|| PathMatch::Regex(path.clone()));
+    }
+    let mut names = path.trim_start_matches('/').split('/');
+    let (service, method) = (names.next().unwrap_or(""), names.next());
+    let is_word = |word: &str| {
+        word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !word.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let is_name = |name: &str| !name.is_empty() && is_word(name);
+    if !service.strip_prefix('.').unwrap_or(service).split('.').all(is_name) {
+        let message = format!("{service:?} is not the name of a service");
+        found.error("service", message, "Write it as in \"shop.v1.Cart\", or use type RegularExpression.");
+        return None;
+    }
+    if let Some(method) = method.filter(|method| !is_name(method)) {
+        let message = format!("{method:?} is not the name of a method");
+        found.error("method", message, "Write it as in \"AddItem\", or use type RegularExpression.");
+        return None;
+    }
+    Some(match method {
+        Some(_) => PathMatch::Exact(path.clone()),
+        None => PathMatch::Prefix(path.clone()),
+    })
+}
+
 /// What is wrong with a path that is matched literally.
 fn path_problem(path: &str) -> Option<(String, &'static str)> {
     if !path.starts_with('/') {
@@ -120,6 +163,10 @@ fn build_string(value: &str, regex: bool, found: &mut Findings<'_>) -> Option<St
 }
 
 fn check_regex(pattern: &str, found: &mut Findings<'_>) -> bool {
+    check_regex_at("value", pattern, found)
+}
+
+fn check_regex_at(field: &str, pattern: &str, found: &mut Findings<'_>) -> bool {
     let anchored = format!("^(?:{pattern})$");
     match regex::RegexBuilder::new(&anchored).size_limit(REGEX_BYTES).build() {
         Ok(_) => true,
@@ -128,7 +175,7 @@ fn check_regex(pattern: &str, found: &mut Findings<'_>) -> bool {
             let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             let message = format!("{:?} is no regular expression: {last}", crate::watch::shortened(pattern));
             found.unsupported(
-                "value",
+                field,
                 message,
                 "Use RE2 syntax; look-around and back-references do not exist there.",
             );

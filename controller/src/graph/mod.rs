@@ -30,6 +30,7 @@ mod policy_warnings;
 mod reads;
 mod reference_grant;
 mod references;
+mod route_hosts;
 mod rules;
 mod service;
 mod service_ports;
@@ -59,6 +60,7 @@ pub(crate) use service::ServiceBackend;
 pub(crate) use validate::validate_object;
 
 use crate::cluster::Key;
+use crate::watch::ObjectId;
 
 /// What belongs together. What did not change since the last graph is shared with it.
 #[derive(Debug, Default)]
@@ -66,7 +68,7 @@ pub(crate) struct Graph {
     /// The gateways that are served.
     pub(crate) gateways: Arc<BTreeMap<Key, GatewayNode>>,
     /// What came of every route.
-    pub(crate) routes: Arc<BTreeMap<Key, Arc<BuiltRoute>>>,
+    pub(crate) routes: Arc<BTreeMap<ObjectId, Arc<BuiltRoute>>>,
     /// The backends that a route can use.
     pub(crate) backends: Arc<BTreeMap<Key, Arc<BackendNode>>>,
     /// The Service ports that routes use, by name of their set of endpoints.
@@ -82,12 +84,12 @@ impl Graph {
     }
 
     /// A route, if it is attached to a listener.
-    pub(crate) fn route(&self, key: &Key) -> Option<&RouteNode> {
-        self.routes.get(key)?.node.as_ref()
+    pub(crate) fn route(&self, id: &ObjectId) -> Option<&RouteNode> {
+        self.routes.get(id)?.node.as_ref()
     }
 
     /// What came of the parents of a route; nothing if it names no Gateway that is served.
-    pub(crate) fn parents(&self, route: &Key) -> &[ParentNode] {
+    pub(crate) fn parents(&self, route: &ObjectId) -> &[ParentNode] {
         self.routes.get(route).map_or(&[], |route| &route.parents)
     }
 }

@@ -1,4 +1,4 @@
-//! HTTPRoute: bound to the listeners of its parents.
+//! Routes: bound to the listeners of their parents.
 
 use gateway_api::apis::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
 use understudy_conf::Hostname;
@@ -11,7 +11,7 @@ use crate::graph::http_route::{AttachmentNode, Resolver};
 use crate::watch::{GATEWAY_API, Kind, ObjectId, nearest};
 
 /// What came of one of a route's parents, where it is a Gateway that is served here.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ParentNode {
     /// Its place in `spec.parentRefs`.
     pub(crate) index: usize,
@@ -88,7 +88,7 @@ impl Resolver<'_> {
         let counts = |shape: &crate::graph::ListenerShape| {
             parent.section_name.as_deref().is_none_or(|section| shape.name == section)
                 && parent.port.is_none_or(|port| i32::from(shape.port) == port)
-                && shape.http_routes
+                && shape.allows_kind(route.kind)
                 && shape.allows_namespace(self.cluster, &gateway.namespace, &route.key.namespace)
                 && intersect_hostnames(route, shape.hostname.as_ref()).is_some()
         };
@@ -143,15 +143,18 @@ impl Resolver<'_> {
             return Err(reasons::no_served_listener(&place, &key, asked).into());
         }
         let namespace = &route.key.namespace;
-        let allowed: Vec<_> = wanted
+        let of_kind: Vec<_> =
+            wanted.into_iter().filter(|(_, listener)| listener.shape.allows_kind(route.kind)).collect();
+        if of_kind.is_empty() {
+            return Err(reasons::kind_not_allowed_by_listeners(&at("name"), &key, route.kind).into());
+        }
+        let allowed: Vec<_> = of_kind
             .into_iter()
-            .filter(|(_, listener)| {
-                let shape = &listener.shape;
-                shape.http_routes && shape.allows_namespace(self.cluster, &key.namespace, namespace)
-            })
+            .filter(|(_, listener)| listener.shape.allows_namespace(self.cluster, &key.namespace, namespace))
             .collect();
         if allowed.is_empty() {
-            return Err(reasons::not_allowed_by_listeners(&at("name"), &key, namespace).into());
+            let kind = route.kind;
+            return Err(reasons::not_allowed_by_listeners(&at("name"), &key, kind, namespace).into());
         }
         let bound: Vec<_> = allowed
             .into_iter()

@@ -53,10 +53,9 @@ pub(super) fn merge_policies(
             Spot::Route(route) => (route, None),
             Spot::Listener(..) | Spot::Gateway(_) => continue,
         };
-        let parents =
-            cluster.http_routes.get(route).and_then(|route| route.value.spec.parent_refs.as_deref());
+        let parents = cluster.route(route).and_then(|route| route.value.spec.parent_refs.as_deref());
         for parent in parents.unwrap_or_default() {
-            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &parent.name);
+            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&route.key.namespace), &parent.name);
             for listener in gateways.get(&gateway).iter().flat_map(|node| &node.listeners) {
                 let chain = index.chain(route, rule, &gateway, listener.name.as_str());
                 let chain: Vec<_> = chain.into_iter().cloned().collect();

@@ -10,7 +10,7 @@ use crate::changes::Changes;
 use crate::cluster::Key;
 
 /// What a route read.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Reads {
     services: Vec<Key>,
     backends: Vec<Key>,

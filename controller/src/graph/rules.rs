@@ -1,4 +1,4 @@
-//! Rules of an HTTPRoute, as far as the route alone decides them: matches, filters, timeouts, retries.
+//! Rules of a route, as far as the route alone decides them: matches, filters, timeouts, retries.
 
 use gateway_api::apis::experimental::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesMatchesPathType as PathType, HttpRouteRulesRetry,
@@ -10,6 +10,7 @@ use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::filters::{BuiltFilters, MirrorSource, build_filters, build_ref_filters};
 use crate::graph::matches::{build_match, match_everything};
+use crate::watch::Kind;
 
 /// A rule without its references.
 #[derive(Debug)]
@@ -99,7 +100,11 @@ pub(crate) fn build_rules(route: &Object<HttpRoute>) -> (Vec<BuiltRule>, Vec<Dia
     let mut diagnostics = Vec::new();
     let place = |field: &str| route.at(field);
     let everything = [HttpRouteRules::default()];
-    let rules = route.value.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&everything);
+    let rules = route.value.spec.rules.as_deref().unwrap_or_default();
+    if !route.kind.has_requests() {
+        return (build_only_rule(route, rules, &mut diagnostics), diagnostics);
+    }
+    let rules = if rules.is_empty() { &everything } else { rules };
     let mut built = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
@@ -114,15 +119,47 @@ pub(crate) fn build_rules(route: &Object<HttpRoute>) -> (Vec<BuiltRule>, Vec<Dia
             }
             names.push(name);
         }
-        built.push(build_rule(rule, &mut found));
+        built.push(build_rule(route.kind, rule, &mut found));
     }
     (built, diagnostics)
 }
 
-fn build_rule(rule: &HttpRouteRules, found: &mut Findings<'_>) -> BuiltRule {
+/// Of connections and datagrams nothing is known that could tell rules apart.
+fn build_only_rule(
+    route: &Object<HttpRoute>,
+    rules: &[HttpRouteRules],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<BuiltRule> {
+    let place = |field: &str| route.at(field);
+    let kind = route.kind;
+    let mut found = Findings::new(&place, "spec.rules", diagnostics);
+    let Some(rule) = rules.first() else {
+        found.error("", "it has no rule", "Add one with backendRefs.");
+        return Vec::new();
+    };
+    if rules.len() > 1 {
+        found.unsupported(
+            "[1]",
+            format!("a {kind} has one rule; the others do not act"),
+            format!("Put all backendRefs into the first rule, or write a {kind} of its own for each port."),
+        );
+    }
+    let refs = build_refs(rule, false, &mut found.at("[0]"));
+    vec![BuiltRule {
+        name: rule.name.clone(),
+        matches: Some(Vec::new()),
+        filters: Vec::new(),
+        mirrors: Vec::new(),
+        timeouts: None,
+        retry: None,
+        outcome: Outcome::Forward(refs),
+    }]
+}
+
+fn build_rule(kind: Kind, rule: &HttpRouteRules, found: &mut Findings<'_>) -> BuiltRule {
     let mut matches = Some(Vec::new());
     for (index, source) in rule.matches.iter().flatten().enumerate() {
-        let one = build_match(source, &mut found.at(&format!("matches[{index}]")));
+        let one = build_match(kind, source, &mut found.at(&format!("matches[{index}]")));
         matches = matches.zip(one).map(|(mut all, one)| {
             all.push(one);
             all

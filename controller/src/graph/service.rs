@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, E
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use understudy_conf::{Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
 
+use crate::addresses::Transport;
 use crate::cluster::Object;
 use crate::graph::TlsNode;
 
@@ -25,11 +26,11 @@ pub(crate) fn is_external_name(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
 }
 
-/// The TCP port of a Service by its number.
-pub(crate) fn find_port(service: &Service, port: u16) -> Option<&ServicePort> {
-    let tcp = |candidate: &&ServicePort| candidate.protocol.as_deref().unwrap_or("TCP") == "TCP";
+/// The port of a Service by its number.
+pub(crate) fn find_port(service: &Service, transport: Transport, port: u16) -> Option<&ServicePort> {
+    let alike = |candidate: &&ServicePort| transport.is_of(candidate.protocol.as_deref());
     let ports = service.spec.as_ref()?.ports.as_deref().unwrap_or_default();
-    ports.iter().filter(tcp).find(|candidate| candidate.port == i32::from(port))
+    ports.iter().filter(alike).find(|candidate| candidate.port == i32::from(port))
 }
 
 /// What is spoken on a Service's port.
@@ -76,15 +77,16 @@ pub(crate) fn has_port(slices: &[&Object<EndpointSlice>], port: &ServicePort) ->
 /// The port of a slice that belongs to a Service's port: by name, else by the target's number.
 fn find_target_port(ports: &[EndpointPort], port: &ServicePort) -> Option<u16> {
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
-    let tcp = |candidate: &&EndpointPort| candidate.protocol.as_deref().unwrap_or("TCP") == "TCP";
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let alike = |candidate: &&EndpointPort| candidate.protocol.as_deref().unwrap_or("TCP") == protocol;
     let wanted = match &port.target_port {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(_)) => None,
         None => Some(port.port),
     };
-    let by_name = ports.iter().filter(tcp).find(|candidate| name(&candidate.name) == name(&port.name));
+    let by_name = ports.iter().filter(alike).find(|candidate| name(&candidate.name) == name(&port.name));
     let by_number =
-        || ports.iter().filter(tcp).find(|candidate| candidate.port.is_some() && candidate.port == wanted);
+        || ports.iter().filter(alike).find(|candidate| candidate.port.is_some() && candidate.port == wanted);
     let found = by_name.or_else(by_number)?;
     u16::try_from(found.port.or(wanted)?).ok().filter(|port| *port != 0)
 }

@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use understudy_conf::BackendName;
+use understudy_conf::{BackendName, UpstreamProtocol};
 
 use crate::changes::Changes;
-use crate::cluster::{Cluster, Key};
+use crate::cluster::Cluster;
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::http_route::PortUse;
 use crate::graph::{BuiltRoute, ServiceBackend, service};
+use crate::watch::ObjectId;
 
 /// A route before and after it was built again.
 pub(super) struct Rebuilt {
-    pub(super) key: Key,
+    pub(super) id: ObjectId,
     pub(super) before: Option<Arc<BuiltRoute>>,
     pub(super) after: Option<Arc<BuiltRoute>>,
 }
@@ -25,7 +26,7 @@ pub(super) struct Rebuilt {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServicePorts {
     pub(super) nodes: Arc<BTreeMap<BackendName, Arc<ServiceBackend>>>,
-    users: BTreeMap<BackendName, BTreeSet<Key>>,
+    users: BTreeMap<BackendName, BTreeSet<ObjectId>>,
     lacking: BTreeMap<BackendName, Lack>,
 }
 
@@ -41,20 +42,20 @@ impl ServicePorts {
     pub(super) fn update(
         &mut self,
         cluster: &Cluster,
-        routes: &BTreeMap<Key, Arc<BuiltRoute>>,
+        routes: &BTreeMap<ObjectId, Arc<BuiltRoute>>,
         rebuilt: &[Rebuilt],
         changes: &Changes,
     ) -> BTreeSet<BackendName> {
         let mut doubtful: BTreeSet<BackendName> = BTreeSet::new();
-        for Rebuilt { key, before, after } in rebuilt {
+        for Rebuilt { id, before, after } in rebuilt {
             for port in before.iter().flat_map(|route| &route.trace.ports) {
                 if let Some(users) = self.users.get_mut(&port.name) {
-                    users.remove(key);
+                    users.remove(id);
                 }
                 doubtful.insert(port.name.clone());
             }
             for port in after.iter().flat_map(|route| &route.trace.ports) {
-                self.users.entry(port.name.clone()).or_default().insert(key.clone());
+                self.users.entry(port.name.clone()).or_default().insert(id.clone());
                 doubtful.insert(port.name.clone());
             }
         }
@@ -95,12 +96,12 @@ impl ServicePorts {
     pub(super) fn report(
         &self,
         cluster: &Cluster,
-        routes: &BTreeMap<Key, Arc<BuiltRoute>>,
+        routes: &BTreeMap<ObjectId, Arc<BuiltRoute>>,
         diagnostics: &mut Vec<Diagnostic>,
     ) {
         for (name, lack) in &self.lacking {
             let Some((route, port)) = self.first_use(name, routes) else { continue };
-            let Some(route) = cluster.http_routes.get(route) else { continue };
+            let Some(route) = cluster.route(route) else { continue };
             let at = |field: &str| route.at(&format!("{}.{field}", port.field));
             diagnostics.push(match lack {
                 Lack::Slices => reasons::service_without_slices(&at("name"), &port.service),
@@ -112,15 +113,16 @@ impl ServicePorts {
     fn first_use<'r>(
         &self,
         name: &BackendName,
-        routes: &'r BTreeMap<Key, Arc<BuiltRoute>>,
-    ) -> Option<(&'r Key, &'r PortUse)> {
-        let (key, route) = routes.get_key_value(self.users.get(name)?.first()?)?;
-        Some((key, route.trace.ports.iter().find(|port| port.name == *name)?))
+        routes: &'r BTreeMap<ObjectId, Arc<BuiltRoute>>,
+    ) -> Option<(&'r ObjectId, &'r PortUse)> {
+        let (id, route) = routes.get_key_value(self.users.get(name)?.first()?)?;
+        Some((id, route.trace.ports.iter().find(|port| port.name == *name)?))
     }
 }
 
 fn build_node(cluster: &Cluster, port: &PortUse) -> Option<(ServiceBackend, Option<Lack>)> {
-    let service_port = service::find_port(&cluster.services.get(&port.service)?.value, port.port)?;
+    let service = &cluster.services.get(&port.service)?.value;
+    let service_port = service::find_port(service, port.transport, port.port)?;
     let slices = cluster.slices_of(&port.service);
     let lack = match service::has_port(&slices, service_port) {
         _ if slices.is_empty() => Some(Lack::Slices),
@@ -128,6 +130,6 @@ fn build_node(cluster: &Cluster, port: &PortUse) -> Option<(ServiceBackend, Opti
         true => None,
     };
     let endpoints = service::resolve_endpoints(&slices, service_port);
-    let protocol = service::protocol_of(service_port);
+    let protocol = if port.is_h2 { UpstreamProtocol::H2c } else { service::protocol_of(service_port) };
     Some((ServiceBackend { protocol, endpoints, tls: port.tls.clone() }, lack))
 }

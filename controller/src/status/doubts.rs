@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use gateway_api::apis::experimental::httproutes::HttpRoute;
 use understudy_conf::differences;
 
-use crate::cluster::{Key, Object, Objects};
+use crate::cluster::{Cluster, Key, Object, Objects};
 use crate::pass::Pass;
 use crate::status::findings::Findings;
 use crate::status::{has_class, has_other_manager};
@@ -20,7 +21,7 @@ pub(crate) enum Doubts {
     /// All of them.
     Everything,
     /// These routes and Backends, and every object of the other kinds.
-    Some { routes: BTreeSet<Key>, backends: BTreeSet<Key> },
+    Some { routes: BTreeSet<ObjectId>, backends: BTreeSet<Key> },
 }
 
 impl Doubts {
@@ -30,18 +31,21 @@ impl Doubts {
         if has_class(before) != has_class(now) || has_other_manager(before) != has_other_manager(now) {
             return Self::Everything;
         }
-        let mut routes = other_versions(&before.http_routes, &now.http_routes);
+        let mut routes = BTreeSet::new();
+        for kind in Kind::ROUTES {
+            routes.extend(written_routes(before, now, kind));
+        }
         let mut backends = other_versions(&before.backends, &now.backends);
         routes.extend(others(&last.graph.routes, &pass.graph.routes));
         backends.extend(others(&last.graph.backends, &pass.graph.backends));
         if !Arc::ptr_eq(&last.diagnostics, &pass.diagnostics) {
             let labels = Findings::new(&last.diagnostics).differing(&Findings::new(&pass.diagnostics));
             for label in labels {
-                if let Some(key) = key_of(&label, Kind::HttpRoute) {
-                    routes.insert(key);
-                } else if let Some(key) = key_of(&label, Kind::Backend) {
+                if let Some(key) = key_of(&label, Kind::Backend) {
                     backends.insert(key);
                 }
+                let route = |kind| Some(ObjectId { kind, key: key_of(&label, kind)? });
+                routes.extend(Kind::ROUTES.into_iter().find_map(route));
             }
         }
         Self::Some { routes, backends }
@@ -50,17 +54,17 @@ impl Doubts {
     /// Whether an object is in doubt.
     pub(crate) fn include(&self, id: &ObjectId) -> bool {
         match (self, id.kind) {
-            (Self::Some { routes, .. }, Kind::HttpRoute) => routes.contains(&id.key),
+            (Self::Some { routes, .. }, kind) if kind.is_route() => routes.contains(id),
             (Self::Some { backends, .. }, Kind::Backend) => backends.contains(&id.key),
             _ => true,
         }
     }
 
     /// The routes in doubt.
-    pub(super) fn routes<'m, V>(&'m self, all: &'m BTreeMap<Key, V>) -> Vec<&'m V> {
+    pub(super) fn routes<'m>(&'m self, cluster: &'m Cluster) -> Vec<&'m Object<HttpRoute>> {
         match self {
-            Self::Everything => all.values().collect(),
-            Self::Some { routes, .. } => routes.iter().filter_map(|key| all.get(key)).collect(),
+            Self::Everything => cluster.routes().map(AsRef::as_ref).collect(),
+            Self::Some { routes, .. } => routes.iter().filter_map(|id| cluster.route(id)).collect(),
         }
     }
 
@@ -82,11 +86,23 @@ pub(super) fn written_since(last: &Pass, pass: &Pass) -> BTreeSet<ObjectId> {
     };
     add(Kind::GatewayClass, other_versions(&before.gateway_classes, &now.gateway_classes));
     add(Kind::Gateway, other_versions(&before.gateways, &now.gateways));
-    add(Kind::HttpRoute, other_versions(&before.http_routes, &now.http_routes));
     add(Kind::Backend, other_versions(&before.backends, &now.backends));
     add(Kind::BackendTrafficPolicy, other_versions(&before.policies, &now.policies));
     add(Kind::BackendTlsPolicy, other_versions(&before.backend_tls_policies, &now.backend_tls_policies));
+    for kind in Kind::ROUTES {
+        found.extend(written_routes(before, now, kind));
+    }
     found
+}
+
+/// The routes of a kind that are other versions.
+fn written_routes(before: &Cluster, now: &Cluster, kind: Kind) -> Vec<ObjectId> {
+    match (before.routes_of(kind), now.routes_of(kind)) {
+        (Some(before), Some(now)) => {
+            other_versions(before, now).into_iter().map(|key| ObjectId { kind, key }).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn other_versions<T>(before: &Objects<T>, now: &Objects<T>) -> BTreeSet<Key> {
@@ -98,7 +114,7 @@ fn other_versions<T>(before: &Objects<T>, now: &Objects<T>) -> BTreeSet<Key> {
     differences(before, now, same).map(|(key, ..)| key.clone()).collect()
 }
 
-fn others<T>(before: &Arc<BTreeMap<Key, Arc<T>>>, now: &Arc<BTreeMap<Key, Arc<T>>>) -> Vec<Key> {
+fn others<K: Ord + Clone, T>(before: &Arc<BTreeMap<K, Arc<T>>>, now: &Arc<BTreeMap<K, Arc<T>>>) -> Vec<K> {
     if Arc::ptr_eq(before, now) {
         return Vec::new();
     }

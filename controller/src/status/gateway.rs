@@ -74,7 +74,7 @@ impl Builder<'_> {
             let shape = self.node.shapes.get(index).and_then(Option::as_ref);
             listeners.push(ListenerReport {
                 name: listener.name.clone(),
-                http_routes: shape.is_some_and(|shape| shape.http_routes),
+                kinds: shape.map(|shape| shape.kinds.clone()).unwrap_or_default(),
                 attached_routes: attached.get(&(key, index)).copied().unwrap_or(0),
                 conditions: self.listener_conditions(index, &programmed),
             });

@@ -10,6 +10,8 @@ use crate::watch::{Kind, ObjectId};
 /// The features of Gateway API that act, by the names of its conformance tests, sorted.
 pub(super) const FEATURES: &[&str] = &[
     "BackendTLSPolicy",
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
     "Gateway",
     "GatewayAddressEmpty",
     "GatewayInfrastructure",
@@ -40,6 +42,11 @@ pub(super) const FEATURES: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 pub(super) fn build_classes(cluster: &Cluster, findings: &Findings<'_>) -> Vec<Desired> {

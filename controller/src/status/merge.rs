@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::CONTROLLER_NAME;
 use crate::status::condition::{Condition, OWN_ACCEPTED, OWN_WARNING};
 use crate::status::{Desired, Entry, ListenerReport, Report};
-use crate::watch::GATEWAY_API;
+use crate::watch::{GATEWAY_API, Kind};
 
 /// The condition types that are ours on objects that others write to as well.
 const OWN_TYPES: [&str; 7] =
@@ -107,8 +107,8 @@ impl Merger {
             items(present).iter().find(|known| known.get("name").and_then(Value::as_str) == Some(name))
         };
         let kinds = |listener: &ListenerReport| -> Value {
-            let kind = listener.http_routes.then(|| json!({ "group": GATEWAY_API, "kind": "HTTPRoute" }));
-            kind.into_iter().collect()
+            let name = |kind: &Kind| json!({ "group": GATEWAY_API, "kind": kind.info().name });
+            listener.kinds.iter().map(name).collect()
         };
         listeners
             .iter()
@@ -175,7 +175,7 @@ fn time(seconds: i64) -> String {
 mod tests {
     use super::*;
     use crate::cluster::Key;
-    use crate::watch::{Kind, ObjectId};
+    use crate::watch::ObjectId;
 
     fn desired(kind: Kind, report: Report) -> Desired {
         Desired { id: ObjectId { kind, key: Key::new("default", "a") }, generation: 1, report }

@@ -15,11 +15,11 @@ mod doubts;
 mod findings;
 mod gateway;
 mod gateway_class;
-mod http_route;
 mod merge;
 mod pace;
 mod policies;
 mod policy_target;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod tls_policies;
@@ -35,7 +35,7 @@ use crate::graph::Graph;
 use crate::lease::ServingSidecar;
 use crate::status::condition::Condition;
 use crate::status::findings::Findings;
-use crate::watch::ObjectId;
+use crate::watch::{Kind, ObjectId};
 
 pub(crate) use doubts::Doubts;
 pub(crate) use merge::merge;
@@ -88,8 +88,8 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ListenerReport {
     pub(crate) name: String,
-    /// Whether HTTPRoutes are served by it.
-    pub(crate) http_routes: bool,
+    /// The kinds of routes that it serves.
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) attached_routes: usize,
     pub(crate) conditions: Vec<Condition>,
 }
@@ -109,7 +109,7 @@ pub(crate) fn build_statuses(inputs: Inputs<'_>, doubts: &Doubts) -> Vec<Desired
     desired.extend(backend::build_backends(inputs, &findings, doubts));
     desired.extend(policies::build_policies(inputs, &findings));
     desired.extend(tls_policies::build_policies(inputs, &findings));
-    desired.extend(http_route::build_routes(inputs, &findings, doubts));
+    desired.extend(routes::build_routes(inputs, &findings, doubts));
     desired
 }
 
@@ -120,7 +120,7 @@ fn has_class(cluster: &Cluster) -> bool {
 
 /// What is left to do when the last class is gone: our entries go.
 fn removals(cluster: &Cluster) -> Vec<Desired> {
-    let routes = http_route::marked(cluster).map(|object| http_route::desired(object, Vec::new()));
+    let routes = routes::marked(cluster).map(|object| routes::desired(object, Vec::new()));
     let policies = policies::marked(cluster).map(|object| policies::desired(object, Vec::new()));
     let tls = tls_policies::marked(cluster).map(|object| tls_policies::desired(object, Vec::new()));
     routes.chain(policies).chain(tls).collect()

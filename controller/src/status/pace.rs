@@ -170,7 +170,7 @@ fn rank(kind: Kind) -> u8 {
         Kind::GatewayClass => 0,
         Kind::Gateway => 1,
         Kind::Backend => 2,
-        Kind::HttpRoute => 4,
+        kind if kind.is_route() => 4,
         _ => 3,
     }
 }

@@ -64,12 +64,12 @@ pub(super) fn desired(policy: &Object<BackendTlsPolicy>, entries: Vec<Entry>) ->
 /// The Gateways of the routes that refer to something.
 fn gateways_by_target<'g>(cluster: &Cluster, graph: &'g Graph) -> BTreeMap<Target, BTreeSet<&'g Key>> {
     let mut users: BTreeMap<Target, BTreeSet<&Key>> = BTreeMap::new();
-    for (key, route) in graph.routes.iter() {
+    for (id, route) in graph.routes.iter() {
         let parents = &route.parents;
         if parents.is_empty() {
             continue;
         }
-        let rules = cluster.http_routes.get(key).and_then(|route| route.value.spec.rules.as_deref());
+        let rules = cluster.route(id).and_then(|route| route.value.spec.rules.as_deref());
         for reference in rules.unwrap_or_default().iter().flat_map(|rule| rule.backend_refs.iter().flatten())
         {
             let kind = match (reference.group.as_deref(), reference.kind.as_deref()) {
@@ -77,7 +77,7 @@ fn gateways_by_target<'g>(cluster: &Cluster, graph: &'g Graph) -> BTreeMap<Targe
                 (Some(ENVOY), Some("Backend")) => Kind::Backend,
                 _ => continue,
             };
-            let namespace = reference.namespace.as_deref().unwrap_or(&key.namespace);
+            let namespace = reference.namespace.as_deref().unwrap_or(&id.key.namespace);
             let gateways = users.entry((kind, Key::new(namespace, &reference.name))).or_default();
             gateways.extend(parents.iter().map(|parent| &parent.gateway));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use understudy_conf::{Backend, BackendName, State, differences};
+use understudy_conf::{Backend, BackendName, State, UpstreamProtocol, differences};
 
 use crate::cluster::Key;
 use crate::graph::{BackendNode, Graph, ServiceBackend};
@@ -25,9 +25,21 @@ pub(super) fn differing(last: &Graph, graph: &Graph) -> Vec<BackendName> {
     }
     if !Arc::ptr_eq(&last.backends, &graph.backends) {
         let backends = differences(&last.backends, &graph.backends, Arc::ptr_eq);
-        names.extend(backends.filter_map(|(_, before, after)| Some(before.or(after)?.name.clone())));
+        for (_, before, after) in backends {
+            let Some(node) = before.or(after) else { continue };
+            names.push(node.name.clone());
+            names.extend(h2_name(&node.name));
+        }
     }
     names
+}
+
+/// What stands behind the name of a Backend that is spoken to by HTTP/2 without saying so itself.
+const H2: &str = "@h2c";
+
+/// The name of a Backend where it is spoken to by HTTP/2 without saying so itself.
+pub(super) fn h2_name(name: &BackendName) -> Option<BackendName> {
+    BackendName::new(format!("{name}{H2}")).ok()
 }
 
 /// Looks again at the backends of these names.
@@ -63,6 +75,7 @@ fn find_source<'g>(graph: &'g Graph, name: &BackendName) -> Option<Source<'g>> {
         return Some(Source::Service(service));
     }
     let (namespace, object) = name.as_str().strip_prefix("backend/")?.split_once('/')?;
+    let object = object.strip_suffix(H2).unwrap_or(object);
     graph.backends.get(&Key::new(namespace, object)).map(|node| Source::Backend(node))
 }
 
@@ -71,9 +84,10 @@ fn build_backend(graph: &Graph, name: &BackendName) -> Option<Backend> {
         Source::Service(node) => (node.protocol, &node.endpoints, &node.tls),
         Source::Backend(node) => (node.protocol, node.endpoints.as_ref().ok()?, &node.tls),
     };
+    let is_h2 = name.as_str().ends_with(H2);
     Some(Backend {
         name: name.clone(),
-        protocol,
+        protocol: if is_h2 { UpstreamProtocol::H2c } else { protocol },
         tls: tls.as_ref().map(|node| node.tls.clone()),
         endpoints: endpoints.clone(),
     })

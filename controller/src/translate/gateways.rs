@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use understudy_conf::{
-    Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls, Protocol, TlsMode,
-};
+use understudy_conf::{Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls};
 
 use crate::graph::{Graph, ListenerNode};
 
@@ -30,7 +28,7 @@ pub(super) fn build_gateways(graph: &Graph) -> BTreeMap<GatewayName, Arc<Gateway
 
 fn build_tls(listener: &ListenerNode) -> Option<ListenerTls> {
     let certificates = listener.certificates.iter().map(|certificate| certificate.name.clone()).collect();
-    (listener.protocol == Protocol::Https).then_some(ListenerTls { mode: TlsMode::Terminate, certificates })
+    listener.tls_mode.map(|mode| ListenerTls { mode, certificates })
 }
 
 /// The certificates of the listeners that are served.

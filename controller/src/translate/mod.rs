@@ -16,16 +16,16 @@ use std::sync::Arc;
 
 use understudy_conf::{Guard, GuardName, PoolName, RouteName, State, differences};
 
-use crate::cluster::Key;
 use crate::graph::{BuiltRoute, Graph};
 use crate::translate::uses::Uses;
+use crate::watch::ObjectId;
 
 /// Translates graphs. Versions are left to who publishes states.
 #[derive(Debug, Default)]
 pub(crate) struct Translator {
     graph: Arc<Graph>,
     /// What each route became.
-    routes: BTreeMap<Key, Names>,
+    routes: BTreeMap<ObjectId, Names>,
     uses: Uses,
     state: Arc<State>,
 }
@@ -95,11 +95,11 @@ impl Translator {
         &mut self,
         graph: &Graph,
         state: &mut State,
-        key: &Key,
+        id: &ObjectId,
         route: Option<&Arc<BuiltRoute>>,
     ) {
         let Names { routes: mut old_routes, pools: mut old_pools } =
-            self.routes.remove(key).unwrap_or_default();
+            self.routes.remove(id).unwrap_or_default();
         for pool in old_pools.iter().filter_map(|name| state.pools.get(name)) {
             self.uses.remove(pool);
         }
@@ -121,7 +121,7 @@ impl Translator {
         old_routes.iter().for_each(|name| drop(state.routes.remove(name)));
         old_pools.iter().for_each(|name| drop(state.pools.remove(name)));
         if !names.routes.is_empty() {
-            self.routes.insert(key.clone(), names);
+            self.routes.insert(id.clone(), names);
         }
     }
 }

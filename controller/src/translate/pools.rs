@@ -3,6 +3,7 @@
 use understudy_conf::{HttpFilter, PolicyName, Pool, PoolName, PoolRef, RefTarget, RequestMirror};
 
 use crate::graph::{Graph, MirrorNode, PolicyNode, RefNode, RefTargetNode};
+use crate::translate::backends::h2_name;
 
 /// Builds a rule's pool; `None` where the rule can forward nothing, by Gateway API's meaning: every reference
 /// is invalid, or has no weight.
@@ -53,6 +54,10 @@ fn build_target(graph: &Graph, target: &RefTargetNode) -> RefTarget {
     match target {
         RefTargetNode::Backend(key) => match graph.backends.get(key) {
             Some(node) => RefTarget::Backend(node.name.clone()),
+            None => RefTarget::Invalid(format!("there is no Backend {key}")),
+        },
+        RefTargetNode::H2Backend(key) => match graph.backends.get(key).and_then(|node| h2_name(&node.name)) {
+            Some(name) => RefTarget::Backend(name),
             None => RefTarget::Invalid(format!("there is no Backend {key}")),
         },
         RefTargetNode::Service(name) => RefTarget::Backend(name.clone()),

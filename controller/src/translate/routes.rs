@@ -11,6 +11,7 @@ use understudy_conf::{Action, Attachment, HttpFilter, Pool, PoolName, Route, Rou
 use crate::cluster::Key;
 use crate::graph::{AttachmentNode, Graph, MirrorNode, PolicyNode, RouteNode, RuleAction};
 use crate::translate::pools::{add_mirrors, build_pool};
+use crate::watch::Kind;
 
 /// Listeners of a route on which each of its rules has one policy.
 pub(super) struct Group {
@@ -57,7 +58,8 @@ pub(super) fn build_groups(graph: &Graph, route: &RouteNode) -> Vec<Group> {
 
 /// Translates the route for one group of its listeners, with the pools of its rules.
 pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Option<(Route, Vec<Pool>)> {
-    let base = format!("httproute/{}/{}", route.key.namespace, route.key.name);
+    let (prefix, kind) = kind_of(route.id.kind)?;
+    let base = format!("{prefix}/{}/{}", route.id.key.namespace, route.id.key.name);
     let mut pools = Vec::new();
     let mut rules = Vec::new();
     for (rule, policy) in route.rules.iter().zip(&group.policies) {
@@ -103,7 +105,19 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
         group.attachments.iter().filter_map(|attachment| build_attachment(graph, attachment)).collect();
     // Names of Kubernetes are at most 253 long each, so that this one is below the limit of 1024.
     let name = RouteName::new(format!("{base}{}", group.suffix)).ok()?;
-    Some((Route { name, kind: RouteKind::Http, created: route.created, attachments, rules }, pools))
+    Some((Route { name, kind, created: route.created, attachments, rules }, pools))
+}
+
+/// What a kind of route is called in names, and in the state.
+fn kind_of(kind: Kind) -> Option<(&'static str, RouteKind)> {
+    match kind {
+        Kind::HttpRoute => Some(("httproute", RouteKind::Http)),
+        Kind::GrpcRoute => Some(("grpcroute", RouteKind::Grpc)),
+        Kind::TlsRoute => Some(("tlsroute", RouteKind::Tls)),
+        Kind::TcpRoute => Some(("tcproute", RouteKind::Tcp)),
+        Kind::UdpRoute => Some(("udproute", RouteKind::Udp)),
+        _ => None,
+    }
 }
 
 fn build_attachment(graph: &Graph, attachment: &AttachmentNode) -> Option<Attachment> {
@@ -122,7 +136,7 @@ fn effective_policies(graph: &Graph, route: &RouteNode, attachment: &AttachmentN
     route
         .rules
         .iter()
-        .map(|rule| policies.effective(&route.key, rule.name.as_deref(), &attachment.gateway, listener))
+        .map(|rule| policies.effective(&route.id, rule.name.as_deref(), &attachment.gateway, listener))
         .map(|policy| policy.map(|(key, _)| key.clone()))
         .collect()
 }

@@ -50,10 +50,7 @@ fn used_backends(graph: &Graph) -> BTreeSet<&Key> {
             .iter()
             .flat_map(|reference| reference.mirrors.iter().map(|m| &m.target).chain([&reference.target]));
         let of_rule = rule.mirrors.iter().map(|mirror| &mirror.target);
-        used.extend(of_refs.chain(of_rule).filter_map(|target| match target {
-            RefTargetNode::Backend(key) => Some(key),
-            RefTargetNode::Service(_) | RefTargetNode::Invalid(_) => None,
-        }));
+        used.extend(of_refs.chain(of_rule).filter_map(RefTargetNode::backend));
     }
     used
 }
@@ -63,7 +60,7 @@ pub(crate) fn uid_of(cluster: &Cluster, subject: &Subject) -> Option<String> {
     let metadata = match subject {
         Subject::Backend(key) => &cluster.backends.get(key)?.value.metadata,
         Subject::Service(key) => &cluster.services.get(key)?.value.metadata,
-        Subject::HttpRoute(key) => &cluster.http_routes.get(key)?.value.metadata,
+        Subject::Route(id) => &cluster.route(id)?.value.metadata,
     };
     metadata.uid.clone()
 }

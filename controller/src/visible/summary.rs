@@ -137,7 +137,7 @@ pub(crate) fn summarize(reports: &Reports, pods: &BTreeMap<String, String>) -> N
 fn backend_name(origin: &str) -> Option<String> {
     match Subject::of_origin(origin)? {
         Subject::Backend(key) => Some(key.to_string()),
-        Subject::Service(_) | Subject::HttpRoute(_) => None,
+        Subject::Service(_) | Subject::Route(_) => None,
     }
 }
 

@@ -46,6 +46,11 @@ pub(crate) fn from_node<'de, T: de::Deserialize<'de>>(
 }
 
 impl TypeError {
+    /// Something about the value as a whole.
+    pub(crate) fn whole(message: String) -> Self {
+        Self { place: None, missing: None, message, remedy: String::new() }
+    }
+
     /// Path of the field.
     pub(crate) fn path(&self) -> String {
         let base = self.place.as_ref().map_or("", |(path, _)| path.as_str());

@@ -9,6 +9,10 @@ pub(crate) enum Kind {
     GatewayClass,
     Gateway,
     HttpRoute,
+    GrpcRoute,
+    TlsRoute,
+    TcpRoute,
+    UdpRoute,
     ReferenceGrant,
     BackendTlsPolicy,
     Backend,
@@ -44,11 +48,15 @@ const fn row(
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 pub(crate) const ENVOY: &str = understudy_crds::GROUP;
 
-const KINDS: [KindInfo; 14] = [
+const KINDS: [KindInfo; 18] = [
     row(Kind::Namespace, "Namespace", "", &["v1"], false),
     row(Kind::GatewayClass, "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], false),
     row(Kind::Gateway, "Gateway", GATEWAY_API, &["v1", "v1beta1"], true),
     row(Kind::HttpRoute, "HTTPRoute", GATEWAY_API, &["v1", "v1beta1"], true),
+    row(Kind::GrpcRoute, "GRPCRoute", GATEWAY_API, &["v1", "v1alpha2"], true),
+    row(Kind::TlsRoute, "TLSRoute", GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], true),
+    row(Kind::TcpRoute, "TCPRoute", GATEWAY_API, &["v1", "v1alpha2"], true),
+    row(Kind::UdpRoute, "UDPRoute", GATEWAY_API, &["v1", "v1alpha2"], true),
     row(Kind::ReferenceGrant, "ReferenceGrant", GATEWAY_API, &["v1", "v1beta1"], true),
     row(Kind::BackendTlsPolicy, "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], true),
     row(Kind::Backend, "Backend", ENVOY, &["v1alpha1"], true),
@@ -62,11 +70,7 @@ const KINDS: [KindInfo; 14] = [
 ];
 
 /// Kinds of the two gateway groups that are known and do not act.
-const NOT_ACTING: [&str; 16] = [
-    "GRPCRoute",
-    "TLSRoute",
-    "TCPRoute",
-    "UDPRoute",
+const NOT_ACTING: [&str; 12] = [
     "ListenerSet",
     "XListenerSet",
     "XBackendTrafficPolicy",
@@ -82,6 +86,25 @@ const NOT_ACTING: [&str; 16] = [
 ];
 
 impl Kind {
+    /// The kinds of routes.
+    pub(crate) const ROUTES: [Self; 5] =
+        [Self::HttpRoute, Self::GrpcRoute, Self::TlsRoute, Self::TcpRoute, Self::UdpRoute];
+
+    /// The kind of route that has a name.
+    pub(crate) fn route_by_name(name: &str) -> Option<Self> {
+        Self::ROUTES.into_iter().find(|kind| kind.info().name == name)
+    }
+
+    /// Whether it is a kind of route.
+    pub(crate) fn is_route(self) -> bool {
+        Self::ROUTES.contains(&self)
+    }
+
+    /// Whether it is a kind of route that knows requests, and not just connections or datagrams.
+    pub(crate) fn has_requests(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+    }
+
     /// Every kind that is read.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         KINDS.iter().map(|info| info.kind)
@@ -122,8 +145,8 @@ pub(crate) fn recognize(api_version: &str, kind: &str) -> Recognized {
             return Recognized::Known(info.kind);
         }
         // A Service, Gateway or Backend of an unrelated group is a kind of its own.
-        let distinctive =
-            matches!(kind, "HTTPRoute" | "BackendTrafficPolicy" | "GatewayClass" | "ReferenceGrant");
+        let distinctive = info.kind.is_route()
+            || matches!(kind, "BackendTrafficPolicy" | "GatewayClass" | "ReferenceGrant");
         let core_only = group.is_empty() && !info.group.is_empty();
         if info.group == group || ours || distinctive || core_only || group.ends_with("x-k8s.io") {
             let prefix = if info.group.is_empty() { String::new() } else { format!("{}/", info.group) };
@@ -171,7 +194,11 @@ mod tests {
                 "BackendTraficPolicy",
                 Recognized::Misspelt("BackendTrafficPolicy"),
             ),
-            ("gateway.networking.k8s.io/v1", "GRPCRoute", Recognized::NotActing),
+            ("gateway.networking.k8s.io/v1", "GRPCRoute", Recognized::Known(Kind::GrpcRoute)),
+            ("gateway.networking.k8s.io/v1alpha3", "TLSRoute", Recognized::Known(Kind::TlsRoute)),
+            ("gateway.networking.k8s.io/v1alpha2", "UDPRoute", Recognized::Known(Kind::UdpRoute)),
+            ("gateway.networking.k8s.io/v1", "TcpRoute", Recognized::Misspelt("TCPRoute")),
+            ("gateway.networking.k8s.io/v1", "XMesh", Recognized::NotActing),
         ] {
             assert_eq!(recognize(api_version, kind), expected, "{api_version} {kind}");
         }

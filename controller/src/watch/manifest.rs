@@ -15,7 +15,7 @@ use crate::graph::validate_object;
 use crate::watch::de::{TypeError, UnknownField, from_node};
 use crate::watch::kinds::{Kind, Recognized, recognize};
 use crate::watch::node::{Entry, Node, Value};
-use crate::watch::yaml;
+use crate::watch::{routes, yaml};
 
 /// More findings than this are not listed for one manifest.
 const MAX_FINDINGS: usize = 1000;
@@ -83,8 +83,17 @@ pub(crate) struct Batch {
     pub(crate) garbled: bool,
 }
 
+macro_rules! read_value {
+    ($type:ty) => {
+        from_node::<$type>
+    };
+    ($type:ty, $read:path) => {
+        $read
+    };
+}
+
 macro_rules! known_objects {
-    ($($kind:ident: $type:ty,)+) => {
+    ($($kind:ident: $type:ty $(, by $read:path)?;)+) => {
         /// A typed object of a kind that is read.
         #[derive(Debug, Clone)]
         pub(crate) enum KnownObject {
@@ -115,7 +124,7 @@ macro_rules! known_objects {
         ) -> (Result<KnownObject, TypeError>, Vec<UnknownField>) {
             match id.kind {
                 $(Kind::$kind => {
-                    let (result, unknown) = from_node::<$type>(&tree);
+                    let (result, unknown) = read_value!($type $(, $read)?)(&tree);
                     let known = result.map(|value| KnownObject::$kind(Object::new(id, value, origin(tree))));
                     (known, unknown)
                 })+
@@ -125,20 +134,24 @@ macro_rules! known_objects {
 }
 
 known_objects! {
-    Namespace: Namespace,
-    GatewayClass: gatewayclasses::GatewayClass,
-    Gateway: gateways::Gateway,
-    HttpRoute: httproutes::HttpRoute,
-    ReferenceGrant: referencegrants::ReferenceGrant,
-    BackendTlsPolicy: backendtlspolicies::BackendTlsPolicy,
-    Backend: Backend,
-    BackendTrafficPolicy: BackendTrafficPolicy,
-    Service: Service,
-    EndpointSlice: EndpointSlice,
-    Secret: Secret,
-    ConfigMap: ConfigMap,
-    Node: ClusterNode,
-    ServiceCidr: ServiceCIDR,
+    Namespace: Namespace;
+    GatewayClass: gatewayclasses::GatewayClass;
+    Gateway: gateways::Gateway;
+    HttpRoute: httproutes::HttpRoute;
+    GrpcRoute: httproutes::HttpRoute, by routes::read_grpc_route;
+    TlsRoute: httproutes::HttpRoute, by routes::read_tls_route;
+    TcpRoute: httproutes::HttpRoute, by routes::read_tcp_route;
+    UdpRoute: httproutes::HttpRoute, by routes::read_udp_route;
+    ReferenceGrant: referencegrants::ReferenceGrant;
+    BackendTlsPolicy: backendtlspolicies::BackendTlsPolicy;
+    Backend: Backend;
+    BackendTrafficPolicy: BackendTrafficPolicy;
+    Service: Service;
+    EndpointSlice: EndpointSlice;
+    Secret: Secret;
+    ConfigMap: ConfigMap;
+    Node: ClusterNode;
+    ServiceCidr: ServiceCIDR;
 }
 
 /// Reads all objects of a manifest.

@@ -12,6 +12,7 @@ mod manifest;
 mod nearest;
 mod node;
 mod notify;
+mod routes;
 mod scalar;
 mod yaml;
 

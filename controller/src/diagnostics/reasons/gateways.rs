@@ -6,6 +6,7 @@ use super::suggest;
 use crate::addresses::{UnusableAddress, WrongParameter};
 use crate::cluster::Key;
 use crate::diagnostics::{Diagnostic, Place, Reason};
+use crate::watch::Kind;
 
 pub(crate) fn missing_class(place: &Place, name: &str, near: Option<&str>, controller: &str) -> Diagnostic {
     let remedy = format!("Add a GatewayClass {name} with controllerName: {controller}.");
@@ -40,19 +41,11 @@ pub(crate) fn unsupported_address(place: &Place, kind: &str, value: &str) -> Dia
     )
 }
 
-pub(crate) fn protocol_not_acting(place: &Place, listener: &str, protocol: &str) -> Diagnostic {
-    place.warning(
-        Reason::UnsupportedProtocol,
-        format!("listener {listener} of protocol {protocol} is not served yet"),
-        "Use protocol HTTP or HTTPS.",
-    )
-}
-
 pub(crate) fn unsupported_protocol(place: &Place, protocol: &str) -> Diagnostic {
     place.error(
         Reason::UnsupportedProtocol,
         format!("protocol {protocol:?} is unknown"),
-        "Use HTTP or HTTPS; TLS, TCP and UDP are known and not served yet.",
+        "Use HTTP, HTTPS, TLS, TCP or UDP.",
     )
 }
 
@@ -85,11 +78,12 @@ pub(crate) fn hostname_conflict(place: &Place, other: &str, port: u16) -> Diagno
     )
 }
 
-pub(crate) fn invalid_route_kind(place: &Place, kind: &str) -> Diagnostic {
+pub(crate) fn invalid_route_kind(place: &Place, kind: &str, protocol: &str, served: &[Kind]) -> Diagnostic {
+    let served = served.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     place.error(
         Reason::InvalidRouteKinds,
-        format!("routes of kind {kind} cannot be served by an HTTP listener here"),
-        "Use HTTPRoute.",
+        format!("routes of kind {kind} cannot be served by a listener of protocol {protocol} here"),
+        if served.is_empty() { "Correct the protocol.".to_owned() } else { format!("Use {served}.") },
     )
 }
 

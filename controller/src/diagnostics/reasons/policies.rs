@@ -3,7 +3,7 @@
 use super::suggest;
 use crate::cluster::{Key, Refused};
 use crate::diagnostics::{Diagnostic, Place, Reason};
-use crate::watch::Kind;
+use crate::watch::{Kind, ObjectId};
 
 pub(crate) fn target_not_found(
     place: &Place,
@@ -23,10 +23,10 @@ pub(crate) fn target_not_found(
     )
 }
 
-pub(crate) fn missing_rule(place: &Place, route: &Key, section: &str, near: Option<&str>) -> Diagnostic {
+pub(crate) fn missing_rule(place: &Place, route: &ObjectId, section: &str, near: Option<&str>) -> Diagnostic {
     place.error(
         Reason::TargetNotFound,
-        format!("HTTPRoute {route} has no rule named {section}"),
+        format!("{route} has no rule named {section}"),
         suggest(near, "Give the rule that name, or leave sectionName out."),
     )
 }

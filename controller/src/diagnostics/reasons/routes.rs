@@ -72,12 +72,31 @@ pub(crate) fn no_served_listener(place: &Place, gateway: &Key, asked: bool) -> D
     )
 }
 
-pub(crate) fn not_allowed_by_listeners(place: &Place, gateway: &Key, namespace: &str) -> Diagnostic {
+pub(crate) fn kind_not_allowed_by_listeners(place: &Place, gateway: &Key, kind: Kind) -> Diagnostic {
+    let protocols = match kind {
+        Kind::TlsRoute => "TLS",
+        Kind::TcpRoute => "TCP",
+        Kind::UdpRoute => "UDP",
+        _ => "HTTP or HTTPS",
+    };
     place.error(
         Reason::NotAllowedByListeners,
+        format!("no listener of Gateway {gateway} that is meant allows {kind}s"),
         format!(
-            "no listener of Gateway {gateway} that is meant allows HTTPRoutes from namespace {namespace}"
+            "Use a listener of protocol {protocols}, and let its allowedRoutes.kinds, if any, name {kind}."
         ),
+    )
+}
+
+pub(crate) fn not_allowed_by_listeners(
+    place: &Place,
+    gateway: &Key,
+    kind: Kind,
+    namespace: &str,
+) -> Diagnostic {
+    place.error(
+        Reason::NotAllowedByListeners,
+        format!("no listener of Gateway {gateway} that is meant allows {kind}s from namespace {namespace}"),
         "Set allowedRoutes.namespaces.from: All, or a selector, at the listener.",
     )
 }
@@ -98,11 +117,26 @@ pub(crate) fn rule_left_out(place: &Place) -> Diagnostic {
     )
 }
 
-pub(crate) fn no_backend_refs(place: &Place) -> Diagnostic {
-    place.warning(
-        Reason::BackendNotFound,
-        "the rule refers to nothing, so it answers 500",
-        "Add backendRefs, or a RequestRedirect filter.",
+pub(crate) fn no_backend_refs(place: &Place, kind: Kind) -> Diagnostic {
+    let (message, remedy) = match kind {
+        Kind::HttpRoute => {
+            ("the rule refers to nothing, so it answers 500", "Add backendRefs, or a RequestRedirect filter.")
+        }
+        Kind::GrpcRoute => ("the rule refers to nothing, so it answers 500", "Add backendRefs."),
+        Kind::UdpRoute => ("the rule refers to nothing, so its datagrams are dropped", "Add backendRefs."),
+        _ => ("the rule refers to nothing, so its connections are closed", "Add backendRefs."),
+    };
+    place.warning(Reason::BackendNotFound, message, remedy)
+}
+
+pub(crate) fn host_taken(place: &Place, gateway: &Key, other: &str) -> Diagnostic {
+    place.error(
+        Reason::HostnameConflict,
+        format!(
+            "{other} is older, or first by name, and has hostnames of the route on every listener of Gateway {gateway} \
+             that is meant: one listener serves a host by HTTPRoutes or by GRPCRoutes, not by both"
+        ),
+        "Give the routes hostnames of their own, or move all rules into routes of one kind.",
     )
 }
 
@@ -187,14 +221,20 @@ pub(crate) fn port_not_specified(place: &Place, key: &Key) -> Diagnostic {
     )
 }
 
-pub(crate) fn port_not_found(place: &Place, key: &Key, port: u16, known: &[i32]) -> Diagnostic {
+pub(crate) fn port_not_found(
+    place: &Place,
+    key: &Key,
+    protocol: &str,
+    port: u16,
+    known: &[i32],
+) -> Diagnostic {
     let known: Vec<_> = known.iter().map(ToString::to_string).collect();
     let remedy = if known.is_empty() {
         "Add the port to the Service.".to_owned()
     } else {
         format!("Its ports are {}.", known.join(", "))
     };
-    place.error(Reason::PortNotFound, format!("Service {key} has no TCP port {port}"), remedy)
+    place.error(Reason::PortNotFound, format!("Service {key} has no {protocol} port {port}"), remedy)
 }
 
 pub(crate) fn service_needs_tls(place: &Place, key: &Key, policy: &str) -> Diagnostic {

@@ -59,17 +59,17 @@ pub(crate) fn unpacked(status: &Node) -> Cow<'_, Node> {
 }
 
 fn keeps_status(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::GatewayClass
-            | Kind::Gateway
-            | Kind::HttpRoute
-            | Kind::Backend
-            | Kind::BackendTrafficPolicy
-            | Kind::BackendTlsPolicy
-            | Kind::Service
-            | Kind::Node
-    )
+    kind.is_route()
+        || matches!(
+            kind,
+            Kind::GatewayClass
+                | Kind::Gateway
+                | Kind::Backend
+                | Kind::BackendTrafficPolicy
+                | Kind::BackendTlsPolicy
+                | Kind::Service
+                | Kind::Node
+        )
 }
 
 /// Of a node's status: its addresses, its kubelet's port, and whether it is ready. The rest changes all the time.

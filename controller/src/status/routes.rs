@@ -1,4 +1,4 @@
-//! HTTPRoute: what each parent of ours makes of it.
+//! Routes of all kinds: what each parent of ours makes of them.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::status::condition::{
 };
 use crate::status::findings::{Findings, field, is_below, sentences};
 use crate::status::{Desired, Doubts, Entry, Inputs, Report, has_own_entry};
-use crate::watch::{GATEWAY_API, Kind, ObjectId};
+use crate::watch::GATEWAY_API;
 
 /// A status has place for no more parents.
 const MAX_PARENTS: usize = 32;
@@ -21,8 +21,8 @@ const MAX_PARENTS: usize = 32;
 pub(super) fn build_routes(inputs: Inputs<'_>, findings: &Findings<'_>, doubts: &Doubts) -> Vec<Desired> {
     let mut statuses = Vec::new();
     let mut unbound = Vec::new();
-    for route in doubts.routes(&inputs.cluster.http_routes) {
-        match inputs.graph.routes.get(&route.key) {
+    for route in doubts.routes(inputs.cluster) {
+        match inputs.graph.routes.get(&route.id()) {
             Some(built) if !built.parents.is_empty() => {
                 let builder = Builder { route, node: built.node.as_ref(), findings };
                 statuses.push(desired(route, builder.build(&built.parents)));
@@ -36,7 +36,7 @@ pub(super) fn build_routes(inputs: Inputs<'_>, findings: &Findings<'_>, doubts: 
 
 /// Routes whose status has an entry of ours.
 pub(super) fn marked(cluster: &Cluster) -> impl Iterator<Item = &Object<HttpRoute>> {
-    cluster.http_routes.values().map(AsRef::as_ref).filter(|route| is_marked(route))
+    cluster.routes().map(AsRef::as_ref).filter(|route| is_marked(route))
 }
 
 fn is_marked(route: &Object<HttpRoute>) -> bool {
@@ -44,11 +44,7 @@ fn is_marked(route: &Object<HttpRoute>) -> bool {
 }
 
 pub(super) fn desired(route: &Object<HttpRoute>, entries: Vec<Entry>) -> Desired {
-    Desired {
-        id: ObjectId { kind: Kind::HttpRoute, key: route.key.clone() },
-        generation: route.generation(),
-        report: Report::Parents(entries),
-    }
+    Desired { id: route.id(), generation: route.generation(), report: Report::Parents(entries) }
 }
 
 struct Builder<'a> {
