@@ -21,7 +21,7 @@ use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::watch::kubernetes::unpacked;
-use crate::watch::{Kind, KnownObject, Node, ObjectId, Remains};
+use crate::watch::{Kind, KnownObject, ListenerSet, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -189,6 +189,22 @@ impl<T> Object<T> {
     }
 }
 
+impl Object<ListenerSet> {
+    /// The same in the words of a Gateway.
+    pub(crate) fn as_gateway(&self) -> Object<Gateway> {
+        Object {
+            kind: self.kind,
+            key: self.key.clone(),
+            label: self.label.clone(),
+            created: self.created,
+            labels: self.labels.clone(),
+            is_valid: self.is_valid,
+            value: self.value.as_gateway.clone(),
+            origin: self.origin.clone(),
+        }
+    }
+}
+
 fn texts(node: &Node) -> BTreeMap<String, String> {
     match &node.value {
         crate::watch::NodeValue::Map(entries) => entries
@@ -217,6 +233,7 @@ pub(crate) struct Cluster {
     pub(crate) namespaces: Objects<Namespace>,
     pub(crate) gateway_classes: Objects<GatewayClass>,
     pub(crate) gateways: Objects<Gateway>,
+    pub(crate) listener_sets: Objects<ListenerSet>,
     pub(crate) http_routes: Objects<HttpRoute>,
     /// Routes of the other kinds are kept in the words of an HTTPRoute.
     pub(crate) grpc_routes: Objects<HttpRoute>,
@@ -303,6 +320,7 @@ maps! {
     Namespace: namespaces,
     GatewayClass: gateway_classes,
     Gateway: gateways,
+    ListenerSet: listener_sets,
     HttpRoute: http_routes,
     GrpcRoute: grpc_routes,
     TlsRoute: tls_routes,

@@ -16,7 +16,9 @@ use serde_json::Value;
 
 use crate::addresses::names::{MANAGER, fnv1a, service_name};
 use crate::addresses::peers::Peers;
-use crate::addresses::ports::{Claim, HeldPorts, PortMap, allocate, is_ours, listener_ports, ports_of};
+use crate::addresses::ports::{
+    Claim, ClientPort, HeldPorts, PortMap, allocate, is_ours, listener_ports, ports_of,
+};
 use crate::addresses::service::build_service;
 use crate::addresses::slices::{SLICE_MANAGED_BY, build_slices};
 use crate::addresses::{
@@ -133,7 +135,7 @@ pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Wr
     plan.problems.extend(refused.iter().map(|wish| {
         format!("Service {} was not made here, so {} gets none", wish.service, wish.gateway.label)
     }));
-    let ports = assign_ports(&present, &wishes, &HeldPorts::of(graph), &mut plan.problems);
+    let ports = assign_ports(&present, &wishes, graph, &mut plan.problems);
     let wanted: BTreeSet<&Key> = wishes.iter().map(|wish| &wish.service).collect();
     let mut slices = Vec::new();
     for wish in &wishes {
@@ -210,12 +212,22 @@ fn unique<'a>(wishes: Vec<Wish<'a>>, problems: &mut BTreeSet<String>) -> Vec<Wis
     kept
 }
 
+/// The ports of a Gateway's listeners and of those of its ListenerSets.
+fn wanted_ports(cluster: &Cluster, graph: &Graph, gateway: &Object<Gateway>) -> BTreeSet<ClientPort> {
+    let sets = graph.gateways.get(&gateway.key).into_iter().flat_map(|node| &node.sets);
+    let allowed = sets.filter(|set| set.shapes.is_some());
+    let of_sets = allowed.filter_map(|set| cluster.listener_sets.get(&set.key));
+    let of_sets = of_sets.flat_map(|set| listener_ports(&set.value.as_gateway));
+    listener_ports(&gateway.value).into_iter().chain(of_sets).collect()
+}
+
 fn assign_ports(
     present: &Present<'_>,
     wishes: &[Wish<'_>],
-    held: &HeldPorts,
+    graph: &Graph,
     problems: &mut BTreeSet<String>,
 ) -> BTreeMap<Key, PortMap> {
+    let held = HeldPorts::of(graph);
     let recorded: BTreeMap<&Key, PortMap> = wishes
         .iter()
         .map(|wish| (&wish.gateway.key, present.service(&wish.service).map(ports_of).unwrap_or_default()))
@@ -225,7 +237,7 @@ fn assign_ports(
         .iter()
         .map(|wish| Claim {
             gateway: &wish.gateway.key,
-            wanted: listener_ports(&wish.gateway.value),
+            wanted: wanted_ports(present.cluster, graph, wish.gateway),
             recorded: held.without_those_of_others(&wish.gateway.key, of(&wish.gateway.key), of),
         })
         .collect();

@@ -16,6 +16,7 @@ use crate::addresses::{
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
+use crate::graph::listener_sets::{SetNode, build_parts, sets_by_gateway};
 use crate::graph::listener_tls::Certificates;
 use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 use crate::{Options, Placement};
@@ -26,8 +27,13 @@ pub(crate) struct GatewayNode {
     pub(crate) name: GatewayName,
     /// The listeners that are served.
     pub(crate) listeners: Vec<ListenerNode>,
-    /// One for each listener of the spec, served or not; `None` where it says nothing that could be read.
+    /// One for each listener of the spec, then of each ListenerSet, served or not; `None` where it says nothing that
+    /// could be read.
     pub(crate) shapes: Vec<Option<ListenerShape>>,
+    /// How many of them are the Gateway's own.
+    pub(crate) own: usize,
+    /// The ListenerSets that name it, in the order of their precedence.
+    pub(crate) sets: Vec<SetNode>,
 }
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
@@ -42,6 +48,7 @@ pub(crate) fn build_gateways(
     by_age.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
     let mut sockets = Sockets::default();
     let mut nodes = BTreeMap::new();
+    let sets = sets_by_gateway(cluster, diagnostics);
     for gateway in by_age {
         let class = &gateway.value.spec.gateway_class_name;
         if let Err(diagnostic) = resolve_class(cluster, class, &gateway.at("spec.gatewayClassName")) {
@@ -55,20 +62,26 @@ pub(crate) fn build_gateways(
         report_not_acting(gateway, diagnostics);
         let parameters = parameters.get(class.as_str()).copied().unwrap_or_default();
         let seats = resolve_seats(cluster, gateway, options, parameters, diagnostics);
-        let Listeners { nodes: mut listeners, shapes } = build_listeners(gateway, certificates, diagnostics);
-        listeners.retain_mut(|listener| sockets.bind_listener(gateway, listener, &seats, diagnostics));
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes });
+        let own = gateway.value.spec.listeners.len();
+        let of_gateway = sets.get(&gateway.key).map_or(&[][..], Vec::as_slice);
+        let (parts, sets) = build_parts(cluster, gateway, of_gateway, diagnostics);
+        let Listeners { nodes: mut listeners, shapes } = build_listeners(&parts, certificates, diagnostics);
+        listeners.retain_mut(|listener| {
+            let part = parts.iter().find(|part| part.set == listener.shape.set);
+            let place =
+                part.map_or(gateway.as_ref(), |part| &part.object).at(&format!("{}.port", listener.field));
+            sockets.bind_listener(gateway, listener, &place, &seats, diagnostics)
+        });
+        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes, own, sets });
     }
     nodes
 }
 
 fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &gateway.value.spec;
-    for (field, given) in [
-        ("spec.tls", spec.tls.is_some()),
-        ("spec.allowedListeners", spec.allowed_listeners.is_some()),
-        ("spec.defaultScope", spec.default_scope.is_some()),
-    ] {
+    for (field, given) in
+        [("spec.tls", spec.tls.is_some()), ("spec.defaultScope", spec.default_scope.is_some())]
+    {
         if given {
             diagnostics.push(reasons::not_acting(&gateway.at(field), "the field does not act yet"));
         }
@@ -218,11 +231,11 @@ impl Sockets {
         &mut self,
         gateway: &Object<Gateway>,
         listener: &mut ListenerNode,
+        place: &Place,
         seats: &Seats,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> bool {
-        let place = gateway.at(&format!("{}.port", listener.field));
-        let wanted = match seats.sockets(listener, &place) {
+        let wanted = match seats.sockets(listener, place) {
             Ok(wanted) => wanted,
             Err(diagnostic) => {
                 diagnostics.push(*diagnostic);
@@ -239,7 +252,7 @@ impl Sockets {
                     listener.bind.push(socket);
                 }
                 Some((taken, owner)) => {
-                    diagnostics.push(reasons::port_unavailable(&place, socket, taken, &owner.gateway));
+                    diagnostics.push(reasons::port_unavailable(place, socket, taken, &owner.gateway));
                 }
                 None => {
                     owners.0.insert(socket, Owner { gateway: gateway.key.clone(), port: listener.port });

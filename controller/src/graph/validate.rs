@@ -21,6 +21,7 @@ use crate::watch::KnownObject;
 pub(crate) fn validate_object(object: &KnownObject) -> Vec<Diagnostic> {
     match object {
         KnownObject::Gateway(gateway) => validate_gateway(gateway),
+        KnownObject::ListenerSet(set) => validate_gateway(&set.as_gateway()),
         KnownObject::HttpRoute(route) => validate_http_route(route),
         KnownObject::Backend(backend) => problems(backend, backend.value.validate()),
         KnownObject::BackendTrafficPolicy(policy) => problems(policy, policy.value.validate()),

@@ -34,6 +34,8 @@ pub(crate) struct ServingSidecar {
     pub(crate) node: String,
     /// Gateways with the generation of each that is served.
     pub(crate) gateways: BTreeMap<Key, i64>,
+    /// ListenerSets with the generation of each that is served.
+    pub(crate) sets: BTreeMap<Key, i64>,
     /// What of the state could not act there, in sentences.
     pub(crate) degraded: Vec<String>,
     /// What its proxy says of its pools, as it stands in the Lease.

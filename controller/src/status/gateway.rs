@@ -7,14 +7,14 @@ use gateway_api::apis::experimental::gateways::Gateway;
 
 use crate::addresses::{GATEWAY_PARAMETERS, GatewayAddress};
 use crate::cluster::{Key, Object};
-use crate::diagnostics::{Diagnostic, Reason, Severity};
+use crate::diagnostics::{Diagnostic, Reason};
 use crate::graph::GatewayNode;
 use crate::lease::ServingSidecar;
-use crate::status::condition::{
-    Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
-};
+use crate::status::condition::{Condition, accepted, not_accepted, not_programmed, programmed};
 use crate::status::findings::{Findings, field, is_below, sentences};
-use crate::status::{Desired, Inputs, ListenerReport, Report};
+use crate::status::listener_set::build_set;
+use crate::status::listeners::Section;
+use crate::status::{Desired, Inputs, Report};
 use crate::watch::{Kind, ObjectId};
 
 /// More nodes than this are counted, not named.
@@ -30,10 +30,11 @@ pub(super) fn build_gateways(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
             let gateway = inputs.cluster.gateways.get(key)?;
             Some(Builder { inputs, findings, gateway, node }.build(&attached))
         })
+        .flatten()
         .collect()
 }
 
-/// How many routes are attached to each listener, by its place in the Gateway's spec.
+/// How many routes are attached to each listener, by its place among the Gateway's shapes.
 fn count_routes(inputs: Inputs<'_>) -> BTreeMap<(&Key, usize), usize> {
     let mut counts = BTreeMap::new();
     for route in inputs.graph.routes.values() {
@@ -60,30 +61,33 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn build(&self, attached: &BTreeMap<(&Key, usize), usize>) -> Desired {
+    /// Its status, and those of its ListenerSets.
+    fn build(&self, attached: &BTreeMap<(&Key, usize), usize>) -> Vec<Desired> {
         let key = &self.gateway.key;
         let accepted = self.accepted();
         let addresses = self.addresses();
         let programmed = self.programmed(accepted.holds, &addresses);
-        let mut listeners: Vec<ListenerReport> = Vec::new();
-        for (index, listener) in self.gateway.value.spec.listeners.iter().enumerate() {
-            // An API server refuses two of one name, and a status has place for one.
-            if listeners.iter().any(|known| known.name == listener.name) {
-                continue;
-            }
-            let shape = self.node.shapes.get(index).and_then(Option::as_ref);
-            listeners.push(ListenerReport {
-                name: listener.name.clone(),
-                kinds: shape.map(|shape| shape.kinds.clone()).unwrap_or_default(),
-                attached_routes: attached.get(&(key, index)).copied().unwrap_or(0),
-                conditions: self.listener_conditions(index, &programmed),
-            });
-        }
-        Desired {
+        let listeners = self.section().reports(key, attached, &programmed);
+        let conditions = vec![accepted, programmed];
+        let pair = (key, self.node);
+        let sets: Vec<_> = self
+            .node
+            .sets
+            .iter()
+            .filter_map(|set| build_set(self.inputs, self.findings, pair, set, &conditions, attached))
+            .collect();
+        let attached_sets = sets.iter().filter(|(_, is_accepted)| *is_accepted).count();
+        let own = Desired {
             id: ObjectId { kind: Kind::Gateway, key: key.clone() },
             generation: self.gateway.generation(),
-            report: Report::Gateway { conditions: vec![accepted, programmed], addresses, listeners },
-        }
+            report: Report::Gateway { conditions, addresses, listeners, attached_sets },
+        };
+        std::iter::once(own).chain(sets.into_iter().map(|(set, _)| set)).collect()
+    }
+
+    /// The Gateway's own listeners.
+    fn section(&self) -> Section<'_> {
+        Section { findings: self.findings, object: self.gateway, node: self.node, set: None, first: 0 }
     }
 
     fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
@@ -92,8 +96,8 @@ impl Builder<'_> {
 
     fn accepted(&self) -> Condition {
         let spec = &self.gateway.value.spec.listeners;
-        let none_served =
-            self.node.listeners.is_empty() && (0..spec.len()).all(|index| self.waits(index).is_none());
+        let section = self.section();
+        let none_served = section.refused().len() == spec.len();
         let addresses: Vec<_> = self
             .wrong_addresses()
             .filter(|(_, is_ip)| none_served || !is_ip)
@@ -107,10 +111,7 @@ impl Builder<'_> {
         if !parameters.is_empty() {
             return not_accepted("InvalidParameters", sentences(&parameters));
         }
-        let refused: Vec<_> = (0..spec.len())
-            .filter(|index| !self.is_served(*index) && self.waits(*index).is_none())
-            .map(|index| spec[index].name.as_str())
-            .collect();
+        let refused = section.refused();
         if refused.is_empty() && !spec.is_empty() {
             return accepted("The Gateway is accepted.");
         }
@@ -134,19 +135,6 @@ impl Builder<'_> {
             let kind = address.and_then(|address| address.r#type.as_deref()).unwrap_or("IPAddress");
             (finding, kind == "IPAddress")
         })
-    }
-
-    /// What a listener waits for that nothing is wrong with: the Service that leads to it.
-    fn waits(&self, index: usize) -> Option<&Diagnostic> {
-        let field = format!("spec.listeners[{index}].port");
-        let all = self.findings.of(&self.gateway.label).iter().copied();
-        all.filter(|finding| finding.severity == Severity::Info && finding.reason == Reason::PortUnavailable)
-            .find(|finding| is_below(finding, &field))
-    }
-
-    fn is_served(&self, index: usize) -> bool {
-        let field = format!("spec.listeners[{index}]");
-        self.node.listeners.iter().any(|listener| listener.field == field)
     }
 
     /// The addresses that clients use.
@@ -206,8 +194,7 @@ impl Builder<'_> {
             );
             return not_programmed("AddressNotUsable", message);
         }
-        let listeners = 0..self.gateway.value.spec.listeners.len();
-        if let Some(waits) = listeners.into_iter().find_map(|index| self.waits(index)) {
+        if let Some(waits) = self.section().waiting() {
             return not_programmed("Pending", sentences(&[waits]));
         }
         let sidecars = self.inputs.sidecars;
@@ -251,67 +238,6 @@ impl Builder<'_> {
         };
         let mut sockets = self.node.listeners.iter().flat_map(|listener| &listener.bind);
         is_word(self.node.name.as_str()) || sockets.any(|socket| is_word(&socket.to_string()))
-    }
-
-    fn listener_conditions(&self, index: usize, gateway: &Condition) -> Vec<Condition> {
-        let prefix = format!("spec.listeners[{index}]");
-        let about: Vec<&Diagnostic> = self
-            .findings
-            .of(&self.gateway.label)
-            .iter()
-            .copied()
-            .filter(|finding| is_below(finding, &prefix))
-            // That a protocol is not served is no error in `check`, where it is said for the whole Gateway.
-            .filter(|finding| finding.is_error() || finding.reason == Reason::UnsupportedProtocol)
-            .collect();
-        let of = |reasons: &[Reason]| -> Vec<&Diagnostic> {
-            about.iter().copied().filter(|finding| reasons.contains(&finding.reason)).collect()
-        };
-        let conflicts = of(&[Reason::HostnameConflict, Reason::ProtocolConflict]);
-        let references =
-            of(&[Reason::InvalidRouteKinds, Reason::RefNotPermitted, Reason::InvalidCertificateRef]);
-        let refused: Vec<_> = about
-            .iter()
-            .copied()
-            .filter(|finding| !references.iter().any(|reference| std::ptr::eq(*reference, *finding)))
-            .collect();
-        let is_served = self.is_served(index);
-        vec![
-            match refused.first() {
-                Some(first) => not_accepted(first.reason.as_str(), sentences(&refused)),
-                None => accepted("The listener is accepted."),
-            },
-            match conflicts.first() {
-                Some(first) => {
-                    Condition::new("Conflicted", true, first.reason.as_str(), sentences(&conflicts))
-                }
-                None => {
-                    Condition::new("Conflicted", false, "NoConflicts", "No other listener is in its way.")
-                }
-            },
-            match references
-                .iter()
-                .find(|finding| !field(finding).ends_with("certificateRefs"))
-                .or(references.first())
-            {
-                Some(first) => unresolved_refs(first.reason.as_str(), sentences(&references)),
-                None => resolved_refs(),
-            },
-            match (is_served, gateway.holds) {
-                (false, _) if self.waits(index).is_some() => {
-                    let waits: Vec<_> = self.waits(index).into_iter().collect();
-                    not_programmed("Pending", sentences(&waits))
-                }
-                (true, true) => programmed(),
-                (true, false) => not_programmed(
-                    if gateway.reason == "Invalid" { "Invalid" } else { "Pending" },
-                    gateway.message.clone(),
-                ),
-                (false, _) => {
-                    not_programmed("Invalid", "The listener is not served; see its other conditions.")
-                }
-            },
-        ]
     }
 }
 

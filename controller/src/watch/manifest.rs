@@ -14,6 +14,7 @@ use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::validate_object;
 use crate::watch::de::{TypeError, UnknownField, from_node};
 use crate::watch::kinds::{Kind, Recognized, recognize};
+use crate::watch::listener_sets::{self, ListenerSet};
 use crate::watch::node::{Entry, Node, Value};
 use crate::watch::{routes, yaml};
 
@@ -137,6 +138,7 @@ known_objects! {
     Namespace: Namespace;
     GatewayClass: gatewayclasses::GatewayClass;
     Gateway: gateways::Gateway;
+    ListenerSet: ListenerSet, by listener_sets::read_listener_set;
     HttpRoute: httproutes::HttpRoute;
     GrpcRoute: httproutes::HttpRoute, by routes::read_grpc_route;
     TlsRoute: httproutes::HttpRoute, by routes::read_tls_route;

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 pub(crate) type Collection = &'static str;
 
 /// Every collection that there may be, with its kind.
-pub(crate) const COLLECTIONS: [(Collection, &str); 16] = [
+pub(crate) const COLLECTIONS: [(Collection, &str); 17] = [
     ("api/v1/namespaces", "Namespace"),
     ("api/v1/services", "Service"),
     ("api/v1/secrets", "Secret"),
@@ -29,6 +29,7 @@ pub(crate) const COLLECTIONS: [(Collection, &str); 16] = [
     ("apis/discovery.k8s.io/v1/endpointslices", "EndpointSlice"),
     ("apis/gateway.networking.k8s.io/v1/gatewayclasses", "GatewayClass"),
     ("apis/gateway.networking.k8s.io/v1/gateways", "Gateway"),
+    ("apis/gateway.networking.k8s.io/v1/listenersets", "ListenerSet"),
     ("apis/gateway.networking.k8s.io/v1/httproutes", "HTTPRoute"),
     ("apis/gateway.networking.k8s.io/v1beta1/referencegrants", "ReferenceGrant"),
     ("apis/gateway.networking.k8s.io/v1beta1/httproutes", "HTTPRoute"),

@@ -87,6 +87,22 @@ pub(crate) fn invalid_route_kind(place: &Place, kind: &str, protocol: &str, serv
     )
 }
 
+pub(crate) fn invalid_set_parent(place: &Place, group: &str, kind: &str) -> Diagnostic {
+    place.error(
+        Reason::InvalidKind,
+        format!("a {kind} of group {group:?} has no place for listeners of a ListenerSet"),
+        "Use a Gateway.",
+    )
+}
+
+pub(crate) fn listener_set_not_allowed(place: &Place, gateway: &Key, namespace: &str) -> Diagnostic {
+    place.error(
+        Reason::NotAllowed,
+        format!("Gateway {gateway} allows no ListenerSet from namespace {namespace}, so none of the listeners is served"),
+        "Set allowedListeners.namespaces.from: All, Same or a selector, at the Gateway.",
+    )
+}
+
 pub(crate) fn protocol_conflict(place: &Place, other: &str, protocol: &str, port: i32) -> Diagnostic {
     place.error(
         Reason::ProtocolConflict,

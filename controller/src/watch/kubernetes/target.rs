@@ -44,6 +44,7 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Namespace => "namespaces",
         Kind::GatewayClass => "gatewayclasses",
         Kind::Gateway => "gateways",
+        Kind::ListenerSet => "listenersets",
         Kind::HttpRoute => "httproutes",
         Kind::GrpcRoute => "grpcroutes",
         Kind::TlsRoute => "tlsroutes",
