@@ -53,6 +53,17 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
     let envoy = "gateway.envoyproxy.io";
     let of =
         |group: &str, names: &[&str]| names.iter().map(|name| format!("{group}/{name}")).collect::<Vec<_>>();
+    let watched = [
+        "backendtlspolicies",
+        "gatewayclasses",
+        "gateways",
+        "grpcroutes",
+        "httproutes",
+        "listenersets",
+        "tcproutes",
+        "tlsroutes",
+        "udproutes",
+    ];
     let follow = [
         of("", &["namespaces", "nodes", "services"]),
         of("discovery.k8s.io", &["endpointslices"]),
@@ -62,15 +73,12 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
     .concat();
     let read = [
         of("", &["configmaps", "secrets"]),
-        of(gateway, &["backendtlspolicies", "gatewayclasses", "gateways", "httproutes"]),
+        of(gateway, &watched),
         of(envoy, &["backends", "backendtrafficpolicies"]),
     ]
     .concat();
     let statuses = [
-        of(
-            gateway,
-            &["backendtlspolicies/status", "gatewayclasses/status", "gateways/status", "httproutes/status"],
-        ),
+        of(gateway, &watched).into_iter().map(|name| name + "/status").collect(),
         of(envoy, &["backends/status", "backendtrafficpolicies/status"]),
     ]
     .concat();

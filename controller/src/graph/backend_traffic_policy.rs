@@ -17,7 +17,7 @@ use crate::graph::listeners::{ListenerShape, namespace_labels};
 use crate::graph::policy_balancer::apply_annotations;
 use crate::graph::policy_merge::{merge_policies, merged_key};
 use crate::graph::policy_settings::build_policy;
-use crate::graph::policy_warnings::report_policy;
+use crate::graph::policy_warnings::{report_policy, report_without_requests};
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId, nearest};
 
@@ -55,6 +55,16 @@ pub(crate) struct TargetNode {
     pub(crate) missing: Option<(String, String)>,
     /// Why the policy does not act on it.
     pub(crate) refusal: Option<Box<Diagnostic>>,
+}
+
+impl TargetNode {
+    /// The kind of the route that is targeted.
+    fn route_kind(&self) -> Option<Kind> {
+        match self.spot.as_ref()? {
+            Spot::Rule(route, _) | Spot::Route(route) => Some(route.kind),
+            Spot::SetListener(..) | Spot::Set(_) | Spot::Listener(..) | Spot::Gateway(_) => None,
+        }
+    }
 }
 
 /// The policies with their targets.
@@ -164,6 +174,8 @@ pub(crate) fn build_policies(
                 targets.push(found);
             }
         }
+        let kinds = targets.iter().filter_map(TargetNode::route_kind).filter(|kind| !kind.has_requests());
+        let kinds: BTreeSet<Kind> = kinds.collect();
         index.targets.insert(key.clone(), targets);
         if policy.is_valid && policy.value.spec.merge_type.is_some() {
             index.merging.insert(key.clone());
@@ -174,6 +186,7 @@ pub(crate) fn build_policies(
         }
         if policy.is_valid {
             report_policy(policy, diagnostics);
+            report_without_requests(policy, &kinds, diagnostics);
         }
         index.nodes.insert(key.clone(), PolicyNode { name, policy: built });
     }

@@ -208,7 +208,11 @@ fn build_shape(
                 _ => {
                     let place = gateway.at(&format!("{field}.allowedRoutes.kinds[{index}].kind"));
                     let protocol = &listener.protocol;
-                    diagnostics.push(reasons::invalid_route_kind(&place, &asked.kind, protocol, served));
+                    let kind = match group {
+                        GATEWAY_API => asked.kind.clone(),
+                        _ => format!("{}.{group}", asked.kind),
+                    };
+                    diagnostics.push(reasons::invalid_route_kind(&place, &kind, protocol, served));
                 }
             }
         }

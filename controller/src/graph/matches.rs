@@ -106,8 +106,13 @@ fn build_method(source: Option<&HttpRouteRulesMatchesPath>, found: &mut Findings
     if *kind == PathType::RegularExpression {
         return check_regex_at("", path, found).then(|| PathMatch::Regex(path.clone()));
     }
-    let mut names = path.trim_start_matches('/').split('/');
-    let (service, method) = (names.next().unwrap_or(""), names.next());
+    let names = path.strip_prefix('/').unwrap_or(path);
+    let (service, method) = match kind {
+        PathType::Exact => {
+            names.rsplit_once('/').map_or((names, None), |(service, method)| (service, Some(method)))
+        }
+        _ => (names, None),
+    };
     let is_word = |word: &str| {
         word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
             && !word.starts_with(|c: char| c.is_ascii_digit())

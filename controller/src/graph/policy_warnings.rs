@@ -1,9 +1,12 @@
 //! BackendTrafficPolicy: what it says without effect.
 
-use understudy_crds::{BackendTrafficPolicy, BackendTrafficPolicySpec, LoadBalancerType};
+use std::collections::BTreeSet;
+
+use understudy_crds::{BackendTrafficPolicy, BackendTrafficPolicySpec, ConsistentHashType, LoadBalancerType};
 
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::watch::Kind;
 
 /// More of a body than this is not kept for a retry.
 const BUFFER_LIMIT: u64 = 64 * 1024;
@@ -33,6 +36,43 @@ pub(crate) fn report_policy(policy: &Object<BackendTrafficPolicy>, diagnostics: 
     }
     if passive.always_eject_one_endpoint == Some(false) {
         diagnostics.push(reasons::first_ejection_always_allowed(&at("alwaysEjectOneEndpoint")));
+    }
+}
+
+/// Reports what means nothing to routes of kinds that know no requests.
+pub(crate) fn report_without_requests(
+    policy: &Object<BackendTrafficPolicy>,
+    kinds: &BTreeSet<Kind>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if kinds.is_empty() {
+        return;
+    }
+    let named = kinds.iter().map(|kind| format!("{kind}s")).collect::<Vec<_>>().join(" and ");
+    let spec = &policy.value.spec;
+    let retry_on = spec.retry.as_ref().and_then(|retry| retry.retry_on.as_ref());
+    let http = spec.timeout.as_ref().and_then(|timeout| timeout.http.as_ref());
+    let hash = spec.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref());
+    let checks = spec.health_check.as_ref().and_then(|health| health.active.as_ref());
+    let fields = [
+        ("retry.retryOn.httpStatusCodes", retry_on.is_some_and(|on| on.http_status_codes.is_some())),
+        ("timeout.http.requestTimeout", http.is_some_and(|http| http.request_timeout.is_some())),
+        ("timeout.http.maxStreamDuration", http.is_some_and(|http| http.max_stream_duration.is_some())),
+        (
+            "loadBalancer.consistentHash.type",
+            hash.is_some_and(|hash| hash.kind != ConsistentHashType::SourceIP),
+        ),
+        ("http2", spec.http2.is_some()),
+    ];
+    for (field, _) in fields.into_iter().filter(|(_, is_given)| *is_given) {
+        let message = format!("it means nothing to {named}, which know no requests");
+        let place = policy.at(&format!("spec.{field}"));
+        diagnostics.push(reasons::no_effect(&place, message, format!("Give {named} a policy without it.")));
+    }
+    if kinds.contains(&Kind::UdpRoute) && checks.is_some() {
+        let message = "checks connect over TCP, which endpoints of UDPRoutes may not answer";
+        let remedy = "Remove it, unless the endpoints listen on TCP as well.";
+        diagnostics.push(reasons::no_effect(&policy.at("spec.healthCheck.active"), message, remedy));
     }
 }
 

@@ -22,7 +22,11 @@ pub(crate) fn validate_object(object: &KnownObject) -> Vec<Diagnostic> {
     match object {
         KnownObject::Gateway(gateway) => validate_gateway(gateway),
         KnownObject::ListenerSet(set) => validate_gateway(&set.as_gateway()),
-        KnownObject::HttpRoute(route) => validate_http_route(route),
+        KnownObject::HttpRoute(route)
+        | KnownObject::GrpcRoute(route)
+        | KnownObject::TlsRoute(route)
+        | KnownObject::TcpRoute(route)
+        | KnownObject::UdpRoute(route) => validate_route(route),
         KnownObject::Backend(backend) => problems(backend, backend.value.validate()),
         KnownObject::BackendTrafficPolicy(policy) => problems(policy, policy.value.validate()),
         KnownObject::Service(service) => validate_service(service),
@@ -47,7 +51,7 @@ fn problems<T>(object: &Object<T>, problems: Vec<Problem>) -> Vec<Diagnostic> {
         .collect()
 }
 
-fn validate_http_route(route: &Object<HttpRoute>) -> Vec<Diagnostic> {
+fn validate_route(route: &Object<HttpRoute>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (index, hostname) in route.value.spec.hostnames.iter().flatten().enumerate() {
         if let Err(error) = Hostname::new(hostname) {

@@ -21,6 +21,8 @@ use crate::cluster::Key;
 
 pub(crate) use leader::run as run_leader;
 pub(crate) use own::run as run_own;
+#[cfg(test)]
+pub(crate) use served::Generations;
 pub(crate) use served::{Served, run as run_served};
 pub(crate) use sidecars::run as run_sidecars;
 
