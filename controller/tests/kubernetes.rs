@@ -167,8 +167,9 @@ async fn nothing_is_published_before_every_kind_was_listed() {
     api.apply(&(BASE.to_owned() + &backend("a", 1) + &route("r", "a")));
     api.set_held(SECRETS, true);
     let mut world = World::follow(api, tempfile::tempdir().unwrap());
-    for (collection, _) in
-        fake_api::COLLECTIONS.iter().filter(|(collection, _)| !collection.contains("v1alpha3"))
+    for (collection, _) in fake_api::COLLECTIONS
+        .iter()
+        .filter(|(collection, _)| !["v1alpha2", "v1alpha3"].iter().any(|older| collection.contains(older)))
     {
         if *collection != "apis/gateway.networking.k8s.io/v1beta1/httproutes" {
             timeout(PATIENCE, world.api.requested(|request| request.contains(&format!("{collection}?"))))
@@ -237,6 +238,74 @@ async fn a_kind_that_the_cluster_lacks_counts_as_empty_and_joins_when_it_appears
     world.api.apply(&backend("a", 1));
     world.api.set_absent(&kinds, false);
     world.report_with(|report| serves(report, "backend/default/a", 1)).await;
+    world.stop().await;
+}
+
+/// A TCP listener, and a route of one version to a Backend of another namespace that a grant allows.
+fn tcp_route(version: &str) -> String {
+    format!(
+        "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: streams}}
+spec: {{gatewayClassName: understudy, listeners: [{{name: tcp, protocol: TCP, port: 9000}}]}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{name: db, namespace: other}}
+spec: {{endpoints: [{{ip: {{address: 10.0.0.1, port: 5432}}}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {{name: tcp, namespace: other}}
+spec:
+  from: [{{group: gateway.networking.k8s.io, kind: TCPRoute, namespace: default}}]
+  to: [{{group: gateway.envoyproxy.io, kind: Backend}}]
+---
+apiVersion: gateway.networking.k8s.io/{version}
+kind: TCPRoute
+metadata: {{name: db}}
+spec:
+  parentRefs: [{{name: streams}}]
+  rules: [{{backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: db, namespace: other}}]}}]
+"
+    )
+}
+
+#[tokio::test]
+async fn a_tcp_route_joins_when_its_kind_appears_and_loses_its_backend_when_the_grant_is_revoked() {
+    const ROUTE: &str = "tcproute/default/db";
+    let tcp =
+        ["apis/gateway.networking.k8s.io/v1/tcproutes", "apis/gateway.networking.k8s.io/v1alpha2/tcproutes"];
+    let api = FakeApi::start().await;
+    api.set_absent(&tcp, true);
+    api.apply(&(BASE.to_owned() + &backend("a", 1) + &route("r", "a") + &tcp_route("v1")));
+    let mut world = World::follow(api, tempfile::tempdir().unwrap());
+    let report = world.report_with(|_| true).await;
+    assert!(!report.state.routes.contains_key(ROUTE));
+    assert!(matches!(first_action(&report.state, "httproute/default/r"), Action::Forward(_)));
+    world.api.set_absent(&tcp, false);
+    let forwards = |report: &Report| {
+        report.state.routes.contains_key(ROUTE)
+            && matches!(first_action(&report.state, ROUTE), Action::Forward(_))
+    };
+    world.report_with(forwards).await;
+    world.api.delete("apis/gateway.networking.k8s.io/v1beta1/referencegrants", "other", "tcp");
+    world.report_with(|report| first_action(&report.state, ROUTE) == &Action::Respond(500)).await;
+    world.api.apply(&tcp_route("v1"));
+    world.report_with(forwards).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_tcp_route_of_an_older_version_is_served_where_the_newer_one_is_not_there() {
+    let api = FakeApi::start().await;
+    api.set_absent(&["apis/gateway.networking.k8s.io/v1/tcproutes"], true);
+    api.apply(&(BASE.to_owned() + &tcp_route("v1alpha2")));
+    let mut world = World::follow(api, tempfile::tempdir().unwrap());
+    let report = world.report_with(|_| true).await;
+    assert!(matches!(first_action(&report.state, "tcproute/default/db"), Action::Forward(_)), "{report:#?}");
     world.stop().await;
 }
 

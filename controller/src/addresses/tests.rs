@@ -1,6 +1,6 @@
 //! Plans and writes against a cluster in memory, which does what an API server does with server-side apply.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -214,6 +214,33 @@ fn each_gateway_gets_a_service_with_the_pods_behind_it() {
     let pass = cluster.pass(&manifests);
     let node = &pass.graph.gateways[&Key::new("default", "eg")];
     assert_eq!(node.listeners[0].bind[0].to_string(), format!("0.0.0.0:{}", first[&HTTP]));
+}
+
+#[test]
+fn a_port_number_may_be_there_once_over_tcp_and_once_over_udp() {
+    let cluster = InMemory::default();
+    let listeners = "    - {name: t, protocol: TCP, port: 53}\n    - {name: u, protocol: UDP, port: 53}\n    \
+                     - {name: p, protocol: TLS, port: 443, tls: {mode: Passthrough}}\n";
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[]) + listeners].concat();
+    cluster.settle(&manifests, &two_pods());
+    let service = cluster.service("understudy-eg");
+    let written: Vec<_> = service.spec.clone().unwrap().ports.unwrap();
+    let of_service = written.iter().map(|port| (port.name.clone().unwrap(), port.protocol.clone().unwrap()));
+    let named = |name: &str, protocol: &str| (name.to_owned(), protocol.to_owned());
+    let expected = BTreeSet::from([named("tcp-53", "TCP"), named("tcp-443", "TCP"), named("udp-53", "UDP")]);
+    assert_eq!(of_service.collect::<BTreeSet<_>>(), expected);
+    let of_slice = cluster.slice("understudy-eg-v4").ports.unwrap().into_iter();
+    let of_slice = of_slice.map(|port| (port.name.unwrap(), port.protocol.unwrap()));
+    assert_eq!(of_slice.collect::<BTreeSet<_>>(), expected);
+    let ports = ports_of(&service);
+    assert_eq!(ports.values().collect::<BTreeSet<_>>().len(), 3);
+    // The sidecars listen where the Service leads.
+    let pass = cluster.pass(&manifests);
+    let node = &pass.graph.gateways[&Key::new("default", "eg")];
+    let bound: Vec<_> = node.listeners.iter().map(|listener| listener.bind[0].port()).collect();
+    let wanted = [(Transport::Tcp, 53), (Transport::Udp, 53), (Transport::Tcp, 443)];
+    assert_eq!(bound, wanted.map(|port| ports[&port]));
+    assert_eq!(cluster.settle(&manifests, &two_pods()), 0);
 }
 
 #[test]

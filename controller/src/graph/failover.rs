@@ -93,7 +93,9 @@ fn report_route(
         let report = RuleReport { cluster, graph, object, rule, refs };
         report.weights(diagnostics);
         for policy in governing_policies(graph, route, rule) {
-            report.timeouts(policy.as_ref(), diagnostics);
+            if route.id.kind.has_requests() {
+                report.timeouts(policy.as_ref(), diagnostics);
+            }
             counted |= report.detection(policy.as_ref(), diagnostics);
         }
     }

@@ -130,7 +130,7 @@ impl Scene {
             Kind::GatewayClass => cluster.gateway_classes.get(&id.key)?.status(),
             Kind::Gateway => cluster.gateways.get(&id.key)?.status(),
             Kind::ListenerSet => cluster.listener_sets.get(&id.key)?.status(),
-            Kind::HttpRoute => cluster.http_routes.get(&id.key)?.status(),
+            kind if kind.is_route() => cluster.route(id)?.status(),
             Kind::Backend => cluster.backends.get(&id.key)?.status(),
             Kind::BackendTrafficPolicy => cluster.policies.get(&id.key)?.status(),
             Kind::BackendTlsPolicy => cluster.backend_tls_policies.get(&id.key)?.status(),

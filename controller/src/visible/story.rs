@@ -253,6 +253,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failover_of_a_tcp_route_is_told_on_that_route() {
+        let pool = PoolName::new("tcproute/default/db/rule/0").unwrap();
+        let reports = reports(vec![Switch { pool, ..switch(1, SwitchKind::Failover) }]);
+        let told = tell(&mut teller(), &reports, SECOND);
+        let on_route: Vec<_> =
+            told.iter().filter(|told| told.subject.kind() == "TCPRoute").map(|told| &told.note).collect();
+        assert_eq!(on_route.len(), 1, "{told:?}");
+        assert!(
+            on_route[0].contains("rule 0 of TCPRoute default/db serves from its fallback pool"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
     fn every_kind_of_switch_has_its_reason_and_a_failover_names_cause_and_duration() {
         for (kind, reason, part) in [
             (SwitchKind::Failover, "Failover", "serves from its fallback pool: connection refused"),

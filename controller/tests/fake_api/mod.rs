@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 pub(crate) type Collection = &'static str;
 
 /// Every collection that there may be, with its kind.
-pub(crate) const COLLECTIONS: [(Collection, &str); 17] = [
+pub(crate) const COLLECTIONS: [(Collection, &str); 22] = [
     ("api/v1/namespaces", "Namespace"),
     ("api/v1/services", "Service"),
     ("api/v1/secrets", "Secret"),
@@ -31,6 +31,11 @@ pub(crate) const COLLECTIONS: [(Collection, &str); 17] = [
     ("apis/gateway.networking.k8s.io/v1/gateways", "Gateway"),
     ("apis/gateway.networking.k8s.io/v1/listenersets", "ListenerSet"),
     ("apis/gateway.networking.k8s.io/v1/httproutes", "HTTPRoute"),
+    ("apis/gateway.networking.k8s.io/v1/grpcroutes", "GRPCRoute"),
+    ("apis/gateway.networking.k8s.io/v1/tlsroutes", "TLSRoute"),
+    ("apis/gateway.networking.k8s.io/v1/tcproutes", "TCPRoute"),
+    ("apis/gateway.networking.k8s.io/v1alpha2/tcproutes", "TCPRoute"),
+    ("apis/gateway.networking.k8s.io/v1/udproutes", "UDPRoute"),
     ("apis/gateway.networking.k8s.io/v1beta1/referencegrants", "ReferenceGrant"),
     ("apis/gateway.networking.k8s.io/v1beta1/httproutes", "HTTPRoute"),
     ("apis/gateway.networking.k8s.io/v1/backendtlspolicies", "BackendTLSPolicy"),
