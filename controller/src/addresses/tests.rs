@@ -481,6 +481,44 @@ fn a_service_with_another_cluster_ip_than_is_asked_for_is_made_anew() {
 }
 
 #[test]
+fn the_service_leads_to_the_listeners_of_listener_sets_that_the_gateway_allows() {
+    let cluster = InMemory::default();
+    let set = |name: &str, port: u16| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{name: {name}, namespace: default}}
+spec:
+  parentRef: {{name: eg}}
+  listeners: [{{name: http, protocol: HTTP, port: {port}}}, {{name: dns, protocol: UDP, port: {port}}}]
+"
+        )
+    };
+    let closed = [class("eg", ""), gateway("eg", "eg", &[80]), set("a", 80), set("b", 8080)].concat();
+    let open = closed.replace(
+        "spec:\n  gatewayClassName",
+        "spec:\n  allowedListeners: {namespaces: {from: Same}}\n  gatewayClassName",
+    );
+    let ports = |manifests: &str| {
+        cluster.settle(manifests, &two_pods());
+        ports_of(&cluster.service("understudy-eg"))
+    };
+    assert_eq!(ports(&closed).into_keys().collect::<Vec<_>>(), [HTTP]);
+    let all = ports(&open);
+    let expected = [HTTP, (Transport::Tcp, 8080), (Transport::Udp, 80), (Transport::Udp, 8080)];
+    assert_eq!(all.keys().copied().collect::<Vec<_>>(), expected);
+    // The sidecars listen there.
+    let pass = cluster.pass(&open);
+    let node = &pass.graph.gateways[&Key::new("default", "eg")];
+    let of_set =
+        node.listeners.iter().find(|listener| listener.name.as_str() == "listenerset/default/b/http");
+    let bound = of_set.unwrap().bind[0].to_string();
+    assert_eq!(bound, format!("0.0.0.0:{}", all[&(Transport::Tcp, 8080)]));
+    assert_eq!(ports(&closed).into_keys().collect::<Vec<_>>(), [HTTP]);
+}
+
+#[test]
 fn parameters_of_a_gateway_go_before_those_of_its_class() {
     let cluster = InMemory::default();
     let config = |name: &str, namespace: &str, data: &str| {
