@@ -18,6 +18,9 @@ pub struct BackendTls {
     /// must hold it among its subject alternative names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// The names of which the certificate must be for at least one, in place of the one that is sent. Empty: for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subject_alt_names: Vec<SubjectAltName>,
     /// The certificate that is shown to endpoints which ask for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<CertificateName>,
@@ -36,11 +39,22 @@ impl BackendTls {
         Self {
             trust,
             server_name: None,
+            subject_alt_names: Vec::new(),
             client_certificate: None,
             min_version: TlsVersion::oldest(),
             max_version: TlsVersion::newest(),
         }
     }
+}
+
+/// A name among a certificate's subject alternative names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SubjectAltName {
+    /// A DNS name, in lower case; one of the certificate's may be a wildcard that covers it.
+    Hostname(String),
+    /// A URI, compared byte by byte.
+    Uri(String),
 }
 
 /// Who may have signed an endpoint's certificate.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CertificateName, GatewayName, Hostname, ListenerName};
+use crate::{CaBundleName, CertificateName, GatewayName, Hostname, ListenerName};
 
 /// A gateway: the unit that owns sockets. A bound socket belongs to exactly one gateway, so it selects the
 /// gateway before any hostname does.
@@ -62,6 +62,39 @@ pub struct ListenerTls {
     /// The certificates that may be shown to a client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateName>,
+    /// What is asked of clients; without it, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_validation: Option<ClientValidation>,
+}
+
+impl ListenerTls {
+    /// What a connection must have proved for the listener's routes; `None` where it need not prove anything. Two
+    /// listeners with the same text ask for the same.
+    #[must_use]
+    pub fn client_demand(&self) -> Option<String> {
+        let validation = self.client_validation.as_ref()?;
+        let bundles: Vec<&str> = validation.bundles.iter().map(CaBundleName::as_str).collect();
+        (validation.mode == ClientValidationMode::Require).then(|| bundles.join(" "))
+    }
+}
+
+/// How the certificates of clients are verified.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientValidation {
+    /// Who may have signed a client's certificate: any authority of these bundles. At least one.
+    pub bundles: Vec<CaBundleName>,
+    /// What becomes of a client that cannot prove itself.
+    pub mode: ClientValidationMode,
+}
+
+/// What becomes of a client that shows no certificate, or one that is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ClientValidationMode {
+    /// It gets no connection.
+    Require,
+    /// It is served like all others: nothing is known of any client then.
+    AllowInsecure,
 }
 
 /// Whether TLS ends at the gateway.

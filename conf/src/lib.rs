@@ -28,13 +28,15 @@ mod state;
 pub mod store;
 
 pub use backend::{Backend, Endpoint, EndpointAddress, EndpointCondition, UpstreamProtocol};
-pub use backend_tls::{BackendTls, CaBundle, TlsVersion, Trust};
+pub use backend_tls::{BackendTls, CaBundle, SubjectAltName, TlsVersion, Trust};
 pub use certificate::{Certificate, PrivateKey};
 pub use changes::{Change, changes};
 pub use cors::Cors;
 pub use differences::differences;
 pub use duration::{DurationError, GatewayDuration};
-pub use gateway::{Gateway, Listener, ListenerTls, Protocol, TlsMode};
+pub use gateway::{
+    ClientValidation, ClientValidationMode, Gateway, Listener, ListenerTls, Protocol, TlsMode,
+};
 pub use guard::{DeniedTargets, Guard, Network, NetworkError};
 pub use health_check::{ActiveHealthCheck, ActiveProbe, GrpcProbe, HttpProbe, Payload, TcpProbe};
 pub use mirror::RequestMirror;

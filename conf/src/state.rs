@@ -86,8 +86,14 @@ impl State {
     fn validate_gateway(&self, gateway: &Gateway) -> Result<(), DanglingReference> {
         let mut certificates =
             gateway.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| &tls.certificates);
-        match certificates.find(|certificate| !self.certificates.contains_key(*certificate)) {
-            Some(certificate) => dangling(gateway.name.as_str(), certificate.as_str()),
+        if let Some(certificate) =
+            certificates.find(|certificate| !self.certificates.contains_key(*certificate))
+        {
+            return dangling(gateway.name.as_str(), certificate.as_str());
+        }
+        let validations = gateway.listeners.iter().filter_map(|l| l.tls.as_ref()?.client_validation.as_ref());
+        match validations.flat_map(|v| &v.bundles).find(|bundle| !self.ca_bundles.contains_key(*bundle)) {
+            Some(bundle) => dangling(gateway.name.as_str(), bundle.as_str()),
             None => Ok(()),
         }
     }

@@ -9,6 +9,7 @@ use understudy_conf::{GatewayDuration, Priority};
 
 use crate::admission::{self, Admitted, Entrant, Place, Room};
 use crate::choose::{self, Draws, Further};
+use crate::phase::Phase;
 use crate::pool::{Member, Pool};
 use crate::retry::{self, Facts, Failure, GiveUp, Ground, Next, Used};
 use crate::{Cause, ConnectFailure, Instant, Outcome, TlsStrength};
@@ -51,6 +52,7 @@ pub struct Choice {
     pub trial: bool,
 }
 
+#[derive(Clone, Copy)]
 struct Attempt {
     choice: Choice,
     /// Index of the lane that counts it.
@@ -226,6 +228,18 @@ impl Exchange {
         if let Some((member, _)) = self.current() {
             member.record.record_connected();
         }
+    }
+
+    /// Whether the current attempt's endpoint would still be chosen: it has not left its pool, and if it takes no
+    /// traffic now, no other does either. For whoever sends to it for long.
+    #[must_use]
+    pub fn still_serves(&self, now: Instant) -> bool {
+        let Some(Attempt { choice, .. }) = self.attempt else { return false };
+        let view = self.pool.current(now);
+        let seen = &view.members[choice.member];
+        let on_trial = choice.trial && matches!(seen.phase, Phase::Trial { .. });
+        !self.pool.members()[choice.member].departure().has_left()
+            && (seen.usable || on_trial || !view.any_usable)
     }
 
     /// Rule H7: the answer says that its endpoint wants no traffic. Without an active check that says nothing.

@@ -82,6 +82,8 @@ impl Check {
     fn proves_connect(&self) -> bool {
         match (&self.endpoint.identity().address, self.spec.settings.port) {
             (Address::Socket(address), Some(port)) => address.port() == port,
+            // Over TCP nothing shows of a port of UDP.
+            (Address::Udp(_), _) => false,
             _ => true,
         }
     }
@@ -189,15 +191,17 @@ pub struct CheckProbe {
 }
 
 impl CheckProbe {
-    /// Where to ask: the endpoint's address, with the check's own port if it has one.
+    /// Where to ask: the endpoint's address, with the check's own port if it has one. Over TCP always: endpoints of UDP
+    /// are asked at the same port.
     #[must_use]
     pub fn address(&self) -> Address {
         let address = self.check.endpoint.identity().address.clone();
         match (address, self.check.spec.settings.port) {
-            (Address::Socket(mut socket), Some(port)) => {
+            (Address::Socket(mut socket) | Address::Udp(mut socket), Some(port)) => {
                 socket.set_port(port);
                 Address::Socket(socket)
             }
+            (Address::Udp(socket), None) => Address::Socket(socket),
             (address, _) => address,
         }
     }

@@ -19,12 +19,14 @@ pub enum Address {
     Socket(SocketAddr),
     /// A Unix-domain socket.
     Unix(Arc<Path>),
+    /// UDP: another endpoint than the one that has the same address over TCP.
+    Udp(SocketAddr),
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Socket(address) => address.fmt(f),
+            Self::Socket(address) | Self::Udp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

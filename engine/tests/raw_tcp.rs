@@ -87,7 +87,7 @@ impl Relay {
     fn address(&self, member: usize) -> SocketAddr {
         match self.pool.members()[member].spec.identity.address {
             Address::Socket(address) => address,
-            Address::Unix(_) => unreachable!("the pool has no such endpoint"),
+            Address::Unix(_) | Address::Udp(_) => unreachable!("the pool has no such endpoint"),
         }
     }
 

@@ -6,6 +6,7 @@
 mod check;
 mod driver;
 mod guard;
+mod l4;
 mod reporter;
 mod server;
 mod service;

@@ -8,7 +8,7 @@
 mod named;
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus::{
@@ -92,6 +92,9 @@ pub struct Metrics {
     /// Attempts after the first.
     pub retries: IntCounter,
     mirrors: [IntCounter; MirrorOutcome::ALL.len()],
+    lost_datagrams: [IntCounter; DatagramLoss::ALL.len()],
+    /// Sessions of UDP that are open.
+    pub udp_sessions: IntGauge,
     /// Lines of the access log that were dropped, because its writer could not keep up.
     pub log_dropped: IntCounter,
     /// Look-ups of names that failed.
@@ -144,9 +147,86 @@ pub struct RuleMetrics {
 #[derive(Default)]
 struct RuleCounters {
     classes: [Counter; CLASSES.len()],
+    /// Of routes that carry no HTTP.
+    streams: OnceLock<Box<StreamCounters>>,
+}
+
+/// How a connection, or a session of UDP, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamOutcome {
+    /// By its client or its endpoint.
+    Ended,
+    /// Nothing moved for too long.
+    Idle,
+    /// The connection to the endpoint broke.
+    EndpointFailed,
+    /// The connection to the client broke.
+    ClientFailed,
+    /// No endpoint could be connected to.
+    ConnectFailed,
+    /// There was no endpoint.
+    NoEndpoint,
+    /// A limit of the pool was reached.
+    Overflow,
+}
+
+impl StreamOutcome {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Ended, "ended"),
+        (Self::Idle, "idle"),
+        (Self::EndpointFailed, "endpoint_failed"),
+        (Self::ClientFailed, "client_failed"),
+        (Self::ConnectFailed, "connect_failed"),
+        (Self::NoEndpoint, "no_endpoint"),
+        (Self::Overflow, "overflow"),
+    ];
+}
+
+/// What is counted of a route that carries no HTTP.
+#[derive(Default)]
+pub struct StreamCounters {
+    outcomes: [Counter; StreamOutcome::ALL.len()],
+    /// Bytes from clients to endpoints.
+    pub received: Counter,
+    /// Bytes from endpoints to clients.
+    pub sent: Counter,
+}
+
+impl StreamCounters {
+    /// Counts a connection, or a session of UDP, at its end.
+    pub fn count_end(&self, outcome: StreamOutcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+}
+
+/// Why a datagram went nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatagramLoss {
+    /// Its listener has no route, or one that cannot act.
+    NoRoute,
+    /// Its listener has as many sessions as it may have.
+    Sessions,
+    /// No endpoint could take it.
+    NoEndpoint,
+    /// It came faster than it could be sent on.
+    Busy,
+}
+
+impl DatagramLoss {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::NoRoute, "no_route"),
+        (Self::Sessions, "sessions"),
+        (Self::NoEndpoint, "no_endpoint"),
+        (Self::Busy, "busy"),
+    ];
 }
 
 impl RuleMetrics {
+    /// The counters of a route that carries no HTTP.
+    pub fn streams(&self) -> &StreamCounters {
+        self.counters.streams.get_or_init(Box::default)
+    }
+
     /// Counts a request that was answered with `status` after `duration`.
     pub fn count_request(&self, status: u16, duration: Duration) {
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
@@ -222,6 +302,8 @@ impl Metrics {
         registry.register(Box::new(state_taken.clone()))?;
         let probes = counters("understudy_probes_total", "Probes of endpoints.", &["kind", "result"])?;
         let mirrors = counters("understudy_mirrors_total", "Copies of requests for mirrors.", &["outcome"])?;
+        let lost =
+            counters("understudy_udp_datagrams_lost_total", "Datagrams that went nowhere.", &["reason"])?;
         let build = IntGaugeVec::new(Opts::new("understudy_build_info", "Always 1."), &["version"])?;
         registry.register(Box::new(build.clone()))?;
         build.with_label_values(&[version]).set(1);
@@ -232,6 +314,8 @@ impl Metrics {
             probes: ["trial", "check"]
                 .map(|kind| ["failed", "passed"].map(|result| probes.with_label_values(&[kind, result]))),
             mirrors: MirrorOutcome::ALL.map(|(_, outcome)| mirrors.with_label_values(&[outcome])),
+            lost_datagrams: DatagramLoss::ALL.map(|(_, reason)| lost.with_label_values(&[reason])),
+            udp_sessions: gauge("understudy_udp_sessions", "Open sessions of UDP.")?,
             retries: counter("understudy_retries_total", "Attempts after the first.")?,
             log_dropped: counter("understudy_access_log_dropped_total", "Lines that were not written.")?,
             dns_failures: gauge("understudy_dns_failures", "Look-ups of names that failed so far.")?,
@@ -246,6 +330,11 @@ impl Metrics {
     /// Counts the copy of a request.
     pub fn count_mirror(&self, outcome: MirrorOutcome) {
         self.mirrors[outcome as usize].inc();
+    }
+
+    /// Counts a datagram that went nowhere.
+    pub fn count_loss(&self, reason: DatagramLoss) {
+        self.lost_datagrams[reason as usize].inc();
     }
 
     /// Counts a probe.
@@ -281,6 +370,7 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         let mut text = String::from_utf8_lossy(&text).into_owned();
         self.write_routes(&mut text);
+        self.write_streams(&mut text);
         self.write_pools(&mut text);
         Ok(text)
     }
@@ -291,6 +381,32 @@ impl Metrics {
             for (route, counters) in &routes {
                 for (class, counter) in CLASSES.iter().zip(&counters.classes) {
                     sample(&[("code_class", *class), ("route", &**route)], counter.value());
+                }
+            }
+        });
+    }
+
+    fn write_streams(&self, text: &mut String) {
+        let routes = self.routes.all();
+        let streams: Vec<_> =
+            routes.iter().filter_map(|(route, counters)| Some((route, counters.streams.get()?))).collect();
+        if streams.is_empty() {
+            return;
+        }
+        let ended =
+            Series::counter("understudy_streams_total", "Connections and sessions without HTTP that ended.");
+        write_family(text, &ended, |sample| {
+            for (route, counters) in &streams {
+                for ((_, outcome), counter) in StreamOutcome::ALL.iter().zip(&counters.outcomes) {
+                    sample(&[("outcome", *outcome), ("route", &***route)], counter.value());
+                }
+            }
+        });
+        let bytes = Series::counter("understudy_stream_bytes_total", "Bytes that were carried without HTTP.");
+        write_family(text, &bytes, |sample| {
+            for (route, counters) in &streams {
+                for (direction, counter) in [("received", &counters.received), ("sent", &counters.sent)] {
+                    sample(&[("direction", direction), ("route", &***route)], counter.value());
                 }
             }
         });

@@ -29,6 +29,7 @@ use crate::admin::{Admin, AdminError, AdminPages};
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::guard::{self, RefusalLog};
+use crate::l4::{Streams, UdpListeners, UdpOptions};
 use crate::listeners::{BindError, ListenerOptions, Listeners, TlsTable};
 use crate::metrics::{Metrics, MetricsError};
 use crate::reporter;
@@ -131,6 +132,7 @@ struct Server {
     driver: Arc<Driver>,
     clock: Clock,
     listeners: Listeners<App>,
+    udp: UdpListeners,
     /// One world is built at a time; it is of this.
     taken: tokio::sync::Mutex<Taken>,
     /// Routes are held back.
@@ -161,17 +163,17 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
     let resolver =
         Resolver::new(ResolverOptions { overrides: options.resolve, server: options.dns }, &control)?;
     let world = Arc::new(ArcSwap::from_pointee(World::empty()));
-    let access_log = AccessLog::open(
+    let access_log = Arc::new(AccessLog::open(
         options.access_log.destination,
         options.access_log.format,
         metrics.log_dropped.clone(),
-    )?;
+    )?);
     let workers = Arc::new(Workers::start(options.threads)?);
     let security = Arc::<SecurityLog>::default();
     let service = Service {
         world: world.clone(),
         clock,
-        access_log,
+        access_log: access_log.clone(),
         metrics: metrics.clone(),
         unmatched: metrics.rule("none"),
         workers_share_connections: workers.count() > 1,
@@ -187,9 +189,25 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         linger: if options.drain_delay.is_zero() { Duration::ZERO } else { LINGER },
         ..ListenerOptions::default()
     };
+    let udp_options = UdpOptions {
+        shared: listener_options.shared,
+        linger: listener_options.linger,
+        retry_every: listener_options.retry_every,
+        // What is left of the files that connections leave.
+        max_sessions: listener_options.max_connections.div_ceil(8),
+    };
     let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, listener_options);
     let upstream_tls = Arc::<ArcSwap<UpstreamTlsTable>>::default();
     let prober = TlsProber::new(upstream_tls.clone(), security, clock);
+    let streams = Arc::new(Streams {
+        world: world.clone(),
+        clock,
+        access_log,
+        metrics: metrics.clone(),
+        tls: prober.clone(),
+    });
+    listeners.carry_raw(streams.clone());
+    let udp = UdpListeners::new(streams, workers.clone(), &control, udp_options);
     let driver = Driver::new(engine.clone(), wake, clock, metrics.clone(), prober);
     let server = Arc::new(Server {
         world,
@@ -201,6 +219,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         driver: driver.clone(),
         clock,
         listeners,
+        udp,
         taken: tokio::sync::Mutex::default(),
         holds: Notify::new(),
         acknowledge: Notify::new(),
@@ -234,7 +253,8 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         tokio::time::sleep(options.drain_delay).await;
     }
     log::info!("stopping: requests under way are finished");
-    let left = server.listeners.shut_down(options.drain).await;
+    let (left, ()) =
+        tokio::join!(server.listeners.shut_down(options.drain), server.udp.shut_down(options.drain));
     if left > 0 {
         log::warn!("{left} connections were cut at the end");
     }
@@ -287,6 +307,7 @@ fn admin(
         }),
         metrics: Box::new(move || {
             server.metrics.connections.set(i64::try_from(server.listeners.connections()).unwrap_or(i64::MAX));
+            server.metrics.udp_sessions.set(i64::try_from(server.udp.sessions()).unwrap_or(i64::MAX));
             server.metrics.dns_failures.set(i64::try_from(server.resolver.failures()).unwrap_or(i64::MAX));
             server.metrics.state_refused.set(refused.borrow().refused.is_some().into());
             server.set_serving();
@@ -317,11 +338,13 @@ impl Server {
 
     /// Writes the acknowledgement whenever it changes.
     async fn acknowledge_changes(self: Arc<Self>, folder: PathBuf, mut status: watch::Receiver<Status>) {
-        let mut failures = self.listeners.failures();
+        let (mut failures, mut of_udp) = (self.listeners.failures(), self.udp.failures());
         let mut written: Option<Acknowledgement> = None;
         let mut held_since: Option<Instant> = None;
         loop {
-            let unbound = failures.borrow_and_update().iter().map(BindError::to_string).collect::<Vec<_>>();
+            let mut unbound: Vec<String> =
+                failures.borrow_and_update().iter().map(BindError::to_string).collect();
+            unbound.extend(of_udp.borrow_and_update().iter().map(BindError::to_string));
             let acknowledgement = {
                 let status = status.borrow_and_update();
                 let (world, tls, upstream) = (self.world.load(), self.tls.load(), self.upstream_tls.load());
@@ -353,6 +376,7 @@ impl Server {
             tokio::select! {
                 changed = status.changed() => if changed.is_err() { return },
                 changed = failures.changed() => if changed.is_err() { return },
+                changed = of_udp.changed() => if changed.is_err() { return },
                 () = self.acknowledge.notified() => {}
             }
         }

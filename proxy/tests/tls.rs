@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use understudy_conf::{Action, Certificate, PrivateKey, Redirect, State};
+use understudy_conf::{Action, Certificate, Hostname, PrivateKey, Redirect, State};
 use understudy_testbed::Backend as Upstream;
 
 /// A state with these listeners before one upstream.
@@ -192,6 +192,55 @@ async fn a_request_for_another_listener_than_its_connection_was_made_for_is_misd
         ("nobody.example.com", 404),
     ] {
         assert_eq!(session.get(host, "/test").await.unwrap().0, expected, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn f6_hosts_and_names_of_handshakes_are_told_apart_as_gateway_api_asks() {
+    let upstream = primary().await;
+    let shown = certificate("shown", Kind::Ecdsa, &["example.org"]);
+    let (mut state, address) = state(
+        &upstream,
+        &[
+            ("any", None, &[&shown]),
+            ("second", Some("second-example.org"), &[&shown]),
+            ("wild", Some("*.wildcard.org"), &[&shown]),
+            ("fourth", Some("fourth-example.wildcard.org"), &[&shown]),
+        ],
+    );
+    // The route of the listener without hostname is for one host only.
+    let route = Arc::make_mut(state.routes.values_mut().next().unwrap());
+    route.attachments[0].hostnames = vec![Hostname::new("example.org").unwrap()];
+    let _proxy = start(&state).await;
+    for (name, answers) in [
+        (
+            "example.org",
+            &[("example.org", 200), ("second-example.org", 421), ("unknown-example.org", 404)][..],
+        ),
+        (
+            "second-example.org",
+            &[("second-example.org", 200), ("example.org", 421), ("unknown-example.org", 421)],
+        ),
+        (
+            "third-example.wildcard.org",
+            &[
+                ("third-example.wildcard.org", 200),
+                ("fifth-example.wildcard.org", 200),
+                ("fourth-example.wildcard.org", 421),
+                ("second-example.org", 421),
+                ("unknown-example.org", 421),
+            ],
+        ),
+        (
+            "fourth-example.wildcard.org",
+            &[("fourth-example.wildcard.org", 200), ("fifth-example.wildcard.org", 421)],
+        ),
+        ("unknown-example.org", &[("example.org", 200), ("unknown-example.org", 404)]),
+    ] {
+        let mut session = Hello::default().connect(address, name).await.unwrap();
+        for (host, expected) in answers {
+            assert_eq!(session.get(host, "/test").await.unwrap().0, *expected, "{host} over {name}");
+        }
     }
 }
 

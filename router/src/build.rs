@@ -15,6 +15,7 @@ use crate::host::HostMap;
 use crate::path::{Entry, Path, PathTable};
 use crate::redirect::validate_redirect;
 use crate::rule::CompiledRule;
+use crate::streams::{StreamTables, is_stream};
 use crate::table::{ListenerInfo, ListenerKey, ListenerTable, Router, SocketTable, socket_key};
 
 impl Router {
@@ -53,6 +54,12 @@ impl Router {
         for (gateway, listener) in served(after) {
             builder.bind_listener(gateway, listener);
         }
+        let mut is_of_streams =
+            changed.iter().flat_map(|change| change.before.into_iter().chain(change.after));
+        builder.router.streams = match same_gateways && !is_of_streams.any(|route| is_stream(route.kind)) {
+            true => Arc::clone(&self.streams),
+            false => Arc::new(StreamTables::build(after, &builder.router.rules)),
+        };
         builder.finish()
     }
 }
@@ -113,6 +120,9 @@ impl<'a> Builder<'a> {
     }
 
     fn remove_route(&mut self, route: &Route) {
+        if is_stream(route.kind) {
+            return;
+        }
         self.attach(route, &[], &mut Vec::new());
     }
 
@@ -125,7 +135,9 @@ impl<'a> Builder<'a> {
             .flat_map(|(index, rule)| self.compile_rule(route, index, rule, &mut problems))
             .map(Arc::new)
             .collect();
-        self.attach(route, &entries, &mut problems);
+        if !is_stream(route.kind) {
+            self.attach(route, &entries, &mut problems);
+        }
         if !problems.is_empty() {
             self.router.of_routes.insert(route.name.clone(), problems.into());
         }
@@ -185,6 +197,7 @@ impl<'a> Builder<'a> {
         let compiled = Arc::new(CompiledRule {
             id,
             route: route.name.clone(),
+            kind: route.kind,
             rule_index,
             name: rule.name.clone(),
             action,
@@ -214,6 +227,11 @@ impl<'a> Builder<'a> {
                     listener: listener.name.clone(),
                     port: listener.port,
                     protocol: listener.protocol,
+                    client_demand: listener
+                        .tls
+                        .as_ref()
+                        .and_then(|tls| tls.client_demand())
+                        .map(String::into_boxed_str),
                 };
                 let hosts = known.map(|known| known.hosts.clone()).unwrap_or_default();
                 Arc::new(ListenerTable { info, hosts: self.add_to_hosts(hosts, additions) })

@@ -25,6 +25,7 @@ mod pattern;
 mod redirect;
 mod rewrite;
 mod rule;
+mod streams;
 mod table;
 
 pub use cors::CompiledCors;
@@ -34,4 +35,5 @@ pub use mirror::CompiledMirror;
 pub use redirect::redirect_location;
 pub use rewrite::CompiledRewrite;
 pub use rule::CompiledRule;
+pub use streams::StreamTable;
 pub use table::{ListenerInfo, RequestParts, Router, RuleMatch, SocketTable};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use understudy_conf::{Action, Retry, RouteName, RuleTimeouts};
+use understudy_conf::{Action, Retry, RouteKind, RouteName, RuleTimeouts};
 
 use crate::filters::CompiledFilters;
 
@@ -14,6 +14,8 @@ pub struct CompiledRule {
     pub id: usize,
     /// The route that it belongs to.
     pub route: RouteName,
+    /// What the route matches.
+    pub kind: RouteKind,
     /// Its place in the route, from 0.
     pub rule_index: usize,
     /// Its own name, if it has one.

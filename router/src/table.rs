@@ -12,6 +12,7 @@ use crate::host::{HostBuffer, HostMap, normalise_host};
 use crate::path::PathTable;
 use crate::pattern::Patterns;
 use crate::rule::CompiledRule;
+use crate::streams::{StreamTable, StreamTables};
 
 /// All tables of one state. It never changes: a new state gets a new one, which shares what stayed.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Router {
     pub(crate) of_routes: BTreeMap<RouteName, Arc<[String]>>,
     /// What could not act, of listeners.
     pub(crate) of_listeners: Vec<String>,
+    /// What is no HTTP.
+    pub(crate) streams: Arc<StreamTables>,
 }
 
 /// A listener of a gateway.
@@ -39,7 +42,26 @@ impl Router {
 
     /// What could not act, in a sentence each.
     pub fn problems(&self) -> impl Iterator<Item = &String> {
-        self.of_routes.values().flat_map(|problems| problems.iter()).chain(&self.of_listeners)
+        let of_routes = self.of_routes.values().flat_map(|problems| problems.iter());
+        of_routes.chain(&self.of_listeners).chain(self.streams.problems())
+    }
+
+    /// The routes of the listener that has a socket of TCP, by the address that was asked for when it was bound.
+    #[must_use]
+    pub fn tcp(&self, bound: &SocketAddr) -> Option<&Arc<StreamTable>> {
+        self.streams.tcp(bound)
+    }
+
+    /// The same for UDP.
+    #[must_use]
+    pub fn udp(&self, bound: &SocketAddr) -> Option<&Arc<StreamTable>> {
+        self.streams.udp(bound)
+    }
+
+    /// The routes of a TLS listener.
+    #[must_use]
+    pub fn tls(&self, gateway: &GatewayName, listener: &ListenerName) -> Option<&Arc<StreamTable>> {
+        self.streams.tls(gateway, listener)
     }
 
     /// The table of the socket that took a connection, by the socket's own address. The address may be the one
@@ -88,6 +110,9 @@ pub struct ListenerInfo {
     pub port: u16,
     /// What is spoken on it: HTTP or HTTPS.
     pub protocol: Protocol,
+    /// What its clients must have proved when they connected (see [`understudy_conf::ListenerTls::client_demand`]);
+    /// `None`: nothing.
+    pub client_demand: Option<Box<str>>,
 }
 
 /// The rule that a request belongs to.

@@ -7,6 +7,7 @@
 mod bench;
 mod cluster;
 mod commands;
+mod conformance;
 mod counts;
 mod deny;
 mod direction;
@@ -76,6 +77,8 @@ enum Chore {
         #[command(subcommand)]
         action: cluster::Action,
     },
+    /// Runs the Gateway API's official conformance suite in a cluster of its own.
+    Conformance(conformance::Options),
     /// Writes Understudy's image for containers into an archive, without Docker.
     Image {
         /// The archive; `understudy-image.tar` in cargo's target folder, if not given.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
             }
             true
         }),
+        Chore::Conformance(options) => conformance::run(&options),
         Chore::Cluster { action } => cluster::run(action).map(|()| true),
         Chore::Image { out, binary } => image::build(out, binary).map(|file| {
             println!("{}", file.display());

@@ -8,14 +8,15 @@ use crate::counts::Counts;
 use crate::paths::cargo;
 use crate::stages::{Done, Stages};
 use crate::{
-    bench, cluster, commands, deny, direction, docs, files, fuzz, release, run, semantics, tools, tree,
+    bench, cluster, commands, conformance, deny, direction, docs, files, fuzz, release, run, semantics,
+    tools, tree,
 };
 
 /// No single program runs longer, so that nothing can hang a run for ever.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// Stages that count their tests.
-const WITH_TESTS: [&str; 2] = ["tests", "cluster"];
+const WITH_TESTS: [&str; 3] = ["tests", "cluster", "conformance"];
 
 /// Runs all stages, or the fast ones, or only those that are named, and prints the closing line; true when all
 /// passed.
@@ -50,6 +51,7 @@ pub(crate) fn run_all(fast: bool, only: Vec<String>) -> Result<bool> {
         stages.run("drill", 150, bench::drill);
         stages.run("scale", 120, cluster::stage::scale);
         stages.run("cluster", 600, || cluster::stage::test(&mut counts));
+        stages.run("conformance", 1200, || conformance::stage(&mut counts));
         stages.run("fuzz", 600, fuzz::run_fixed);
     }
     stages.run("clean tree", 5, || tree::unchanged_since(&before));

@@ -71,6 +71,14 @@ reasons! {
     PortUnavailable,
     /// A listener's certificate that does not exist or cannot be used.
     InvalidCertificateRef,
+    /// Authorities for clients' certificates that do not exist or cannot be used.
+    InvalidCACertificateRef,
+    /// Authorities for clients' certificates in an object of a kind that holds none.
+    InvalidCACertificateKind,
+    /// A listener that could verify no client.
+    NoValidCACertificate,
+    /// Clients that are served whatever they show.
+    InsecureFrontendValidationMode,
     /// A certificate that is out of date, or soon will be.
     CertificateExpired,
     /// Two listeners with the same port and hostname.

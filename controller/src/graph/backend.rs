@@ -37,8 +37,14 @@ pub(crate) struct BackendNode {
 
 impl BackendNode {
     /// What routes see of it.
-    fn face(&self) -> (&BackendName, bool, UpstreamProtocol, Option<&Unusable>) {
-        (&self.name, self.fallback, self.protocol, self.endpoints.as_ref().err())
+    fn face(&self) -> (&BackendName, bool, UpstreamProtocol, Option<&Unusable>, bool) {
+        let unusable = self.endpoints.as_ref().err();
+        (&self.name, self.fallback, self.protocol, unusable, self.is_shown_certificate())
+    }
+
+    /// Whether a Gateway's certificate is shown to it.
+    pub(crate) fn is_shown_certificate(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client.is_none())
     }
 }
 

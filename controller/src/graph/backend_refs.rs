@@ -178,10 +178,14 @@ impl Resolver<'_> {
                 Err(self.not_found(place, Kind::Backend, key, self.cluster.backends.keys()).into())
             }
             Some(node) => match &node.endpoints {
-                Ok(_) if kind == Kind::GrpcRoute && node.protocol == UpstreamProtocol::Http1 => {
-                    Ok(RefTargetNode::H2Backend(key.clone()))
+                Ok(_) => {
+                    if node.is_shown_certificate() {
+                        reads.shown_certificate(key);
+                    }
+                    let of_calls = kind == Kind::GrpcRoute && node.protocol == UpstreamProtocol::Http1;
+                    let key = key.clone();
+                    Ok(if of_calls { RefTargetNode::H2Backend(key) } else { RefTargetNode::Backend(key) })
                 }
-                Ok(_) => Ok(RefTargetNode::Backend(key.clone())),
                 Err(unusable) => Err(reasons::unusable_backend(place, unusable).into()),
             },
         }

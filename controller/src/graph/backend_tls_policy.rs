@@ -6,7 +6,7 @@ use gateway_api::apis::standard::backendtlspolicies::{
     BackendTlsPolicy, BackendTlsPolicyTargetRefs, BackendTlsPolicyValidationSubjectAltNames,
     BackendTlsPolicyValidationSubjectAltNamesType as SanType,
 };
-use understudy_conf::{BackendTls, Trust};
+use understudy_conf::{BackendTls, Hostname, SubjectAltName, Trust};
 use understudy_crds::ObjectReference;
 
 use crate::changes::Changes;
@@ -182,22 +182,40 @@ impl TlsSource<'_> {
                 "Give the name that the endpoints' certificates are for.",
             ));
         }
+        let mut subject_alt_names = Vec::new();
         for (index, name) in spec.validation.subject_alt_names.iter().flatten().enumerate() {
-            if !is_hostname(name, &hostname) {
-                wrong.push(reasons::subject_alt_name(&at(&format!("subjectAltNames[{index}]"))));
+            match subject_alt_name(name) {
+                Some(name) if subject_alt_names.contains(&name) => {}
+                Some(name) => subject_alt_names.push(name),
+                None => wrong.push(reasons::subject_alt_name(&at(&format!("subjectAltNames[{index}]")))),
             }
+        }
+        // Then nothing else is verified than without it.
+        if subject_alt_names == [SubjectAltName::Hostname(hostname.clone())] {
+            subject_alt_names.clear();
         }
         let usable = wrong.is_empty();
         diagnostics.append(&mut wrong);
         let (own, client) = own.map(|own| (Some(own.tls), own.client)).unwrap_or_default();
         let base = own.unwrap_or_else(|| BackendTls::new(Trust::System));
-        let tls = BackendTls { trust, server_name: Some(hostname), ..base };
+        let tls = BackendTls { trust, server_name: Some(hostname), subject_alt_names, ..base };
         usable.then_some(TlsNode { tls, bundles, client })
     }
 }
 
-/// Whether a name asks for nothing but what is verified already.
-fn is_hostname(name: &BackendTlsPolicyValidationSubjectAltNames, hostname: &str) -> bool {
-    name.r#type == SanType::Hostname
-        && name.hostname.as_deref().is_some_and(|name| canonical(name) == *hostname)
+/// A name that a certificate may be for; `None` where it is none.
+fn subject_alt_name(name: &BackendTlsPolicyValidationSubjectAltNames) -> Option<SubjectAltName> {
+    match name.r#type {
+        SanType::Hostname => {
+            let hostname = canonical(name.hostname.as_deref()?);
+            Hostname::new(&hostname).is_ok().then_some(SubjectAltName::Hostname(hostname))
+        }
+        SanType::Uri => {
+            let uri = name.uri.as_deref()?;
+            let (scheme, rest) = uri.split_once(':')?;
+            let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+            (is_scheme && !rest.is_empty()).then(|| SubjectAltName::Uri(uri.to_owned()))
+        }
+    }
 }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::Gateway;
-use understudy_conf::GatewayName;
+use understudy_conf::{Certificate, GatewayName};
 
 use crate::addresses::{
     ClassParameters, GATEWAY_PARAMETERS, PortMap, Transport, container_ports, foreign_service,
@@ -16,7 +17,8 @@ use crate::addresses::{
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
-use crate::graph::listener_sets::{SetNode, build_parts, sets_by_gateway};
+use crate::graph::gateway_tls::{bind_clients, resolve_client_certificate};
+use crate::graph::listener_sets::{SetNode, build_parts, part_of, sets_by_gateway};
 use crate::graph::listener_tls::Certificates;
 use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 use crate::{Options, Placement};
@@ -34,6 +36,8 @@ pub(crate) struct GatewayNode {
     pub(crate) own: usize,
     /// The ListenerSets that name it, in the order of their precedence.
     pub(crate) sets: Vec<SetNode>,
+    /// What it shows to backends over TLS that have no certificate of their own to be shown.
+    pub(crate) client_certificate: Option<Arc<Certificate>>,
 }
 
 /// Builds the gateways that are served: those of our class, with the listeners that got a socket.
@@ -66,25 +70,22 @@ pub(crate) fn build_gateways(
         let of_gateway = sets.get(&gateway.key).map_or(&[][..], Vec::as_slice);
         let (parts, sets) = build_parts(cluster, gateway, of_gateway, diagnostics);
         let Listeners { nodes: mut listeners, shapes } = build_listeners(&parts, certificates, diagnostics);
+        bind_clients(gateway, &parts, certificates, &mut listeners, diagnostics);
+        let client_certificate = resolve_client_certificate(gateway, certificates, diagnostics);
         listeners.retain_mut(|listener| {
-            let part = parts.iter().find(|part| part.set == listener.shape.set);
-            let place =
-                part.map_or(gateway.as_ref(), |part| &part.object).at(&format!("{}.port", listener.field));
+            let place = part_of(&parts, listener).at(&format!("{}.port", listener.field));
             sockets.bind_listener(gateway, listener, &place, &seats, diagnostics)
         });
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes, own, sets });
+        let node = GatewayNode { name, listeners, shapes, own, sets, client_certificate };
+        nodes.insert(gateway.key.clone(), node);
     }
     nodes
 }
 
 fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &gateway.value.spec;
-    for (field, given) in
-        [("spec.tls", spec.tls.is_some()), ("spec.defaultScope", spec.default_scope.is_some())]
-    {
-        if given {
-            diagnostics.push(reasons::not_acting(&gateway.at(field), "the field does not act yet"));
-        }
+    if spec.default_scope.is_some() {
+        diagnostics.push(reasons::not_acting(&gateway.at("spec.defaultScope"), "the field does not act yet"));
     }
 }
 

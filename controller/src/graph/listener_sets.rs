@@ -14,7 +14,7 @@ use understudy_crds::{LabelRequirement, TargetLabels};
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::gateway::GatewayNode;
-use crate::graph::listeners::namespace_labels;
+use crate::graph::listeners::{ListenerNode, namespace_labels};
 use crate::watch::{GATEWAY_API, Kind, ListenerSet, ObjectId, nearest};
 
 /// A ListenerSet that names a Gateway which is served.
@@ -100,6 +100,13 @@ pub(super) fn build_parts(
         parts.push(Part { set: Some(key), object: set.as_gateway() });
     }
     (parts, nodes)
+}
+
+/// The object that a listener stands in.
+pub(super) fn part_of<'a>(parts: &'a [Part], listener: &ListenerNode) -> &'a Object<Gateway> {
+    let part = parts.iter().find(|part| part.set == listener.shape.set);
+    // Every listener was built from one of them, and the first is the Gateway.
+    &part.unwrap_or(&parts[0]).object
 }
 
 /// Whether a Gateway takes ListenerSets of a namespace. Without a word about it, it takes none.

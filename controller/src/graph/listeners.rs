@@ -13,6 +13,7 @@ use understudy_crds::{LabelRequirement, TargetLabels};
 
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
+use crate::graph::gateway_tls::ClientsNode;
 use crate::graph::listener_sets::Part;
 use crate::graph::listener_tls::Certificates;
 use crate::watch::{GATEWAY_API, Kind};
@@ -31,6 +32,8 @@ pub(crate) struct ListenerNode {
     pub(crate) tls_mode: Option<TlsMode>,
     /// What it shows to clients, if it ends TLS.
     pub(crate) certificates: Vec<Arc<Certificate>>,
+    /// What its clients must show, if anything.
+    pub(crate) clients: Option<ClientsNode>,
     /// Which routes may attach.
     pub(crate) shape: ListenerShape,
 }
@@ -311,7 +314,8 @@ fn build_listener(
         None => Vec::new(),
     };
     let bind = Vec::new();
-    Some(ListenerNode { name, field, port, protocol, tls_mode, certificates, hostname, bind, shape })
+    let clients = None;
+    Some(ListenerNode { name, field, port, protocol, tls_mode, certificates, clients, hostname, bind, shape })
 }
 
 fn mode_of(tls: &GatewayListenersTls) -> TlsMode {

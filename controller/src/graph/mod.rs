@@ -18,6 +18,7 @@ mod failover;
 mod filters;
 mod gateway;
 mod gateway_class;
+mod gateway_tls;
 mod http_route;
 mod listener_sets;
 mod listener_tls;
@@ -50,6 +51,7 @@ pub(crate) use builder::GraphBuilder;
 pub(crate) use builder::build_graph;
 pub(crate) use gateway::GatewayNode;
 pub(crate) use gateway_class::is_ours as is_our_class;
+pub(crate) use gateway_tls::{allows_insecure_clients, validation_of};
 pub(crate) use http_route::{
     AttachmentNode, BuiltRoute, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };

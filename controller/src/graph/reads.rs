@@ -14,6 +14,8 @@ use crate::cluster::Key;
 pub(crate) struct Reads {
     services: Vec<Key>,
     backends: Vec<Key>,
+    /// The Backends to which a Gateway's certificate is shown, so that the route is another one when that changes.
+    shown_certificates: Vec<Key>,
     /// The namespaces of whose Services the names were compared.
     services_in: Vec<Arc<str>>,
     /// The same, of Backends.
@@ -33,6 +35,11 @@ impl Reads {
     /// What routes see of a Backend was read, or missed.
     pub(super) fn backend(&mut self, key: &Key) {
         note(&mut self.backends, key);
+    }
+
+    /// A Gateway's certificate is shown to a Backend.
+    pub(super) fn shown_certificate(&mut self, key: &Key) {
+        note(&mut self.shown_certificates, key);
     }
 
     pub(super) fn services_in(&mut self, namespace: &Arc<str>) {

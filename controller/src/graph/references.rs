@@ -8,6 +8,7 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use crate::CONTROLLER_NAME;
 use crate::cluster::{Cluster, Key, Object};
 use crate::graph::gateway_class::is_ours;
+use crate::graph::gateway_tls::references_of;
 use crate::graph::listener_sets::gateway_of;
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
@@ -40,6 +41,9 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
             add(&from, "ConfigMap", None, &parameters.name);
         }
         add_certificates(&gateway.value, &from, &mut add);
+        for (kind, namespace, name) in references_of(&gateway.value) {
+            add(&from, kind, namespace, name);
+        }
     }
     for set in cluster.listener_sets.values() {
         // Only what a Gateway of ours may show has to be known here.

@@ -4,7 +4,9 @@ use gateway_api::apis::experimental::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesMatchesPathType as PathType, HttpRouteRulesRetry,
     HttpRouteRulesTimeouts,
 };
-use understudy_conf::{BackOff, GatewayDuration, HttpFilter, HttpMatch, Redirect, Retry, RuleTimeouts};
+use understudy_conf::{
+    BackOff, GatewayDuration, HttpFilter, HttpMatch, Redirect, Retry, RetryTrigger, RuleTimeouts,
+};
 
 use crate::cluster::Object;
 use crate::diagnostics::{Diagnostic, reasons};
@@ -272,8 +274,11 @@ fn build_timeouts(source: &HttpRouteRulesTimeouts, found: &mut Findings<'_>) -> 
     (request.is_some() || backend_request.is_some()).then_some(RuleTimeouts { request, backend_request })
 }
 
+/// A rule's own `retry` asks for retries of connection errors too: "disconnect, reset, timeout, TCP failure"
+/// (Gateway API, `HTTPRouteRetry`; features `HTTPRouteRetryConnectionError` and `HTTPRouteRetryBackendTimeout`).
 fn build_retry(source: &HttpRouteRulesRetry, found: &mut Findings<'_>) -> Retry {
     let mut retry = Retry::default();
+    retry.triggers.insert(RetryTrigger::Reset);
     if let Some(attempts) = source.attempts {
         match u32::try_from(attempts) {
             Ok(attempts) => retry.num_retries = attempts,

@@ -12,6 +12,7 @@ use crate::graph::GatewayNode;
 use crate::lease::ServingSidecar;
 use crate::status::condition::{Condition, accepted, not_accepted, not_programmed, programmed};
 use crate::status::findings::{Findings, field, is_below, sentences};
+use crate::status::gateway_tls as tls;
 use crate::status::listener_set::build_set;
 use crate::status::listeners::Section;
 use crate::status::{Desired, Inputs, Report};
@@ -68,7 +69,7 @@ impl Builder<'_> {
         let addresses = self.addresses();
         let programmed = self.programmed(accepted.holds, &addresses);
         let listeners = self.section().reports(key, attached, &programmed);
-        let conditions = vec![accepted, programmed];
+        let mut conditions = vec![accepted, programmed];
         let pair = (key, self.node);
         let sets: Vec<_> = self
             .node
@@ -77,6 +78,7 @@ impl Builder<'_> {
             .filter_map(|set| build_set(self.inputs, self.findings, pair, set, &conditions, attached))
             .collect();
         let attached_sets = sets.iter().filter(|(_, is_accepted)| *is_accepted).count();
+        conditions.extend(tls::gateway_conditions(self.gateway, self.findings, &listeners));
         let own = Desired {
             id: ObjectId { kind: Kind::Gateway, key: key.clone() },
             generation: self.gateway.generation(),

@@ -12,6 +12,7 @@ use crate::status::condition::{
     Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
 };
 use crate::status::findings::{Findings, field, is_below, sentences};
+use crate::status::gateway_tls as tls;
 
 /// The listeners of one object.
 pub(super) struct Section<'a> {
@@ -80,12 +81,16 @@ impl Section<'_> {
 
     fn listener_conditions(&self, index: usize, gateway: &Condition) -> Vec<Condition> {
         let prefix = format!("spec.listeners[{index}]");
+        let clients = tls::clients_field(&self.object.value, index);
+        let is_about = |finding: &&Diagnostic| {
+            is_below(finding, &prefix) || clients.as_ref().is_some_and(|field| is_below(finding, field))
+        };
         let about: Vec<&Diagnostic> = self
             .findings
             .of(&self.object.label)
             .iter()
             .copied()
-            .filter(|finding| is_below(finding, &prefix))
+            .filter(is_about)
             // That a protocol is not served is no error in `check`, where it is said for the whole Gateway.
             .filter(|finding| finding.is_error() || finding.reason == Reason::UnsupportedProtocol)
             .collect();
@@ -93,15 +98,21 @@ impl Section<'_> {
             about.iter().copied().filter(|finding| reasons.contains(&finding.reason)).collect()
         };
         let conflicts = of(&[Reason::HostnameConflict, Reason::ProtocolConflict]);
-        let references =
-            of(&[Reason::InvalidRouteKinds, Reason::RefNotPermitted, Reason::InvalidCertificateRef]);
+        let references = of(&[
+            Reason::InvalidRouteKinds,
+            Reason::RefNotPermitted,
+            Reason::InvalidCertificateRef,
+            Reason::InvalidCACertificateRef,
+            Reason::InvalidCACertificateKind,
+        ]);
         let refused: Vec<_> = about
             .iter()
             .copied()
             .filter(|finding| !references.iter().any(|reference| std::ptr::eq(*reference, *finding)))
             .collect();
         let is_served = self.is_served(index);
-        vec![
+        let overlapping = tls::overlapping(&self.object.value, index);
+        let own = vec![
             match refused.first() {
                 Some(first) => not_accepted(first.reason.as_str(), sentences(&refused)),
                 None => accepted("The listener is accepted."),
@@ -139,6 +150,7 @@ impl Section<'_> {
                     not_programmed(reason.map_or("Invalid", |first| first.reason.as_str()), message)
                 }
             },
-        ]
+        ];
+        own.into_iter().chain(overlapping).collect()
     }
 }

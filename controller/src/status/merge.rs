@@ -7,12 +7,22 @@ use serde_json::{Map, Value, json};
 
 use crate::CONTROLLER_NAME;
 use crate::status::condition::{Condition, OWN_ACCEPTED, OWN_WARNING};
+use crate::status::gateway_tls::{INSECURE_CLIENTS, OVERLAPPING};
 use crate::status::{Desired, Entry, ListenerReport, Report};
 use crate::watch::{GATEWAY_API, Kind};
 
 /// The condition types that are ours on objects that others write to as well.
-const OWN_TYPES: [&str; 7] =
-    ["Accepted", "Programmed", "ResolvedRefs", "Conflicted", "PartiallyInvalid", OWN_WARNING, OWN_ACCEPTED];
+const OWN_TYPES: [&str; 9] = [
+    "Accepted",
+    "Programmed",
+    "ResolvedRefs",
+    "Conflicted",
+    "PartiallyInvalid",
+    INSECURE_CLIENTS,
+    OVERLAPPING,
+    OWN_WARNING,
+    OWN_ACCEPTED,
+];
 
 /// The fields of the status to write, if it is to be changed. `now`: seconds since 1970.
 pub(crate) fn merge(desired: &Desired, present: Option<&Value>, now: i64) -> Option<Value> {

@@ -15,6 +15,7 @@ mod doubts;
 mod findings;
 mod gateway;
 mod gateway_class;
+mod gateway_tls;
 mod listener_set;
 mod listeners;
 mod merge;

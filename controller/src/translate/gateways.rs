@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use understudy_conf::{Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls};
+use understudy_conf::{
+    CaBundle, CaBundleName, Certificate, CertificateName, Gateway, GatewayName, Listener, ListenerTls,
+};
 
 use crate::graph::{Graph, ListenerNode};
 
@@ -28,7 +30,27 @@ pub(super) fn build_gateways(graph: &Graph) -> BTreeMap<GatewayName, Arc<Gateway
 
 fn build_tls(listener: &ListenerNode) -> Option<ListenerTls> {
     let certificates = listener.certificates.iter().map(|certificate| certificate.name.clone()).collect();
-    listener.tls_mode.map(|mode| ListenerTls { mode, certificates })
+    let client_validation = listener.clients.as_ref().map(|clients| clients.validation.clone());
+    listener.tls_mode.map(|mode| ListenerTls { mode, certificates, client_validation })
+}
+
+/// The certificate of that name that some Gateway shows to backends.
+pub(super) fn find_client_certificate<'g>(
+    graph: &'g Graph,
+    name: &CertificateName,
+) -> Option<&'g Arc<Certificate>> {
+    let mut shown = graph.gateways.values().filter_map(|gateway| gateway.client_certificate.as_ref());
+    shown.find(|certificate| certificate.name == *name)
+}
+
+/// The authorities that clients of the listeners are verified by.
+pub(super) fn build_bundles(graph: &Graph) -> BTreeMap<CaBundleName, Arc<CaBundle>> {
+    let listeners = graph.gateways.values().flat_map(|gateway| &gateway.listeners);
+    listeners
+        .filter_map(|listener| listener.clients.as_ref())
+        .flat_map(|clients| &clients.bundles)
+        .map(|bundle| (bundle.name.clone(), bundle.clone()))
+        .collect()
 }
 
 /// The certificates of the listeners that are served.

@@ -1,56 +1,67 @@
 //! Routes.
 //!
-//! A pool has one policy. A route whose rules have different policies on different listeners is therefore
-//! written once for each of them, under its name with the gateway's, and where need be the listener's, behind
-//! an `@`.
+//! A pool has one policy, and shows its backends one certificate. A route whose rules have different policies on different
+//! listeners, or whose backends are shown different Gateways' certificates, is therefore written once for each of them,
+//! under its name with the gateway's, and where need be the listener's, behind an `@`.
 
 use std::collections::BTreeMap;
 
-use understudy_conf::{Action, Attachment, HttpFilter, Pool, PoolName, Route, RouteKind, RouteName, Rule};
+use understudy_conf::{
+    Action, Attachment, CertificateName, HttpFilter, Pool, PoolName, Route, RouteKind, RouteName, Rule,
+};
 
 use crate::cluster::Key;
 use crate::graph::{AttachmentNode, Graph, ListenerNode, MirrorNode, PolicyNode, RouteNode, RuleAction};
-use crate::translate::pools::{add_mirrors, build_pool};
+use crate::translate::pools::{add_mirrors, build_pool, shows_certificate};
 use crate::watch::Kind;
 
-/// Listeners of a route on which each of its rules has one policy.
+/// Listeners of a route on which each of its rules has one effect.
 pub(super) struct Group {
     /// What is appended to names: empty, or `@gateway/NAMESPACE/NAME[/LISTENER]`.
     suffix: String,
     attachments: Vec<AttachmentNode>,
-    /// The policy of each rule.
-    policies: Vec<Option<Key>>,
+    effect: Effect,
 }
 
-/// A listener of a route, with the policy of each rule there.
-type Attached<'a> = (&'a AttachmentNode, Vec<Option<Key>>);
+/// What a listener makes of a route.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Effect {
+    /// The policy of each rule.
+    policies: Vec<Option<Key>>,
+    /// What backends over TLS are shown.
+    certificate: Option<CertificateName>,
+}
 
-/// Splits a route's listeners by the policies that its rules have there.
+/// A listener of a route, with what it makes of it.
+type Attached<'a> = (&'a AttachmentNode, Effect);
+
+/// Splits a route's listeners by what they make of it.
 pub(super) fn build_groups(graph: &Graph, route: &RouteNode) -> Vec<Group> {
     let mut by_gateway: BTreeMap<&Key, Vec<Attached<'_>>> = BTreeMap::new();
     for attachment in &route.attachments {
         let policies = effective_policies(graph, route, attachment);
-        by_gateway.entry(&attachment.gateway).or_default().push((attachment, policies));
+        let effect = Effect { policies, certificate: shown_certificate(graph, route, attachment) };
+        by_gateway.entry(&attachment.gateway).or_default().push((attachment, effect));
     }
     let mut all = by_gateway.values().flatten();
-    let first = all.next().map(|(_, policies)| policies.clone()).unwrap_or_default();
-    if all.all(|(_, policies)| *policies == first) {
+    let first = all.next().map(|(_, effect)| effect.clone()).unwrap_or_default();
+    if all.all(|(_, effect)| *effect == first) {
         let attachments = route.attachments.clone();
-        return vec![Group { suffix: String::new(), attachments, policies: first }];
+        return vec![Group { suffix: String::new(), attachments, effect: first }];
     }
     let mut groups = Vec::new();
     for (gateway, attached) in by_gateway {
         let suffix = format!("@gateway/{}/{}", gateway.namespace, gateway.name);
         let uniform = attached.windows(2).all(|pair| pair[0].1 == pair[1].1);
         if uniform {
-            let policies = attached.first().map(|(_, policies)| policies.clone()).unwrap_or_default();
+            let effect = attached.first().map(|(_, effect)| effect.clone()).unwrap_or_default();
             let attachments = attached.into_iter().map(|(attachment, _)| attachment.clone()).collect();
-            groups.push(Group { suffix, attachments, policies });
+            groups.push(Group { suffix, attachments, effect });
             continue;
         }
-        for (attachment, policies) in attached {
+        for (attachment, effect) in attached {
             let suffix = format!("{suffix}/{}", listener_name(graph, attachment));
-            groups.push(Group { suffix, attachments: vec![attachment.clone()], policies });
+            groups.push(Group { suffix, attachments: vec![attachment.clone()], effect });
         }
     }
     groups
@@ -62,7 +73,8 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
     let base = format!("{prefix}/{}/{}", route.id.key.namespace, route.id.key.name);
     let mut pools = Vec::new();
     let mut rules = Vec::new();
-    for (rule, policy) in route.rules.iter().zip(&group.policies) {
+    let certificate = group.effect.certificate.as_ref();
+    for (rule, policy) in route.rules.iter().zip(&group.effect.policies) {
         let policy: Option<&PolicyNode> = policy.as_ref().and_then(|key| graph.policies.nodes.get(key));
         let mut filters = rule.filters.clone();
         let action = match &rule.action {
@@ -74,12 +86,19 @@ pub(super) fn build_route(graph: &Graph, route: &RouteNode, group: Group) -> Opt
             }
             RuleAction::Forward(refs) => {
                 let name = PoolName::new(format!("{base}/rule/{}{}", rule.index, group.suffix));
-                match name.ok().and_then(|name| build_pool(graph, name, policy, refs)) {
+                match name.ok().and_then(|name| build_pool(graph, name, policy, certificate, refs)) {
                     Some(mut pool) => {
                         let name = pool.name.clone();
                         let policy = pool.policy.clone();
                         let mut add = |mirrors: &[MirrorNode], base: &str, filters: &mut Vec<HttpFilter>| {
-                            add_mirrors(graph, mirrors, base, policy.as_ref(), filters, &mut pools);
+                            add_mirrors(
+                                graph,
+                                mirrors,
+                                base,
+                                (policy.as_ref(), certificate),
+                                filters,
+                                &mut pools,
+                            );
                         };
                         add(&rule.mirrors, name.as_str(), &mut filters);
                         for (index, (node, built)) in refs.iter().zip(&mut pool.refs).enumerate() {
@@ -128,6 +147,17 @@ fn build_attachment(graph: &Graph, attachment: &AttachmentNode) -> Option<Attach
         listener: listener.name.clone(),
         hostnames: attachment.hostnames.clone(),
     })
+}
+
+/// The certificate that the Gateway of a listener shows to backends of a route, if any of them is shown one.
+fn shown_certificate(
+    graph: &Graph,
+    route: &RouteNode,
+    attachment: &AttachmentNode,
+) -> Option<CertificateName> {
+    let certificate = graph.gateways.get(&attachment.gateway)?.client_certificate.as_ref()?;
+    let shows = route.rules.iter().any(|rule| shows_certificate(graph, rule));
+    shows.then(|| certificate.name.clone())
 }
 
 fn effective_policies(graph: &Graph, route: &RouteNode, attachment: &AttachmentNode) -> Vec<Option<Key>> {

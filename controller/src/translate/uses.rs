@@ -1,6 +1,7 @@
 //! How many pools refer to each backend and policy: what none refers to is no part of the state.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use understudy_conf::{BackendName, PolicyName, Pool, RefTarget};
 
@@ -56,6 +57,18 @@ impl Uses {
 
     pub(super) fn has_backend(&self, name: &BackendName) -> bool {
         self.backends.contains_key(name)
+    }
+
+    /// These names, and those in use that stand for the same under a Gateway's certificate.
+    pub(super) fn with_variants(&self, names: &BTreeSet<BackendName>) -> BTreeSet<BackendName> {
+        let mut all = names.clone();
+        for name in names {
+            let prefix = format!("{name}@");
+            let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+            let variants = self.backends.range::<str, _>(from).map(|(variant, _)| variant);
+            all.extend(variants.take_while(|variant| variant.as_str().starts_with(&prefix)).cloned());
+        }
+        all
     }
 
     pub(super) fn has_policy(&self, name: &PolicyName) -> bool {

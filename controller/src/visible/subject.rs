@@ -16,10 +16,9 @@ pub(crate) enum Subject {
 impl Subject {
     /// The object of a set of endpoints: `backend/NAMESPACE/NAME`, `service/NAMESPACE/NAME/PORT`.
     pub(crate) fn of_origin(origin: &str) -> Option<Self> {
-        let mut parts = origin.split('/');
+        // Behind an `@` stands how a variant of it is spoken to.
+        let mut parts = origin.split('@').next()?.split('/');
         let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-        // Behind the name may stand what else is spoken there than the object says.
-        let name = name.split('@').next().unwrap_or(name);
         let key = Key::new(namespace, name);
         match (kind, parts.count()) {
             ("backend", 0) => Some(Self::Backend(key)),
@@ -87,6 +86,8 @@ mod tests {
         assert_eq!(of_origin("service/shop/web/8080").as_deref(), Some("Service shop/web"));
         assert_eq!(of_origin("backend/default/active@h2c").as_deref(), Some("Backend default/active"));
         assert_eq!(of_origin("service/shop/dns/53@udp").as_deref(), Some("Service shop/dns"));
+        let variant = "service/shop/web/443@secret/shop/client";
+        assert_eq!(of_origin(variant).as_deref(), Some("Service shop/web"));
         for none in ["there is no Backend a/b", "backend/default", "service/shop/web", "x/y/z", ""] {
             assert_eq!(of_origin(none), None, "{none}");
         }

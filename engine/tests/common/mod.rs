@@ -270,7 +270,7 @@ pub fn port_at(pool: &Arc<Pool>, choice: Choice) -> u16 {
 
 pub fn port_of(address: &Address) -> u16 {
     match address {
-        Address::Socket(address) => address.port(),
+        Address::Socket(address) | Address::Udp(address) => address.port(),
         Address::Unix(_) => 0,
     }
 }

@@ -1,4 +1,5 @@
-// CoreDNS with the plugins that answer for a cluster's Services, and none that talk to clouds.
+// CoreDNS with the plugins that answer for a cluster's Services, those that the Gateway API's conformance suite
+// configures (forward, whoami), and none that talk to clouds.
 package main
 
 import (
@@ -7,16 +8,18 @@ import (
 
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
 	_ "github.com/coredns/coredns/plugin/log"
 	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/whoami"
 )
 
 func init() {
 	// In the order in which a query passes through them.
-	dnsserver.Directives = []string{"health", "ready", "errors", "log", "cache", "loadbalance", "kubernetes"}
+	dnsserver.Directives = []string{"health", "ready", "errors", "log", "cache", "loadbalance", "kubernetes", "forward", "whoami"}
 }
 
 func main() { coremain.Run() }

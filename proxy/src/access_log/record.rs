@@ -202,7 +202,7 @@ impl Record<'_> {
         named(line, " pool=", self.priority.map(pool_name));
         named(line, " backend=", self.backend);
         match self.endpoint {
-            Some(Address::Socket(address)) => {
+            Some(Address::Socket(address) | Address::Udp(address)) => {
                 line.extend_from_slice(b" endpoint=");
                 text::socket(line, address);
             }

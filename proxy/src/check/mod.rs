@@ -48,7 +48,7 @@ async fn ask(probe: &CheckProbe, prober: &TlsProber) -> Result<(), CheckFailure>
         return converse(stream, probe, "https").await;
     }
     match address {
-        Address::Socket(address) => {
+        Address::Socket(address) | Address::Udp(address) => {
             let stream = TcpStream::connect(address).await.map_err(connect_failure)?;
             // Without it the check merely takes longer.
             let _ = stream.set_nodelay(true);

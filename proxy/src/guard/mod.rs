@@ -96,7 +96,7 @@ impl TargetGuard {
     pub(crate) fn refusal(&self, address: &Address) -> Option<String> {
         let rules = self.rules.as_ref()?;
         match address {
-            Address::Socket(socket) => rules.refuse_socket(*socket),
+            Address::Socket(socket) | Address::Udp(socket) => rules.refuse_socket(*socket),
             Address::Unix(path) => rules.refuse_path(path),
         }
     }

@@ -1,7 +1,8 @@
 //! Opens listening sockets, and says what to do when that fails.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::libc;
@@ -21,6 +22,13 @@ pub enum BindError {
          again every second", port = .0.port()
     )]
     Taken(SocketAddr),
+    /// Something else has the port of UDP.
+    #[error(
+        "UDP port {port} of {ip} is taken: another process, or a listener on the wildcard address, has it; stop it \
+         (`ss -lunp 'sport = :{port}'` names it) or choose another with --bind or --port-offset; tried again every \
+         second", port = .0.port(), ip = .0.ip()
+    )]
+    TakenUdp(SocketAddr),
     /// The system forbids it.
     #[error(
         "{0} may not be bound by this user: ports below 1024 are privileged; use --port-offset 8000 (then \
@@ -49,7 +57,10 @@ impl BindError {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Taken(address) | Self::Denied(address) | Self::NotLocal(address) => *address,
+            Self::Taken(address)
+            | Self::TakenUdp(address)
+            | Self::Denied(address)
+            | Self::NotLocal(address) => *address,
             Self::Other { address, .. } => *address,
         }
     }
@@ -74,6 +85,41 @@ pub(super) fn bind_listener(
     shared: bool,
 ) -> Result<TcpListener, BindError> {
     open(address, keepalive, shared).map_err(|error| BindError::new(address, &error))
+}
+
+/// Binds a socket for datagrams. Bound to every address, it says to which one each datagram came.
+///
+/// # Errors
+/// [`BindError`], with the way out.
+pub(crate) fn bind_datagrams(address: SocketAddr, shared: bool) -> Result<UdpSocket, BindError> {
+    open_datagrams(address, shared).map_err(|error| match BindError::new(address, &error) {
+        BindError::Taken(address) => BindError::TakenUdp(address),
+        error => error,
+    })
+}
+
+/// Bytes of datagrams that may wait in the system; it gives what its own limit allows.
+const WAITING_DATAGRAMS: usize = 1024 * 1024;
+
+fn open_datagrams(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    // Without SO_REUSEADDR, by which another socket could take the port away.
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_recv_buffer_size(WAITING_DATAGRAMS)?;
+    if address.ip().is_unspecified() {
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 /// Opens a listening socket; a `shared` one leaves room for others of the same user on its address.
@@ -101,7 +147,7 @@ fn open(address: SocketAddr, keepalive: Option<Duration>, shared: bool) -> io::R
 /// Leads what asks for a new connection to the socket that was the second to be bound to this address: a successor's, as
 /// long as this is the first. Handshakes that are under way here come to their end here. Where there is one socket alone,
 /// it goes on as before. Only for sockets that share their address; what is set here stays when this one is closed.
-pub(super) fn lead_to_successor(listener: &TcpListener) -> io::Result<()> {
+pub(crate) fn lead_to_successor(listener: &impl AsFd) -> io::Result<()> {
     // A program for the group of sockets: the result is the index of the one to take; an index that none has counts as
     // no result.
     let mut program = [libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: SUCCESSOR }];

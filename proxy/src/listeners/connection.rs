@@ -16,8 +16,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Signs;
-use super::handshake::Handshakes;
+use super::handshake::{Handshakes, Opened};
+use super::raw::{RawConnection, RawStream};
 use super::stream::Downstream;
+use super::tls::Spoken;
 
 /// How long a client in clear text may take until its first byte, as with Pingora.
 const FIRST_BOUND: Duration = Duration::from_secs(60);
@@ -37,8 +39,10 @@ pub(super) struct Accepted {
 enum Pipeline {
     /// HTTP in clear text.
     Plain(Downstream<TcpStream>),
-    /// TLS that ends here, with HTTP inside.
-    Terminate(TcpStream, Arc<SocketDigest>),
+    /// TLS. The listener is in the ClientHello, which is to be kept if TLS may not end here.
+    Tls { socket: TcpStream, digest: Arc<SocketDigest>, passes: bool },
+    /// Anything.
+    Raw(TcpStream),
 }
 
 /// Serves a connection until it ends. Runs on the worker that the connection belongs to.
@@ -71,11 +75,29 @@ pub(super) async fn serve<A: ServerApp + Send + Sync + 'static>(
             serve_http(Box::new(stream), app, signs).await;
         }
         // Boxed, so that connections in clear text do not carry its state.
-        Pipeline::Terminate(socket, digest) => match Box::pin(handshakes.accept(socket, &bound)).await {
-            Ok(secured) => serve_http(Box::new(Downstream::encrypted(secured, digest)), app, signs).await,
+        Pipeline::Tls { socket, digest, passes } => match Box::pin(handshakes.accept(socket, &bound, passes))
+            .await
+        {
+            Ok(Opened::Http(secured)) => {
+                serve_http(Box::new(Downstream::encrypted(secured, digest)), app, signs).await;
+            }
+            Ok(Opened::Raw(stream, ahead, hello)) => {
+                carry(&handshakes, RawConnection { peer, bound, stream, ahead, hello: Some(hello) }).await;
+            }
             // What a client does wrong is the client's to see: a log of it could be filled at will.
             Err(error) => log::debug!("no TLS with {peer} on {bound}: {error}"),
         },
+        Pipeline::Raw(socket) => {
+            let stream = RawStream::Plain(socket);
+            carry(&handshakes, RawConnection { peer, bound, stream, ahead: Vec::new(), hello: None }).await;
+        }
+    }
+}
+
+/// Without anybody who serves it, the connection is closed.
+async fn carry(handshakes: &Handshakes, connection: RawConnection) {
+    if let Some(app) = handshakes.raw.get() {
+        app.carry(connection).await;
     }
 }
 
@@ -97,10 +119,10 @@ impl Accepted {
         let _ = digest.peer_addr.set(Some(self.peer.into()));
         let _ = digest.local_addr.set(Some(self.bound.into()));
         let digest = Arc::new(digest);
-        let pipeline = if handshakes.is_tls(&self.bound) {
-            Pipeline::Terminate(socket, digest)
-        } else {
-            Pipeline::Plain(Downstream::plain(socket, digest))
+        let pipeline = match handshakes.spoken(&self.bound) {
+            Spoken::Http => Pipeline::Plain(Downstream::plain(socket, digest)),
+            Spoken::Tls { passes } => Pipeline::Tls { socket, digest, passes },
+            Spoken::Tcp => Pipeline::Raw(socket),
         };
         Ok((pipeline, self.permit))
     }

@@ -11,8 +11,10 @@
 mod accept;
 mod bind;
 mod certificates;
+mod clients;
 mod connection;
 mod handshake;
+pub(crate) mod raw;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,8 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use bind::BindError;
-pub(crate) use handshake::server_name;
+pub(crate) use bind::{bind_datagrams, lead_to_successor};
+pub(crate) use handshake::{proven_demand, server_name};
 pub use tls::TlsTable;
 
 use crate::workers::Workers;
@@ -160,6 +163,13 @@ impl<A: ServerApp + Send + Sync + 'static> Listeners<A> {
         });
         let retry = control.spawn(retry_failed(Arc::downgrade(&inner), Arc::clone(&inner.failed)));
         Self { inner, retry }
+    }
+
+    /// From here on, connections that carry no HTTP go to `app`; before, they are closed. To be said once.
+    pub(crate) fn carry_raw(&self, app: Arc<dyn raw::RawApp>) {
+        if self.inner.shared.handshakes.raw.set(app).is_err() {
+            log::error!("whoever serves what is no HTTP was named before");
+        }
     }
 
     /// Makes `desired` the addresses that are bound: new ones are bound, others closed, the rest left alone.

@@ -119,9 +119,10 @@ impl Downstream<TcpStream> {
 
 impl Downstream<TlsStream<TcpStream>> {
     pub(super) fn encrypted(secured: Secured, digest: Arc<SocketDigest>) -> Self {
-        let Secured { stream: socket, ahead } = secured;
+        let Secured { stream: socket, ahead, terms } = secured;
         let connection = socket.get_ref().1;
-        let tls = Tls { digest: Arc::new(handshake::digest(connection)), alpn: handshake::alpn(connection) };
+        let digest_of_tls = Arc::new(handshake::digest(connection, &terms));
+        let tls = Tls { digest: digest_of_tls, alpn: handshake::alpn(connection) };
         let mut this = Self::new(socket, digest, Some(tls));
         this.ahead = ahead;
         this

@@ -366,7 +366,11 @@ fn table() -> TlsTable {
         chain: made.cert.pem(),
         key: PrivateKey::from_pem(&made.signing_key.serialize_pem()),
     };
-    let tls = ListenerTls { mode: TlsMode::Terminate, certificates: vec![certificate.name.clone()] };
+    let tls = ListenerTls {
+        mode: TlsMode::Terminate,
+        certificates: vec![certificate.name.clone()],
+        client_validation: None,
+    };
     let gateway = Gateway {
         name: GatewayName::new("gateway/default/eg").unwrap(),
         listeners: vec![Listener {

@@ -20,7 +20,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// One more.
     pub fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn value(&self) -> u64 {

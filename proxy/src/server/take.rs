@@ -59,7 +59,8 @@ impl Server {
         if !same_names {
             self.resolver.watch(taken.names.iter().cloned());
         }
-        self.listeners.apply(&sockets(&state)).await;
+        self.listeners.apply(&sockets(&state, |protocol| protocol != Protocol::Udp)).await;
+        self.udp.apply(&sockets(&state, |protocol| protocol == Protocol::Udp)).await;
         self.acknowledge.notify_one();
     }
 
@@ -160,13 +161,13 @@ impl Taken {
     }
 }
 
-/// The sockets of listeners that are served.
-fn sockets(state: &State) -> Vec<SocketAddr> {
+/// The sockets of listeners of some protocols.
+fn sockets(state: &State, is_wanted: impl Fn(Protocol) -> bool) -> Vec<SocketAddr> {
     let mut sockets: Vec<SocketAddr> = state
         .gateways
         .values()
         .flat_map(|gateway| &gateway.listeners)
-        .filter(|listener| matches!(listener.protocol, Protocol::Http | Protocol::Https))
+        .filter(|listener| is_wanted(listener.protocol))
         .flat_map(|listener| listener.bind.iter().copied())
         .collect();
     sockets.sort();

@@ -21,7 +21,7 @@ use super::deadline::{Armed, Expired};
 use super::peer::{build_peer, speaks_h2};
 use super::reply::{self, Reply};
 use super::{Service, failure, hop_by_hop};
-use crate::upstream_tls::is_client_certificate_refused;
+use crate::upstream_tls::{Refused, is_client_certificate_refused};
 use crate::world::PoolTable;
 
 /// Below it, the groups of connections are those of TLS policies, which are counted from 1.
@@ -130,10 +130,10 @@ impl Service {
     }
 
     /// The connection stands, new or pooled.
-    pub(super) fn connected(
+    pub(super) async fn connected(
         &self,
         ctx: &mut Context,
-        reused: bool,
+        (reused, peer): (bool, &HttpPeer),
         socket: RawFd,
         digest: Option<&Digest>,
     ) -> Result<()> {
@@ -150,14 +150,17 @@ impl Service {
                 && member.spec.identity.tls.is_some()
             {
                 let agreed = digest.and_then(|digest| digest.ssl_digest.as_deref());
-                let refused = match table.tls.get(member.reference) {
-                    Some(Some(policy)) => policy.refuses(agreed),
-                    _ => Some("the endpoint's TLS policy is gone".to_owned()),
+                let refused = match self.guard_of(member, table) {
+                    // Boxed: this is seldom, and all requests would carry its state.
+                    Some(guard) if guard.policy.is_unseen(agreed) => {
+                        Box::pin(async move { guard.look(peer, agreed).await }).await
+                    }
+                    Some(guard) => guard.refuses(agreed),
+                    None => Some(Refused::gone()),
                 };
-                if let Some(why) = refused {
-                    ctx.attempt.refused = Some(ConnectFailure::Tls);
-                    return Error::e_explain(ErrorType::TLSHandshakeFailure, why)
-                        .map_err(|error: Box<Error>| error.into_up());
+                if let Some(refused) = refused {
+                    ctx.attempt.refused = Some(refused.failure);
+                    return Err(refused.to_error().into_up());
                 }
             }
             exchange.connected();

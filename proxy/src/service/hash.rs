@@ -53,6 +53,14 @@ impl RequestHash {
         })
     }
 
+    /// Hashes a connection, of which nothing is known but the client's address.
+    pub(crate) fn of_client(&self, client: IpAddr) -> Option<u64> {
+        match self {
+            Self::SourceIp => self.hash(Some(client), &HeaderMap::new(), None).hash,
+            Self::Headers(_) | Self::Query(_) | Self::Cookie(_) => None,
+        }
+    }
+
     /// Hashes a request.
     pub(super) fn hash(&self, client: Option<IpAddr>, headers: &HeaderMap, query: Option<&str>) -> Hashed {
         let hash = match self {

@@ -47,11 +47,13 @@ use crate::metrics::{Metrics, RuleMetrics};
 use crate::upstream_tls::SecurityLog;
 use crate::world::World;
 use context::Context;
+pub(crate) use failure::outcome as outcome_of;
 pub(crate) use failure::{of_connecting, of_io};
 pub(crate) use hash::RequestHash;
 pub(crate) use mirror::Mirroring;
 pub(crate) use peer_tls::secure_peer;
 use pingora_core::connectors::TransportConnector;
+pub(crate) use reply::{Reply, cause_text, of_failure};
 use request::Found;
 use stream::Forwarded;
 pub(crate) use uses::Uses;
@@ -60,7 +62,7 @@ pub(crate) use uses::Uses;
 pub(crate) struct Service {
     pub(crate) world: Arc<ArcSwap<World>>,
     pub(crate) clock: Clock,
-    pub(crate) access_log: AccessLog,
+    pub(crate) access_log: Arc<AccessLog>,
     pub(crate) metrics: Arc<Metrics>,
     /// Requests that no route matched.
     pub(crate) unmatched: RuleMetrics,
@@ -136,7 +138,12 @@ impl ProxyHttp for Service {
                     }
                 }
             }
-            Found::Reply(reply) => self.answer(session, ctx, reply).await?,
+            Found::Reply(reply) => {
+                if reply == Reply::RECONNECT {
+                    session.set_keepalive(None);
+                }
+                self.answer(session, ctx, reply).await?;
+            }
             Found::Redirect { status, location } => self.redirect(session, ctx, status, &location).await?,
             Found::Preflight => self.preflight(session, ctx).await?,
         }
@@ -175,12 +182,12 @@ impl ProxyHttp for Service {
         &self,
         _session: &mut Session,
         reused: bool,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         socket: RawFd,
         digest: Option<&Digest>,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        self.connected(ctx, reused, socket, digest)
+        self.connected(ctx, (reused, peer), socket, digest).await
     }
 
     async fn upstream_request_filter(

@@ -51,6 +51,7 @@ fn in_clear_text(address: &Address, protocol: UpstreamProtocol) -> Option<Box<Ht
     let mut peer = match address {
         Address::Socket(address) => HttpPeer::new(*address, false, String::new()),
         Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok()?,
+        Address::Udp(_) => return None,
     };
     match protocol {
         UpstreamProtocol::Http1 => {}

@@ -21,6 +21,7 @@ pub(crate) fn secure_peer(
     let mut peer = match address {
         Address::Socket(address) => HttpPeer::new(*address, true, name),
         Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, true, name).ok()?,
+        Address::Udp(_) => return None,
     };
     policy.secure(&mut peer, alpn);
     Some(Box::new(peer))

@@ -27,6 +27,8 @@ impl Reply {
     pub(crate) const IDLE: Self = Self::new(504, &[Flag::StreamIdle], "stream timeout");
     /// The request belongs on a connection of its own: 421 (RFC 9110, section 15.5.20).
     pub(crate) const MISDIRECTED: Self = Self::new(421, &[Flag::NoRoute], "misdirected request");
+    /// The same, where no request will be served on this connection any more.
+    pub(crate) const RECONNECT: Self = Self::new(421, &[Flag::NoRoute], "connect again");
     /// Something of ours broke.
     pub(crate) const INTERNAL: Self = Self::new(500, &[], "internal error");
 

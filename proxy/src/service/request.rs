@@ -18,7 +18,7 @@ use super::headers::Headers;
 use super::reply::Reply;
 use super::request_id::{RequestId, X_REQUEST_ID, own_request_id};
 use crate::decimal::push_ip;
-use crate::listeners::server_name;
+use crate::listeners::{proven_demand, server_name};
 use crate::world::{Limits, World};
 
 // As text: Pingora makes a new text of a name that it is given as one.
@@ -68,6 +68,12 @@ impl Service {
         // A socket that became another kind of listener's still has connections of the kind before.
         if (found.listener.protocol == Protocol::Https) != tls.is_some() {
             return Found::Reply(Reply::MISDIRECTED);
+        }
+        // And one that asks for more now than when the client connected must be connected to anew.
+        if let Some(demand) = &found.listener.client_demand
+            && tls.and_then(proven_demand) != Some(demand)
+        {
+            return Found::Reply(Reply::RECONNECT);
         }
         ctx.port = found.listener.port;
         ctx.matched_prefix = found.matched_prefix.map(str::len);

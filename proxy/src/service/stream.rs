@@ -125,6 +125,7 @@ impl Service {
             policy: table.tls.get(member.reference)?.clone()?,
             security: self.security.clone(),
             clock: self.clock,
+            connector: self.connector.clone(),
         })
     }
 

@@ -154,9 +154,9 @@ pub(super) async fn connect(
         }
         failure
     })?;
-    if let Some(why) = guard.and_then(|guard| guard.refuses(stream.get_ssl_digest().as_deref())) {
-        log::debug!("{peer}: {why}");
-        return Err(ConnectFailure::Tls);
+    if let Some(refused) = guard.and_then(|guard| guard.refuses_stream(&stream)) {
+        log::debug!("{peer}: {}", refused.why);
+        return Err(refused.failure);
     }
     if peer.is_tls() && stream.selected_alpn_proto() != Some(ALPN::H2) {
         log::debug!("{peer} speaks TLS without HTTP/2");

@@ -6,12 +6,13 @@ use arc_swap::ArcSwap;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{ALPN, Stream};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use tokio::task::JoinSet;
 use understudy_conf::UpstreamProtocol;
 use understudy_engine::{Address, ConnectFailure, Identity, TlsIdentity};
 
-use super::{SecurityLog, UpstreamTls, UpstreamTlsTable};
+use super::{Refused, SecurityLog, UpstreamTls, UpstreamTlsTable};
 use crate::clock::Clock;
 use crate::service::{of_connecting, secure_peer};
 
@@ -22,12 +23,36 @@ pub(crate) struct TlsGuard {
     pub(crate) policy: Arc<UpstreamTls>,
     pub(crate) security: Arc<SecurityLog>,
     pub(crate) clock: Clock,
+    /// Makes the connection that shows a certificate again.
+    pub(crate) connector: Arc<TransportConnector>,
 }
 
 impl TlsGuard {
-    /// Why a connection that came about cannot be used, if it cannot.
-    pub(crate) fn refuses(&self, agreed: Option<&SslDigest>) -> Option<String> {
-        self.policy.refuses(agreed)
+    /// Why a connection of ours that came about cannot be used, if it cannot.
+    pub(crate) fn refuses_stream(&self, stream: &Stream) -> Option<Refused> {
+        self.policy.look(stream);
+        self.refuses(stream.get_ssl_digest().as_deref())
+    }
+
+    /// The same of a connection that Pingora made, of whose certificate only the digest is known. If nobody has looked at
+    /// such a certificate yet, a connection of ours is made to see it, within the time that the peer gives connecting.
+    pub(crate) async fn look(&self, peer: &HttpPeer, agreed: Option<&SslDigest>) -> Option<Refused> {
+        if self.policy.is_unseen(agreed) {
+            match self.connector.new_stream(peer).await {
+                Ok(stream) => self.policy.look(&stream),
+                Err(error) => log::debug!("{peer} does not show its certificate again: {error}"),
+            }
+        }
+        self.refuses(agreed)
+    }
+
+    /// The same of a connection with a certificate that was looked at before, or need not be.
+    pub(crate) fn refuses(&self, agreed: Option<&SslDigest>) -> Option<Refused> {
+        let refused = self.policy.refuses(agreed)?;
+        if refused.failure == ConnectFailure::Certificate {
+            self.certificate_refused(&refused.to_error());
+        }
+        Some(refused)
     }
 
     /// The endpoint's certificate was not accepted.
@@ -37,6 +62,7 @@ impl TlsGuard {
 }
 
 /// Connects to endpoints under their TLS policies, without a request.
+#[derive(Clone)]
 pub(crate) struct TlsProber(Arc<Inner>);
 
 struct Inner {
@@ -99,8 +125,9 @@ impl Inner {
         let peer = secure_peer(address, tls, &policy, alpn).ok_or_else(gone)?;
         let connector = self.connector.get_or_init(|| TransportConnector::new(None));
         let stream = connector.new_stream(&*peer).await?;
+        policy.look(&stream);
         match policy.refuses(stream.get_ssl_digest().as_deref()) {
-            Some(why) => Error::e_explain(ErrorType::TLSHandshakeFailure, why),
+            Some(refused) => Err(refused.to_error()),
             None => Ok(stream),
         }
     }

@@ -7,6 +7,7 @@
 
 mod connect;
 mod failure;
+mod names;
 mod policy;
 mod security;
 
@@ -17,7 +18,7 @@ use understudy_conf::{BackendName, BackendTls, State};
 
 pub(crate) use connect::{TlsGuard, TlsProber};
 pub(crate) use failure::{is_client_certificate_refused, is_client_certificate_refused_in_h2, of_handshake};
-pub(crate) use policy::{UpstreamTls, alpn_of};
+pub(crate) use policy::{Refused, UpstreamTls, alpn_of};
 pub(crate) use security::SecurityLog;
 
 use policy::Content;

@@ -4,20 +4,24 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::{CaType, SslDigest};
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{CertKey, WrappedX509};
+use pingora_error::{Error, ErrorType};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{Error as TlsError, RootCertStore};
 use understudy_conf::{
-    BackendTls, Certificate, Endpoint, EndpointAddress, State, TlsVersion, Trust, UpstreamProtocol,
+    BackendTls, Certificate, Endpoint, EndpointAddress, State, SubjectAltName, TlsVersion, Trust,
+    UpstreamProtocol,
 };
-use understudy_engine::{Address, TlsIdentity, TlsStrength};
+use understudy_engine::{Address, ConnectFailure, TlsIdentity, TlsStrength};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::names::Names;
 
 /// What is offered to an endpoint of this protocol.
 pub(crate) fn alpn_of(protocol: UpstreamProtocol) -> ALPN {
@@ -52,6 +56,8 @@ pub(crate) enum PolicyError {
 pub(super) struct Content {
     roots: Roots,
     client: Option<Client>,
+    /// Sorted, each once.
+    names: Vec<SubjectAltName>,
     min: TlsVersion,
     max: TlsVersion,
 }
@@ -102,7 +108,11 @@ impl Content {
             let found = state.certificates.get(name);
             read_client(found.ok_or_else(|| PolicyError::Missing(name.to_string()))?)
         });
-        Ok(Self { roots, client: client.transpose()?, min: tls.min_version, max: tls.max_version })
+        let mut names = tls.subject_alt_names.clone();
+        names.sort();
+        names.dedup();
+        let (min, max) = (tls.min_version, tls.max_version);
+        Ok(Self { roots, client: client.transpose()?, names, min, max })
     }
 }
 
@@ -143,6 +153,30 @@ pub(crate) struct UpstreamTls {
     content: Arc<Content>,
     authorities: Option<Arc<CaType>>,
     client: Option<Arc<CertKey>>,
+    names: Option<Names>,
+}
+
+/// Why a connection that came about may not be used.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) failure: ConnectFailure,
+    pub(crate) why: String,
+}
+
+impl Refused {
+    fn new(failure: ConnectFailure, why: impl Into<String>) -> Self {
+        Self { failure, why: why.into() }
+    }
+
+    /// The state has the endpoint's policy no more.
+    pub(crate) fn gone() -> Self {
+        Self::new(ConnectFailure::Tls, "the endpoint's TLS policy is gone")
+    }
+
+    /// The same as the error of a handshake.
+    pub(crate) fn to_error(&self) -> Box<Error> {
+        Error::explain(ErrorType::TLSHandshakeFailure, self.why.clone())
+    }
 }
 
 impl UpstreamTls {
@@ -158,7 +192,8 @@ impl UpstreamTls {
             let chain = client.chain.iter().map(|certificate| certificate.to_vec()).collect();
             Arc::new(CertKey::new(chain, client.key.clone()))
         });
-        Self { number, content, authorities, client }
+        let names = Names::new(&content.names).filter(|_| !matches!(content.roots, Roots::Nothing));
+        Self { number, content, authorities, client, names }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -186,7 +221,7 @@ impl UpstreamTls {
         });
         let server_name: Arc<str> = match (named, address) {
             (Some(name), _) => name.into(),
-            (None, Address::Socket(address)) => address.ip().to_string().into(),
+            (None, Address::Socket(address) | Address::Udp(address)) => address.ip().to_string().into(),
             // An address is never sent, and nothing is compared with it.
             (None, Address::Unix(_)) if !self.verifies() => IpAddr::from([127, 0, 0, 1]).to_string().into(),
             (None, Address::Unix(_)) => return None,
@@ -205,19 +240,47 @@ impl UpstreamTls {
         // Without ALPN the connector would pass over the next two.
         peer.options.alpn = alpn;
         peer.options.verify_cert = self.verifies();
-        peer.options.verify_hostname = self.verifies();
+        // Other names are looked for when the certificate is there.
+        peer.options.verify_hostname = self.verifies() && self.names.is_none();
     }
 
-    /// Why a connection that came about may not be used. The connector offers both versions always, so what was agreed
-    /// on is looked at before anything is sent.
-    pub(crate) fn refuses(&self, digest: Option<&SslDigest>) -> Option<String> {
+    /// Whether nobody has looked yet at the certificate of a connection that Pingora made.
+    pub(crate) fn is_unseen(&self, digest: Option<&SslDigest>) -> bool {
+        let unseen = |names: &Names| digest.is_some_and(|digest| names.known(&digest.cert_digest).is_none());
+        self.names.as_ref().is_some_and(unseen)
+    }
+
+    /// Looks at the certificate of a connection of ours.
+    pub(crate) fn look(&self, stream: &Stream) {
+        if let Some(names) = &self.names
+            && let Some(digest) = stream.get_ssl_digest()
+            && let Some(certificate) = stream.get_ssl().and_then(|tls| tls.peer_certificate_der())
+        {
+            names.look(&digest.cert_digest, certificate);
+        }
+    }
+
+    /// Why a connection that came about may not be used. The connector offers both versions always, and verifies no name
+    /// but the one that is sent, so what was agreed on is looked at before anything is sent.
+    pub(crate) fn refuses(&self, digest: Option<&SslDigest>) -> Option<Refused> {
         let Content { min, max, .. } = *self.content;
+        let refused = |why: String| Some(Refused::new(ConnectFailure::Tls, why));
         let version = match digest.map(|digest| &*digest.version) {
             Some("TLSv1_2") => TlsVersion::Tls12,
             Some("TLSv1_3") => TlsVersion::Tls13,
-            other => return Some(format!("no known version of TLS was agreed on ({other:?})")),
+            other => return refused(format!("no known version of TLS was agreed on ({other:?})")),
         };
-        let fits = (min..=max).contains(&version);
-        (!fits).then(|| format!("TLS {version} was agreed on, and only {min} to {max} are allowed"))
+        if !(min..=max).contains(&version) {
+            return refused(format!("TLS {version} was agreed on, and only {min} to {max} are allowed"));
+        }
+        let names = self.names.as_ref()?;
+        let known = digest.and_then(|digest| names.known(&digest.cert_digest));
+        // Worded as rustls does it: this is how a refused certificate is known.
+        let why = match known {
+            Some(true) => return None,
+            Some(false) => "invalid peer certificate: none of its names is one of subjectAltNames",
+            None => "invalid peer certificate: it was not shown again, so its names are not known",
+        };
+        Some(Refused::new(ConnectFailure::Certificate, why))
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use ahash::{AHashMap, AHashSet};
 use understudy_conf::{
     Action, ActiveHealthCheck, ActiveProbe, Backend, BackendName, Dns, Endpoint, EndpointAddress,
-    LoadBalancer, Policy, PolicyName, Pool, PoolRef, RefTarget, RefusedTarget, Reports, Retry, State,
+    LoadBalancer, Policy, PolicyName, Pool, PoolRef, RefTarget, RefusedTarget, Reports, Retry, RouteKind,
+    State,
 };
 use understudy_engine::{Address, CheckSpec, Identity, MemberSpec, PoolSpec, RefSpec, Scope};
 use understudy_router::CompiledRule;
@@ -237,7 +238,8 @@ impl<'a> SpecBuilder<'a> {
             passive: policy.passive.clone(),
         };
         let shared_check = pool.policy.as_ref().and_then(|policy| self.checks.get(policy));
-        let source = MemberSource { builder: self, policy: &policy, shared_check };
+        let udp = rule.kind == RouteKind::Udp;
+        let source = MemberSource { builder: self, policy: &policy, shared_check, udp };
         let spec = PoolSpec {
             name: pool.name.clone(),
             scope,
@@ -298,7 +300,7 @@ impl<'a> SpecBuilder<'a> {
         let guard = self.outside.guard;
         let of_check = || match (address, check?.settings.port?) {
             // A policy's author chooses this port, and may be nobody's friend either.
-            (Address::Socket(socket), port) => {
+            (Address::Socket(socket) | Address::Udp(socket), port) => {
                 let why = guard.refusal(&Address::Socket(SocketAddr::new(socket.ip(), port)))?;
                 Some(format!("its active check goes to port {port}: {why}"))
             }
@@ -329,6 +331,8 @@ struct MemberSource<'a> {
     builder: &'a SpecBuilder<'a>,
     policy: &'a Policy,
     shared_check: Option<&'a Arc<CheckSpec>>,
+    /// They are sent datagrams.
+    udp: bool,
 }
 
 impl MemberSource<'_> {
@@ -343,6 +347,10 @@ impl MemberSource<'_> {
             (None, None, address) => address.to_string().into(),
         };
         Some(Arc::new(CheckSpec { settings: settings.clone(), host }))
+    }
+
+    fn at(&self, address: SocketAddr) -> Address {
+        if self.udp { Address::Udp(address) } else { Address::Socket(address) }
     }
 
     fn ref_spec(&self, reference: &PoolRef) -> RefSpec {
@@ -381,6 +389,8 @@ impl MemberSource<'_> {
             }
             let tls = match &backend.tls {
                 None => None,
+                // TLS goes over TCP.
+                Some(_) if self.udp => None,
                 // Without a name to verify it cannot be reached.
                 Some(tls) => {
                     let policy = self.builder.outside.tls.of_backend(&backend.name)?;
@@ -397,8 +407,10 @@ impl MemberSource<'_> {
         let uid = endpoint.uid.as_deref();
         match &endpoint.address {
             EndpointAddress::Ip { address, port } => {
-                member(Address::Socket(SocketAddr::new(*address, *port)), uid, None).into_iter().collect()
+                member(self.at(SocketAddr::new(*address, *port)), uid, None).into_iter().collect()
             }
+            // No datagram gets there.
+            EndpointAddress::Unix { .. } if self.udp => Vec::new(),
             EndpointAddress::Unix { path } => {
                 member(Address::Unix(path.as_path().into()), uid, None).into_iter().collect()
             }
@@ -406,7 +418,7 @@ impl MemberSource<'_> {
                 let addresses = self.builder.outside.addresses.of(hostname, &self.policy.dns);
                 let addresses = addresses.into_iter().flat_map(|addresses| addresses.iter());
                 let members = addresses.filter_map(|address| {
-                    let address = Address::Socket(SocketAddr::new(*address, *port));
+                    let address = self.at(SocketAddr::new(*address, *port));
                     member(address, uid.or(Some(hostname)), Some(hostname))
                 });
                 members.collect()

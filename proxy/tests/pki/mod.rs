@@ -106,6 +106,13 @@ impl Leaf {
         Arc::new(config)
     }
 
+    /// What a client shows of it.
+    pub fn certified(&self) -> CertifiedKey {
+        let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        CertifiedKey::from_der(chain, key, &default_provider()).unwrap()
+    }
+
     /// Puts it into the state, for the proxy to show.
     pub fn put(&self, state: &mut State, name: &str) -> CertificateName {
         let name = CertificateName::new(format!("secret/default/{name}")).unwrap();

@@ -98,6 +98,7 @@ pub fn secure(state: &mut State, bind: SocketAddr, listeners: &[(&str, Option<&s
             tls: Some(ListenerTls {
                 mode: TlsMode::Terminate,
                 certificates: certificates.iter().map(|certificate| certificate.name.clone()).collect(),
+                client_validation: None,
             }),
         })
         .collect();

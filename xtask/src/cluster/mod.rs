@@ -6,7 +6,8 @@
 mod bring_up;
 mod components;
 mod groups;
-mod place;
+pub(crate) mod lab;
+pub(crate) mod place;
 mod programs;
 mod space;
 pub(crate) mod stage;

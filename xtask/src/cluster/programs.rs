@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::lab::{DNS, ECHO};
 use super::place::{Place, digest, files_below};
 use crate::image::archive::{Image, Node};
 use crate::image::{NOBODY, accounts};
@@ -35,7 +36,7 @@ const SYSTEM: [Program; 10] = [
 ];
 
 /// The image that the failover task's manifests name.
-pub(crate) const ECHO: &str = "gcr.io/k8s-staging-gateway-api/echo-basic:v20231214-v1.0.0-140-gf544a46e";
+const TASK_ECHO: &str = "gcr.io/k8s-staging-gateway-api/echo-basic:v20231214-v1.0.0-140-gf544a46e";
 
 /// A program that is built, and the images that contain it.
 struct Recipe {
@@ -47,11 +48,11 @@ struct Recipe {
 
 const RECIPES: [Recipe; 5] = [
     Recipe { module: "pause", package: ".", images: &["localhost/testcluster/pause:1"] },
-    Recipe { module: "dns", package: ".", images: &["localhost/testcluster/dns:1"] },
+    Recipe { module: "dns", package: ".", images: &[DNS] },
     Recipe {
         module: "echo",
         package: "sigs.k8s.io/gateway-api/conformance/echo-basic",
-        images: &[ECHO, "localhost/testcluster/echo:1"],
+        images: &[TASK_ECHO, ECHO],
     },
     Recipe { module: "kubernetes", package: ".", images: &[] },
     Recipe { module: "helm", package: "helm.sh/helm/v4/cmd/helm", images: &[] },

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::bring_up::bring_up;
+use super::lab::Lab;
 use super::place::Place;
 use super::programs::Programs;
-use super::{OTHER, load_image, other, programs, take_down};
+use super::{load_image, other, take_down};
 use crate::counts::Counts;
 use crate::stages::Done;
 use crate::{image, paths, run};
@@ -26,7 +27,7 @@ const SMALL: [&str; 8] = ["--routes", "50", "--services", "10", "--namespaces", 
 
 /// Builds the cluster's programs, so that the time for it is told from that of the tests.
 pub(crate) fn build() -> Result<Done> {
-    if let Some(reason) = unavailable() {
+    if let Some(reason) = Lab::unavailable() {
         return Ok(Done::Skipped(reason));
     }
     let place = Place::of_checkout("")?;
@@ -46,7 +47,7 @@ pub(crate) fn test(counts: &mut Counts) -> Result<Done> {
         command.current_dir(paths::root()).env("KUBECONFIG", kubeconfig);
         return finish(command, counts);
     }
-    if let Some(reason) = unavailable() {
+    if let Some(reason) = Lab::unavailable() {
         return Ok(Done::Skipped(reason));
     }
     // A developer's cluster stays as it is.
@@ -70,7 +71,7 @@ fn on_own_cluster(place: &Place, tests: &std::path::Path, counts: &mut Counts) -
 
 /// Runs a small form of the scale measurement, on a control plane of its own.
 pub(crate) fn scale() -> Result<Done> {
-    if let Some(reason) = unavailable() {
+    if let Some(reason) = Lab::unavailable() {
         return Ok(Done::Skipped(reason));
     }
     run::logged(paths::cargo().args(["build", "--locked", "-p", "understudy", "-p", LOADTEST]), LIMIT)?;
@@ -101,12 +102,4 @@ fn finish(mut command: Command, counts: &mut Counts) -> Result<Done> {
     // The figures of the cases are worth a look each time.
     print!("{text}");
     if success { Ok(Done::Passed) } else { anyhow::bail!("the tests on the cluster failed") }
-}
-
-/// Why this machine cannot have the project's own cluster, if it cannot.
-fn unavailable() -> Option<String> {
-    if let Some(other) = other() {
-        return Some(format!("{OTHER} names the cluster of {}", other.display()));
-    }
-    programs::require_go().and_then(|()| programs::require_system()).err().map(|error| error.to_string())
 }

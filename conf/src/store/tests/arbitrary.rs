@@ -209,6 +209,7 @@ fn listener(number: usize) -> impl Strategy<Value = (Listener, Vec<Index>)> {
     let tls = any::<bool>().prop_map(|terminate| ListenerTls {
         mode: if terminate { TlsMode::Terminate } else { TlsMode::Passthrough },
         certificates: Vec::new(),
+        client_validation: None,
     });
     let chosen = vec(any::<Index>(), 0..3);
     (any::<u16>(), vec(any::<SocketAddr>(), 0..3), option::of(hostname()), option::of(tls), chosen).prop_map(

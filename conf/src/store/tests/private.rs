@@ -19,8 +19,11 @@ fn secured(key: &str) -> State {
     let gateway = state.gateways.values_mut().next().unwrap();
     let listener = &mut Arc::make_mut(gateway).listeners[0];
     listener.protocol = Protocol::Https;
-    listener.tls =
-        Some(ListenerTls { mode: TlsMode::Terminate, certificates: vec![certificate.name.clone()] });
+    listener.tls = Some(ListenerTls {
+        mode: TlsMode::Terminate,
+        certificates: vec![certificate.name.clone()],
+        client_validation: None,
+    });
     state.certificates.insert(certificate.name.clone(), Arc::new(certificate));
     state
 }

@@ -85,6 +85,31 @@ pub(crate) fn invalid_ca(place: &Place, kind: Kind, key: &Key, what: &str, remed
     place.error(Reason::InvalidBackendTLS, format!("{kind} {key} {what}"), remedy)
 }
 
+pub(crate) fn no_authority_for_clients(place: &Place, listener: &str, field: &str) -> Diagnostic {
+    place.error(
+        Reason::NoValidCACertificate,
+        format!("listener {listener} could verify no client, so it is not served: {field} names no authority that can be used"),
+        "Refer to a ConfigMap that holds the authorities' certificates under the key ca.crt.",
+    )
+}
+
+pub(crate) fn insecure_clients(place: &Place) -> Diagnostic {
+    place.warning(
+        Reason::InsecureFrontendValidationMode,
+        "clients are served whatever certificate they show, and without any",
+        "Use AllowValidOnly as soon as all clients have their certificates.",
+    )
+}
+
+pub(crate) fn no_clients_to_verify(place: &Place, port: Option<i32>) -> Diagnostic {
+    let of_port = port.map(|port| format!(" of port {port}")).unwrap_or_default();
+    place.warning(
+        Reason::NoEffect,
+        format!("there is no HTTPS listener{of_port} that it could hold for"),
+        "Add one, or remove it: clients of other protocols are not verified.",
+    )
+}
+
 pub(crate) fn nothing_to_trust(place: &Place) -> Diagnostic {
     place.error(
         Reason::InvalidBackendTLS,
@@ -103,9 +128,9 @@ pub(crate) fn endpoint_without_name(place: &Place) -> Diagnostic {
 
 pub(crate) fn subject_alt_name(place: &Place) -> Diagnostic {
     place.error(
-        Reason::UnsupportedValue,
-        "only the hostname that is sent can be verified",
-        "Use validation.hostname without subjectAltNames, and a certificate for that name.",
+        Reason::Invalid,
+        "it is no name that a certificate could be for",
+        "Give type Hostname with a DNS name as hostname, or type URI with uri as in \"spiffe://cluster.local/ns/shop\".",
     )
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
+use crate::harness::install::{LEASE, NAMESPACE};
 use crate::harness::load::{Clients, Load};
 use crate::harness::task::{configure, deploy_apps, pods};
 use crate::harness::wait::{since, wait_for};
@@ -13,6 +14,9 @@ use crate::harness::{Lab, components, gateway};
 const SHORT: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(5 * 60);
 const SOON: Duration = Duration::from_secs(60);
+/// How long pods may still not reach an API server that is back: kube-proxy takes its endpoint away while it ends, and
+/// asks ever less often whether it is there again.
+const REACHABLE: Duration = Duration::from_secs(5 * 60);
 /// How often `active` is killed. The kubelet waits longer each time before it starts it again.
 const CRASHES: usize = 3;
 
@@ -37,6 +41,12 @@ pub(crate) fn run(lab: &Lab) -> Result<String> {
     components::start("apiserver")?;
     wait_for("the API server", SOON, || lab.kubectl.run(&["get", "--raw", "/readyz"]))?;
     let away = since(stopped);
+    // What the next case changes would wait for it.
+    let lease = renewed(lab)?;
+    wait_for("a controller that reaches the API server", REACHABLE, || match renewed(lab)? {
+        now if now == lease => bail!("the last renewal of the Lease {LEASE} was at {now}"),
+        _ => Ok(()),
+    })?;
     during?;
     let tally = load.finish();
     tally.require_no_failure()?;
@@ -44,6 +54,12 @@ pub(crate) fn run(lab: &Lab) -> Result<String> {
         bail!("there was no failover: {tally}");
     }
     Ok(format!("{} s without; {tally}", away.as_secs()))
+}
+
+/// When the leader's Lease was renewed last.
+fn renewed(lab: &Lab) -> Result<String> {
+    let lease = lab.kubectl.json(&["-n", NAMESPACE, "lease", LEASE])?;
+    Ok(lease["spec"]["renewTime"].as_str().context("the Lease was never renewed")?.to_owned())
 }
 
 fn while_absent(active: &str, stopped: SystemTime, long: Duration) -> Result<()> {

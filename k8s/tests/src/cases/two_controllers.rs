@@ -5,12 +5,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::harness::install::{DAEMON_SET, NAMESPACE};
+use crate::harness::install::{DAEMON_SET, LEASE, NAMESPACE};
 use crate::harness::task::{configure, deploy_apps};
 use crate::harness::wait::{since, wait_for};
 use crate::harness::{Lab, audit, components};
 
-const LEASE: &str = "understudy-leader";
 const SECOND: &str = "understudy-second";
 const SOON: Duration = Duration::from_secs(90);
 /// The other writes at the latest this long after the writer had stopped.

@@ -13,6 +13,9 @@ pub(crate) const NAMESPACE: &str = "understudy-system";
 /// The DaemonSet.
 pub(crate) const DAEMON_SET: &str = "daemonset/understudy";
 
+/// The Lease whose holder leads.
+pub(crate) const LEASE: &str = "understudy-leader";
+
 /// What is applied, in this order.
 const FILES: [&str; 3] = ["gateway-api.yaml", "install.yaml", "quickstart.yaml"];
 

@@ -197,9 +197,13 @@ impl Copy {
                 }
                 if !reused {
                     let agreed = session.digest().and_then(|digest| digest.ssl_digest.as_deref());
-                    if let Some(why) = self.guard.as_ref().and_then(|guard| guard.refuses(agreed)) {
-                        log::debug!("a mirror is not used: {why}");
-                        self.not_connected(ConnectFailure::Tls);
+                    let refused = match &self.guard {
+                        Some(guard) => Box::pin(guard.look(&self.peer, agreed)).await,
+                        None => None,
+                    };
+                    if let Some(refused) = refused {
+                        log::debug!("a mirror is not used: {}", refused.why);
+                        self.not_connected(refused.failure);
                         return Err(MirrorOutcome::Failed);
                     }
                     self.exchange.connected();

@@ -1,0 +1,343 @@
+//! One client's session: which endpoint its datagrams go to, and what becomes of the answers.
+//!
+//! Nothing says that a datagram arrived. What the system does say is that a port is closed (ICMP): then the datagram was
+//! not delivered, so it counts as a failure to connect, and the last one goes to another endpoint at once. An answer is
+//! success; so is an interval in which nobody said that the port is closed, for protocols that only send. An endpoint
+//! that swallows everything is found by active checks only.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socket2::SockRef;
+use tokio::io::{Interest, Ready};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+use understudy_engine::{Address, ConnectFailure, Exchange, Failure, GiveUp, Instant, Next};
+
+use super::sessions::Datagram;
+use super::socket::{Client, ListenSocket};
+use super::{ANSWERED, IDLE};
+use crate::access_log::Flag;
+use crate::l4::Streams;
+use crate::l4::log::Entry;
+use crate::l4::reach::{UNTOUCHED, Unreached, limit_of, traits_of};
+use crate::metrics::{AttemptOutcome, DatagramLoss, StreamOutcome};
+use crate::service::{of_io, outcome_of};
+use crate::world::{PoolTable, RuleTable};
+
+/// So many answers are passed on before others have their turn.
+const IN_A_ROW: usize = 64;
+
+thread_local! {
+    /// Where answers are read to.
+    static ANSWER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 65_536].into());
+}
+
+/// A session.
+pub(super) struct Session {
+    streams: Arc<Streams>,
+    rule: Arc<RuleTable>,
+    table: Arc<PoolTable>,
+    socket: Arc<ListenSocket>,
+    client: Client,
+    begun: Instant,
+    exchange: Exchange,
+    /// Connected to the current endpoint; `None`: one is to be chosen.
+    upstream: Option<UdpSocket>,
+    /// The last datagram since the last answer: it may not have been delivered.
+    unanswered: Option<Vec<u8>>,
+    /// The endpoint has shown that it serves.
+    is_proven: bool,
+    /// From when silence shows that.
+    proof_at: Instant,
+    idle_at: Instant,
+    idle: Duration,
+    received: u64,
+    sent: u64,
+}
+
+impl Session {
+    pub(super) fn new(
+        streams: Arc<Streams>,
+        (rule, table): (Arc<RuleTable>, Arc<PoolTable>),
+        socket: Arc<ListenSocket>,
+        client: Client,
+    ) -> Self {
+        let begun = streams.clock.now();
+        let idle = limit_of(table.limits.connection_idle).map_or(IDLE, |limit| limit.min(IDLE));
+        Self {
+            exchange: Exchange::begin(table.pool.clone(), begun),
+            streams,
+            rule,
+            table,
+            socket,
+            client,
+            begun,
+            upstream: None,
+            unanswered: None,
+            is_proven: false,
+            proof_at: Instant::NEVER,
+            idle_at: begun.after(idle),
+            idle,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// Serves the client until nothing moves any more, or no endpoint can be had.
+    pub(super) async fn run(
+        mut self,
+        mut datagrams: mpsc::Receiver<Datagram>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let ended = self.serve(&mut datagrams, &mut stopped).await;
+        datagrams.close();
+        if ended.is_err() {
+            self.streams.metrics.count_loss(DatagramLoss::NoEndpoint);
+            while datagrams.try_recv().is_ok() {
+                self.streams.metrics.count_loss(DatagramLoss::NoEndpoint);
+            }
+        }
+        self.conclude(ended);
+    }
+
+    async fn serve(
+        &mut self,
+        datagrams: &mut mpsc::Receiver<Datagram>,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Result<(), Unreached> {
+        let mut is_stopping = false;
+        loop {
+            let clock = self.streams.clock;
+            let wake = clock.moment(self.idle_at.min(self.proof_at));
+            tokio::select! {
+                biased;
+                datagram = datagrams.recv() => match datagram {
+                    Some(datagram) => self.send(datagram.bytes).await?,
+                    None => return Ok(()),
+                },
+                ready = ready(self.upstream.as_ref()) => self.answered(ready).await?,
+                () = sleep_until(wake) => {
+                    let now = clock.now();
+                    if now >= self.proof_at {
+                        self.prove(now);
+                    }
+                    if now >= self.idle_at {
+                        return Ok(());
+                    }
+                }
+                () = told(stopped), if !is_stopping => {
+                    is_stopping = true;
+                    self.idle = ANSWERED;
+                    self.touch();
+                }
+            }
+        }
+    }
+
+    /// A datagram of the client goes to its endpoint, or to another one if that serves no more.
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Unreached> {
+        self.touch();
+        if self.upstream.is_some() && !self.exchange.still_serves(self.streams.clock.now()) {
+            self.begin_anew();
+        }
+        self.received += bytes.len() as u64;
+        self.unanswered = Some(bytes);
+        self.send_unanswered().await
+    }
+
+    async fn send_unanswered(&mut self) -> Result<(), Unreached> {
+        while let Some(bytes) = self.unanswered.take() {
+            let sent = match &self.upstream {
+                Some(upstream) => upstream.send(&bytes).await,
+                None => match self.connect().await? {
+                    Ok(upstream) => self.upstream.insert(upstream).send(&bytes).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match sent {
+                Ok(_) => {
+                    self.unanswered = Some(bytes);
+                    let interval = self.exchange.flow_interval().filter(|_| !self.is_proven);
+                    if let Some(interval) = interval.filter(|_| self.proof_at == Instant::NEVER) {
+                        self.proof_at = self.streams.clock.now().after(interval);
+                    }
+                    return Ok(());
+                }
+                // No endpoint could be sent it.
+                Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
+                    self.streams.metrics.count_loss(DatagramLoss::Busy);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.unanswered = Some(bytes);
+                    self.failed(of_io(&error)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses an endpoint, and makes a socket that hears of its closed port.
+    async fn connect(&mut self) -> Result<io::Result<UdpSocket>, Unreached> {
+        let traits = traits_of(&self.table, self.client.address.ip());
+        let now = self.streams.clock.now();
+        let exchange = &mut self.exchange;
+        let choice = self.streams.with_rng(|rng| exchange.choose(traits, now, rng))?;
+        let address = match self.table.pool.members()[choice.member].spec.identity.address {
+            Address::Udp(address) => address,
+            Address::Socket(_) | Address::Unix(_) => {
+                let failed = Failure::Connect(ConnectFailure::Local);
+                return Err(Unreached::after(failed, GiveUp::NotRetriable));
+            }
+        };
+        let any = if address.is_ipv4() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        };
+        let bound = async {
+            let upstream = UdpSocket::bind((any, 0)).await?;
+            upstream.connect(address).await?;
+            Ok(upstream)
+        };
+        Ok(bound.await)
+    }
+
+    /// The endpoint answered, or its port is closed.
+    async fn answered(&mut self, ready: io::Result<Ready>) -> Result<(), Unreached> {
+        let passed = ready.and_then(|ready| self.pass_answers(ready));
+        if let Err(error) = passed {
+            self.failed(of_io(&error)).await?;
+            self.send_unanswered().await?;
+        }
+        Ok(())
+    }
+
+    fn pass_answers(&mut self, ready: Ready) -> io::Result<()> {
+        let Some(upstream) = &self.upstream else { return Ok(()) };
+        if ready.is_error() {
+            none_yet(upstream.try_io(Interest::ERROR, || match SockRef::from(upstream).take_error()? {
+                Some(error) => Err(error),
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            }))?;
+        }
+        let (mut count, mut bytes) = (0, 0);
+        let passed = ANSWER.with_borrow_mut(|buffer| {
+            while count < IN_A_ROW {
+                let length = upstream.try_recv(buffer)?;
+                count += 1;
+                bytes += length as u64;
+                if let Err(error) = self.socket.try_answer(&self.client, &buffer[..length]) {
+                    log::debug!("an answer to {} is lost: {error}", self.client.address);
+                    self.streams.metrics.count_loss(DatagramLoss::Busy);
+                }
+            }
+            Ok(())
+        });
+        if count > 0 {
+            self.sent += bytes;
+            self.unanswered = None;
+            self.prove(self.streams.clock.now());
+            self.touch();
+        }
+        none_yet(passed)
+    }
+
+    /// The endpoint cannot be sent anything. Unless the session ends, another one is chosen.
+    async fn failed(&mut self, failure: ConnectFailure) -> Result<(), Unreached> {
+        let failure = Failure::Connect(failure);
+        self.upstream = None;
+        self.table.metrics.count_attempt(outcome_of(failure));
+        if self.is_proven {
+            // It served before. What it does now counts with the next datagram, which finds its endpoint anew.
+            let is_turned_off =
+                self.table.pool.spec().retry.as_ref().is_some_and(|retry| retry.num_retries == 0);
+            if is_turned_off {
+                self.unanswered = None;
+            }
+            self.begin_anew();
+            return Ok(());
+        }
+        let (exchange, now) = (&mut self.exchange, self.streams.clock.now());
+        match self.streams.with_rng(|rng| exchange.failed(failure, UNTOUCHED, now, rng)) {
+            Next::Retry { after } => {
+                self.streams.metrics.retries.inc();
+                self.proof_at = Instant::NEVER;
+                if !after.is_zero() {
+                    tokio::time::sleep(after).await;
+                }
+                Ok(())
+            }
+            Next::GiveUp(why) => Err(Unreached::after(failure, why)),
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        let now = self.streams.clock.now();
+        self.exchange = Exchange::begin(self.table.pool.clone(), now);
+        self.upstream = None;
+        self.is_proven = false;
+        self.proof_at = Instant::NEVER;
+    }
+
+    fn prove(&mut self, now: Instant) {
+        self.proof_at = Instant::NEVER;
+        if !self.is_proven {
+            self.is_proven = true;
+            self.exchange.finished(now);
+            self.table.metrics.count_attempt(AttemptOutcome::Success);
+        }
+    }
+
+    fn touch(&mut self) {
+        self.idle_at = self.streams.clock.now().after(self.idle);
+    }
+
+    fn conclude(&self, ended: Result<(), Unreached>) {
+        let (outcome, flags, cause): (_, &[Flag], _) = match &ended {
+            Ok(()) => (StreamOutcome::Ended, &[], None),
+            Err(Unreached { outcome, reply, cause }) => (*outcome, reply.flags, Some(&**cause)),
+        };
+        let counters = self.rule.metrics.streams();
+        counters.count_end(outcome);
+        counters.received.add(self.received);
+        counters.sent.add(self.sent);
+        self.streams.log(&Entry {
+            protocol: "UDP",
+            server_name: None,
+            client: self.client.address,
+            route: Some(&self.rule.rule.label),
+            exchange: Some(&self.exchange),
+            received: self.received,
+            sent: self.sent,
+            duration: self.streams.clock.now().since(self.begun),
+            flags,
+            cause,
+        });
+    }
+}
+
+/// Waits for the sign to stop.
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    // Without a sender the end has come, too.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Waits for an answer, or for word that there will be none.
+async fn ready(upstream: Option<&UdpSocket>) -> io::Result<Ready> {
+    match upstream {
+        Some(upstream) => upstream.ready(Interest::READABLE | Interest::ERROR).await,
+        None => pending().await,
+    }
+}
+
+fn none_yet(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) })
+}
