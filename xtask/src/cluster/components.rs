@@ -12,9 +12,9 @@ const NODE: &str = "10.99.0.1";
 const PODS: &str = "10.244.0.0/24";
 const SERVICES: &str = "10.96.0.0/16";
 /// An address of the range of Services, below those that are given to Services that ask for none.
-const USABLE: &str = "10.96.0.200";
+pub(crate) const USABLE: &str = "10.96.0.200";
 /// An address that documents may name and no network has (RFC 5737); no load balancer is here to give it, either.
-const UNUSABLE: &str = "203.0.113.9";
+pub(crate) const UNUSABLE: &str = "203.0.113.9";
 /// The node's name.
 pub(crate) const NODE_NAME: &str = "testcluster";
 
