@@ -303,6 +303,19 @@ impl Edit {
             spec["infrastructure"] =
                 json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "parameters"}});
         }
+        let shown = json!({"clientCertificateRef": {"name": self.pick(2, &["cert", "ca", "ca"])}});
+        let asked = json!({"caCertificateRefs": [
+            {"group": "", "kind": self.pick(3, &["ConfigMap", "Secret"]), "name": "ca",
+                "namespace": self.pick(5, &["a", "a", "b"])}]});
+        match self.choose(1, 5) {
+            0 => spec["tls"] = json!({"backend": shown}),
+            1 => spec["tls"] = json!({"frontend": {"default": {"validation": asked}}}),
+            2 => {
+                let of_port = json!({"port": 443, "tls": {"validation": asked}});
+                spec["tls"] = json!({"backend": shown, "frontend": {"default": {}, "perPort": [of_port]}});
+            }
+            _ => {}
+        }
         json!({"metadata": {"labels": team}, "spec": spec, "status": {"seen": self.choices[5]}})
     }
 

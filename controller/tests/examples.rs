@@ -60,3 +60,17 @@ fn the_failover_task_for_a_cluster_is_translated_with_each_policy() {
         assert_eq!(policy_of_pool.retry.is_some(), policy != "policy.yaml");
     }
 }
+
+#[test]
+fn the_tcp_route_for_a_cluster_has_a_primary_and_a_fallback_on_a_listener_of_its_own() {
+    let paths = ["../k8s/quickstart.yaml", "../k8s/examples/tcp/postgres.yaml"];
+    let report = check(&paths.map(|path| Source::Path(path.into())), &Options::default());
+    assert_eq!(report.diagnostics, [], "{}", common::lines(&report.diagnostics));
+    let route = &report.state.routes["tcproute/default/postgres"];
+    let listeners: Vec<_> = route.attachments.iter().map(|attachment| attachment.listener.as_str()).collect();
+    assert_eq!(listeners, ["postgres"]);
+    let Action::Forward(pool) = &route.rules[0].action else { panic!("{route:?}") };
+    let pool = &report.state.pools[pool];
+    assert_eq!(pool.refs.iter().map(|reference| reference.priority).collect::<Vec<_>>(), [0, 1]);
+    assert!(report.state.policies[pool.policy.as_ref().unwrap()].passive.is_some());
+}

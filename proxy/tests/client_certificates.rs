@@ -48,7 +48,8 @@ impl Front {
             setup.gateway,
             &[("open", Some(OPEN), &[&shown]), ("closed", Some(CLOSED), &[&shown])],
         );
-        let (good, other) = (Authority::new("good"), Authority::new("other"));
+        // Of one name, so that only the signature tells them apart.
+        let (good, other) = (Authority::new("clients"), Authority::new("clients"));
         Self { _upstream: upstream, state, address: setup.gateway, good, other }
     }
 
@@ -199,8 +200,9 @@ async fn f5_a_listener_that_asks_for_more_than_before_is_reached_on_new_connecti
     let front = Front::new().await;
     let hello = Hello::default();
     let (good, _) = client(Some(&front.good.sign(&[])), &hello);
+    let mut proxy = start(&front.state).await;
     for before in [front.state.clone(), front.asking(&[&front.good], AllowInsecure)] {
-        let mut proxy = start(&before).await;
+        proxy.publish(&before).await;
         let mut session = front.get(&good).await.unwrap();
         let mut streams = connect_h2(&front, CLOSED, None).await;
         assert_eq!(get_h2(&mut streams, CLOSED).await, 200);

@@ -38,6 +38,15 @@ async fn before(active: &TcpEcho, passive: &TcpEcho, change: impl FnOnce(&mut St
     start(&state).await
 }
 
+/// Waits until the metrics have these lines: a connection is counted when it has ended, a little after its client saw that.
+async fn counted(proxy: &Proxy, lines: &[String]) {
+    eventually(&format!("{lines:?}"), || async {
+        let metrics = proxy.admin("/metrics").await.text();
+        lines.iter().all(|line| metrics.lines().any(|known| known == line))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn bytes_go_both_ways_and_each_direction_ends_by_itself() {
     let (active, passive) = (active().await, passive().await);
@@ -76,17 +85,19 @@ async fn with_the_safe_retry_the_first_connection_lands_on_the_fallback() {
     let state = tcp(free_address(), free_address(), passive.address());
     let proxy = start(&state).await;
     assert_eq!(names(proxy.address, 5).await, all("passive", 5));
-    let metrics = proxy.admin("/metrics").await.text();
-    assert!(metrics.contains("understudy_retries_total 1\n"), "ejected at once, so one only: {metrics}");
     let pool = "pool=\"tcproute/default/db/rule/0\"";
-    for line in [
-        format!("understudy_upstream_attempts_total{{outcome=\"connect_failed\",{pool}}} 1\n"),
-        format!("understudy_ejections_total{{{pool}}} 1\n"),
-        format!("understudy_failovers_total{{{pool}}} 1\n"),
-        "understudy_streams_total{outcome=\"ended\",route=\"tcproute/default/db/rule/0\"} 5\n".to_owned(),
-    ] {
-        assert!(metrics.contains(&line), "{line}{metrics}");
-    }
+    counted(
+        &proxy,
+        &[
+            // Ejected at once, so one only.
+            "understudy_retries_total 1".to_owned(),
+            format!("understudy_upstream_attempts_total{{outcome=\"connect_failed\",{pool}}} 1"),
+            format!("understudy_ejections_total{{{pool}}} 1"),
+            format!("understudy_failovers_total{{{pool}}} 1"),
+            "understudy_streams_total{outcome=\"ended\",route=\"tcproute/default/db/rule/0\"} 5".to_owned(),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -288,9 +299,8 @@ async fn a_connection_on_which_nothing_moves_is_closed_and_one_that_is_used_is_n
     };
     let (ended_after, ()) = tokio::join!(ends, uses);
     assert!(ended_after >= Duration::from_millis(350), "{ended_after:?}");
-    let metrics = proxy.admin("/metrics").await.text();
-    let line = "understudy_streams_total{outcome=\"idle\",route=\"tcproute/default/db/rule/0\"} 1\n";
-    assert!(metrics.contains(line), "{metrics}");
+    let line = "understudy_streams_total{outcome=\"idle\",route=\"tcproute/default/db/rule/0\"} 1";
+    counted(&proxy, &[line.to_owned()]).await;
 }
 
 #[tokio::test]
@@ -353,14 +363,21 @@ async fn a_reset_after_connecting_says_nothing_of_the_endpoint() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let primary = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // Only once something came it is sure that the connection stood.
+            let _ = stream.read_u8().await;
             let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
     });
     let passive = passive().await;
     let state = tcp(free_address(), primary, passive.address());
     let proxy = start(&state).await;
-    assert_eq!(names(proxy.address, 5).await, all("-", 5));
+    for _ in 0..5 {
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        let read = timeout(PATIENCE, client.read(&mut [0; 8])).await.unwrap();
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
     assert_eq!(passive.connections(), 0);
 }
 

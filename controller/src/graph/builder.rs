@@ -146,6 +146,7 @@ impl GraphBuilder {
         failover.update(cluster, &graph, &doubts);
 
         diagnostics.extend(tls_targets.iter().chain(&of_policies).cloned());
+        route_hosts::report_idle(cluster, &graph.gateways, &graph.routes, diagnostics);
         diagnostics.extend(graph.routes.values().flat_map(|route| &route.trace.diagnostics).cloned());
         ports.report(cluster, &graph.routes, diagnostics);
         diagnostics.extend(failover.diagnostics().cloned());

@@ -199,7 +199,7 @@ fn build_shape(
         Some(From::All) => AllowedNamespaces::All,
         Some(From::Selector) => AllowedNamespaces::Selector(target_labels(namespaces?.selector.as_ref()?)),
     };
-    let served = kinds_of(&listener.protocol);
+    let served = kinds_of(listener);
     let mut kinds = served.to_vec();
     if let Some(asked) = allowed.and_then(|allowed| allowed.kinds.as_ref()).filter(|asked| !asked.is_empty())
     {
@@ -225,10 +225,13 @@ fn build_shape(
     Some(ListenerShape { set: part.set.clone(), name, port, hostname, namespaces, kinds })
 }
 
-/// The kinds of routes that listeners of a protocol serve.
-fn kinds_of(protocol: &str) -> &'static [Kind] {
-    match protocol {
+/// The kinds of routes that a listener serves by its protocol. What is left where TLS ended is a TCP connection.
+fn kinds_of(listener: &GatewayListeners) -> &'static [Kind] {
+    match listener.protocol.as_str() {
         "HTTP" | "HTTPS" => &[Kind::HttpRoute, Kind::GrpcRoute],
+        "TLS" if listener.tls.as_ref().is_some_and(|tls| mode_of(tls) == TlsMode::Terminate) => {
+            &[Kind::TlsRoute, Kind::TcpRoute]
+        }
         "TLS" => &[Kind::TlsRoute],
         "TCP" => &[Kind::TcpRoute],
         "UDP" => &[Kind::UdpRoute],

@@ -105,6 +105,38 @@ mod tests {
     use crate::load::{Loader, Settling};
 
     #[test]
+    fn what_the_tls_of_a_gateway_refers_to_is_asked_for() {
+        let text = format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: ours}}
+spec: {{controllerName: {CONTROLLER_NAME}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: eg, namespace: a}}
+spec:
+  gatewayClassName: ours
+  tls:
+    backend: {{clientCertificateRef: {{name: shown}}}}
+    frontend:
+      default: {{validation: {{caCertificateRefs: [{{group: '', kind: ConfigMap, name: all}}, {{group: '', kind: ConfigMap, name: not-granted, namespace: b}}]}}}}
+      perPort: [{{port: 443, tls: {{validation: {{caCertificateRefs: [{{group: core, kind: Secret, name: one}}, {{group: x, kind: Secret, name: other}}]}}}}}}]
+  listeners: [{{name: http, protocol: HTTP, port: 80}}]
+"
+        );
+        let mut loader = Loader::default();
+        loader.take_stdin(Ok(text));
+        loader.refresh(&[Source::Stdin], Settling::TakeAll);
+        let asked = referenced_contents(&loader.load().cluster);
+        let expected = [(Kind::ConfigMap, "all"), (Kind::Secret, "one"), (Kind::Secret, "shown")];
+        let expected: BTreeSet<_> =
+            expected.into_iter().map(|(kind, name)| ObjectId { kind, key: Key::new("a", name) }).collect();
+        assert_eq!(asked, expected);
+    }
+
+    #[test]
     fn the_parameters_of_our_classes_are_asked_for() {
         let class = |name: &str, controller: &str, kind: &str| {
             format!(

@@ -1,5 +1,8 @@
 //! HTTPRoutes and GRPCRoutes that want the same hosts of one listener: the oldest has them, then the first by name.
 //!
+//! Of TCPRoutes and UDPRoutes on one listener, nothing is taken: Gateway API counts them all. Those that get no traffic are
+//! told so.
+//!
 //! Inputs: the routes as each of them is by itself. Outputs: the same, without the attachments that were lost, and with
 //! what is said of that. A route that lost a listener takes it from no other.
 
@@ -9,7 +12,7 @@ use std::sync::Arc;
 use understudy_conf::Hostname;
 
 use crate::cluster::{Cluster, Key};
-use crate::diagnostics::reasons;
+use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::builder::Routes;
 use crate::graph::gateway::GatewayNode;
 use crate::graph::{AttachmentNode, BuiltRoute};
@@ -69,9 +72,9 @@ fn find_losers(bound: &Routes) -> BTreeMap<ObjectId, BTreeMap<(Key, usize), Obje
     }
     let mut lost: BTreeMap<ObjectId, BTreeMap<(Key, usize), ObjectId>> = BTreeMap::new();
     for ((gateway, listener), mut claims) in claims {
-        // Unknown age counts as youngest.
-        let age = |claim: &Claim<'_>| if claim.created == 0 { i64::MAX } else { claim.created };
-        claims.sort_by(|a, b| (age(a), &a.id.key, a.id.kind).cmp(&(age(b), &b.id.key, b.id.kind)));
+        claims.sort_by(|a, b| {
+            (age(a.created), &a.id.key, a.id.kind).cmp(&(age(b.created), &b.id.key, b.id.kind))
+        });
         let mut winners: Vec<Claim<'_>> = Vec::new();
         for claim in claims {
             let rival = winners
@@ -91,6 +94,39 @@ fn find_losers(bound: &Routes) -> BTreeMap<ObjectId, BTreeMap<(Key, usize), Obje
 
 fn place_of(attachment: &AttachmentNode) -> Place<'_> {
     (&attachment.gateway, attachment.listener)
+}
+
+/// Says of TCPRoutes and UDPRoutes which listeners an older one has.
+pub(super) fn report_idle(
+    cluster: &Cluster,
+    gateways: &BTreeMap<Key, GatewayNode>,
+    routes: &Routes,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let first = ObjectId { kind: Kind::TcpRoute, key: Key::new("", "") };
+    let streams =
+        routes.range(first..).take_while(|(id, _)| matches!(id.kind, Kind::TcpRoute | Kind::UdpRoute));
+    let mut nodes: Vec<_> = streams.filter_map(|(_, route)| route.node.as_ref()).collect();
+    nodes.sort_by(|a, b| (age(a.created), &a.id.key).cmp(&(age(b.created), &b.id.key)));
+    let mut owners: BTreeMap<Place<'_>, &ObjectId> = BTreeMap::new();
+    for node in nodes {
+        for attachment in &node.attachments {
+            let owner = *owners.entry(place_of(attachment)).or_insert(&node.id);
+            let (gateway, listener) = place_of(attachment);
+            let listener = gateways.get(gateway).and_then(|node| node.listeners.get(listener));
+            if let (Some(object), Some(listener)) = (cluster.route(&node.id), listener)
+                && *owner != node.id
+            {
+                let place = object.at("spec.rules");
+                diagnostics.push(reasons::idle_on_listener(&place, gateway, listener.name.as_str(), owner));
+            }
+        }
+    }
+}
+
+/// Unknown age counts as youngest.
+fn age(created: i64) -> i64 {
+    if created == 0 { i64::MAX } else { created }
 }
 
 /// Whether a host belongs to both; no hostnames are all.

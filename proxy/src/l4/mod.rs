@@ -16,6 +16,7 @@ mod relay;
 mod tcp;
 mod udp;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -53,12 +54,25 @@ impl Streams {
         world.rules.get(rule.id)?.clone()
     }
 
+    /// The rule of a socket of UDP in the world of now, with its pool. `None`: its datagrams are dropped.
+    fn rule_of_udp(&self, bound: &SocketAddr) -> Option<Forwarding> {
+        let rule = self.rule_of(|world| world.router.udp(bound), None)?;
+        let table = pool_of(&rule)?.clone();
+        Some(Forwarding { rule, table })
+    }
+
     fn with_rng<T>(&self, call: impl FnOnce(&mut Rng) -> T) -> T {
         thread_local! {
             static RNG: std::cell::RefCell<Rng> = std::cell::RefCell::new(Rng::new());
         }
         RNG.with_borrow_mut(call)
     }
+}
+
+/// A rule with the pool that it forwards to.
+struct Forwarding {
+    rule: Arc<RuleTable>,
+    table: Arc<PoolTable>,
 }
 
 /// Where a rule forwards to; `None`: its connections are closed, and its datagrams dropped.

@@ -80,7 +80,7 @@ pub(crate) fn no_served_listener(place: &Place, parent: &ObjectId, asked: bool) 
 pub(crate) fn kind_not_allowed_by_listeners(place: &Place, parent: &ObjectId, kind: Kind) -> Diagnostic {
     let protocols = match kind {
         Kind::TlsRoute => "TLS",
-        Kind::TcpRoute => "TCP",
+        Kind::TcpRoute => "TCP, or TLS with mode: Terminate",
         Kind::UdpRoute => "UDP",
         _ => "HTTP or HTTPS",
     };
@@ -132,6 +132,16 @@ pub(crate) fn no_backend_refs(place: &Place, kind: Kind) -> Diagnostic {
         _ => ("the rule refers to nothing, so its connections are closed", "Add backendRefs."),
     };
     place.warning(Reason::BackendNotFound, message, remedy)
+}
+
+pub(crate) fn idle_on_listener(place: &Place, gateway: &Key, listener: &str, owner: &ObjectId) -> Diagnostic {
+    place.warning(
+        Reason::NoEffect,
+        format!(
+            "nothing reaches them from listener {listener} of Gateway {gateway}: {owner} is older, or first by name"
+        ),
+        "Give the route a listener of its own, or remove one of the two.",
+    )
 }
 
 pub(crate) fn host_taken(place: &Place, gateway: &Key, other: &str) -> Diagnostic {

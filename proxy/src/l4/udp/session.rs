@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +24,11 @@ use super::sessions::Datagram;
 use super::socket::{Client, ListenSocket};
 use super::{ANSWERED, IDLE};
 use crate::access_log::Flag;
-use crate::l4::Streams;
 use crate::l4::log::Entry;
 use crate::l4::reach::{UNTOUCHED, Unreached, limit_of, traits_of};
+use crate::l4::{Forwarding, Streams};
 use crate::metrics::{AttemptOutcome, DatagramLoss, StreamOutcome};
 use crate::service::{of_io, outcome_of};
-use crate::world::{PoolTable, RuleTable};
 
 /// So many answers are passed on before others have their turn.
 const IN_A_ROW: usize = 64;
@@ -39,12 +38,18 @@ thread_local! {
     static ANSWER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 65_536].into());
 }
 
+/// Where a session's client sends to.
+pub(super) struct Listener {
+    pub(super) socket: Arc<ListenSocket>,
+    /// The address that was asked for.
+    pub(super) bound: SocketAddr,
+}
+
 /// A session.
 pub(super) struct Session {
     streams: Arc<Streams>,
-    rule: Arc<RuleTable>,
-    table: Arc<PoolTable>,
-    socket: Arc<ListenSocket>,
+    way: Forwarding,
+    listener: Listener,
     client: Client,
     begun: Instant,
     exchange: Exchange,
@@ -63,20 +68,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        streams: Arc<Streams>,
-        (rule, table): (Arc<RuleTable>, Arc<PoolTable>),
-        socket: Arc<ListenSocket>,
-        client: Client,
-    ) -> Self {
+    pub(super) fn new(streams: Arc<Streams>, way: Forwarding, listener: Listener, client: Client) -> Self {
         let begun = streams.clock.now();
-        let idle = limit_of(table.limits.connection_idle).map_or(IDLE, |limit| limit.min(IDLE));
+        let idle = limit_of(way.table.limits.connection_idle).map_or(IDLE, |limit| limit.min(IDLE));
         Self {
-            exchange: Exchange::begin(table.pool.clone(), begun),
+            exchange: Exchange::begin(way.table.pool.clone(), begun),
             streams,
-            rule,
-            table,
-            socket,
+            way,
+            listener,
             client,
             begun,
             upstream: None,
@@ -186,11 +185,11 @@ impl Session {
 
     /// Chooses an endpoint, and makes a socket that hears of its closed port.
     async fn connect(&mut self) -> Result<io::Result<UdpSocket>, Unreached> {
-        let traits = traits_of(&self.table, self.client.address.ip());
+        let traits = traits_of(&self.way.table, self.client.address.ip());
         let now = self.streams.clock.now();
         let exchange = &mut self.exchange;
         let choice = self.streams.with_rng(|rng| exchange.choose(traits, now, rng))?;
-        let address = match self.table.pool.members()[choice.member].spec.identity.address {
+        let address = match self.way.table.pool.members()[choice.member].spec.identity.address {
             Address::Udp(address) => address,
             Address::Socket(_) | Address::Unix(_) => {
                 let failed = Failure::Connect(ConnectFailure::Local);
@@ -234,7 +233,7 @@ impl Session {
                 let length = upstream.try_recv(buffer)?;
                 count += 1;
                 bytes += length as u64;
-                if let Err(error) = self.socket.try_answer(&self.client, &buffer[..length]) {
+                if let Err(error) = self.listener.socket.try_answer(&self.client, &buffer[..length]) {
                     log::debug!("an answer to {} is lost: {error}", self.client.address);
                     self.streams.metrics.count_loss(DatagramLoss::Busy);
                 }
@@ -254,11 +253,11 @@ impl Session {
     async fn failed(&mut self, failure: ConnectFailure) -> Result<(), Unreached> {
         let failure = Failure::Connect(failure);
         self.upstream = None;
-        self.table.metrics.count_attempt(outcome_of(failure));
+        self.way.table.metrics.count_attempt(outcome_of(failure));
         if self.is_proven {
             // It served before. What it does now counts with the next datagram, which finds its endpoint anew.
             let is_turned_off =
-                self.table.pool.spec().retry.as_ref().is_some_and(|retry| retry.num_retries == 0);
+                self.way.table.pool.spec().retry.as_ref().is_some_and(|retry| retry.num_retries == 0);
             if is_turned_off {
                 self.unanswered = None;
             }
@@ -279,9 +278,13 @@ impl Session {
         }
     }
 
+    /// Another endpoint is to be chosen, as if the client came now: by the newest rule, if there is one.
     fn begin_anew(&mut self) {
+        if let Some(way) = self.streams.rule_of_udp(&self.listener.bound) {
+            self.way = way;
+        }
         let now = self.streams.clock.now();
-        self.exchange = Exchange::begin(self.table.pool.clone(), now);
+        self.exchange = Exchange::begin(self.way.table.pool.clone(), now);
         self.upstream = None;
         self.is_proven = false;
         self.proof_at = Instant::NEVER;
@@ -292,7 +295,7 @@ impl Session {
         if !self.is_proven {
             self.is_proven = true;
             self.exchange.finished(now);
-            self.table.metrics.count_attempt(AttemptOutcome::Success);
+            self.way.table.metrics.count_attempt(AttemptOutcome::Success);
         }
     }
 
@@ -305,7 +308,7 @@ impl Session {
             Ok(()) => (StreamOutcome::Ended, &[], None),
             Err(Unreached { outcome, reply, cause }) => (*outcome, reply.flags, Some(&**cause)),
         };
-        let counters = self.rule.metrics.streams();
+        let counters = self.way.rule.metrics.streams();
         counters.count_end(outcome);
         counters.received.add(self.received);
         counters.sent.add(self.sent);
@@ -313,7 +316,7 @@ impl Session {
             protocol: "UDP",
             server_name: None,
             client: self.client.address,
-            route: Some(&self.rule.rule.label),
+            route: Some(&self.way.rule.rule.label),
             exchange: Some(&self.exchange),
             received: self.received,
             sent: self.sent,

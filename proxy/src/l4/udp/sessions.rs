@@ -13,10 +13,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::session::Session;
+use super::session::{Listener, Session};
 use super::socket::{Client, ListenSocket};
 use super::{Shared, WAITING};
-use crate::l4::pool_of;
 use crate::metrics::DatagramLoss;
 
 /// No datagram is longer.
@@ -140,13 +139,12 @@ impl Sessions {
             return Err(DatagramLoss::Sessions);
         };
         let streams = &self.shared.streams;
-        let rule = streams.rule_of(|world| world.router.udp(&self.bound), None);
-        let rule = rule.and_then(|rule| Some((pool_of(&rule)?.clone(), rule)));
-        let (table, rule) = rule.ok_or(DatagramLoss::NoRoute)?;
+        let way = streams.rule_of_udp(&self.bound).ok_or(DatagramLoss::NoRoute)?;
         let (sender, datagrams) = mpsc::channel(QUEUE);
         // It is empty.
         let _ = sender.try_send(first);
-        let session = Session::new(Arc::clone(streams), (rule, table), Arc::clone(&self.socket), client);
+        let listener = Listener { socket: Arc::clone(&self.socket), bound: self.bound };
+        let session = Session::new(Arc::clone(streams), way, listener, client);
         let stopped = self.stopped.clone();
         self.tasks.spawn(async move {
             let _counted = permit;
@@ -155,5 +153,72 @@ impl Sessions {
         });
         self.open.insert(client, sender);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arc_swap::ArcSwap;
+    use tokio::net::UdpSocket;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::access_log::{AccessLog, LogDestination, LogFormat};
+    use crate::clock::Clock;
+    use crate::l4::Streams;
+    use crate::metrics::Metrics;
+    use crate::upstream_tls::TlsProber;
+    use crate::world::World;
+
+    fn shared(max_sessions: usize) -> Shared {
+        let metrics = Arc::new(Metrics::new("1").unwrap());
+        let (format, lost) = (LogFormat::default(), metrics.log_dropped.clone());
+        let clock = Clock::new();
+        let streams = Streams {
+            world: Arc::new(ArcSwap::from_pointee(World::empty())),
+            clock,
+            access_log: Arc::new(AccessLog::open(LogDestination::Off, format, lost).unwrap()),
+            metrics,
+            tls: TlsProber::new(Arc::default(), Arc::default(), clock),
+        };
+        let permits = Arc::new(Semaphore::new(max_sessions));
+        Shared { streams: Arc::new(streams), permits, max_sessions }
+    }
+
+    fn losses(shared: &Shared) -> String {
+        let metrics = shared.streams.metrics.encode().unwrap();
+        let lost = |line: &&str| line.starts_with("understudy_udp_datagrams_lost") && !line.ends_with(" 0");
+        metrics.lines().filter(lost).collect::<Vec<_>>().join("\n")
+    }
+
+    async fn until(shared: &Shared, expected: &str) {
+        let seen = async {
+            while losses(shared) != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), seen).await.unwrap_or_else(|_| panic!("{}", losses(shared)));
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_of_sessions_datagrams_are_lost_and_counted() {
+        let shared = shared(1);
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let other = shared.permits.clone().acquire_owned().await.unwrap();
+        let running = tokio::spawn(Sessions::new(shared.clone(), socket, address, stopped).run());
+        client.send_to(b"a", address).await.unwrap();
+        until(&shared, "understudy_udp_datagrams_lost_total{reason=\"sessions\"} 1").await;
+        drop(other);
+        client.send_to(b"b", address).await.unwrap();
+        let both = "understudy_udp_datagrams_lost_total{reason=\"no_route\"} 1\n\
+                    understudy_udp_datagrams_lost_total{reason=\"sessions\"} 1";
+        until(&shared, both).await;
+        assert_eq!(shared.permits.available_permits(), 1, "what could not begin takes no room");
+        running.abort();
     }
 }
