@@ -14,6 +14,7 @@ use crate::watch::{Kind, ObjectId};
 /// What differs.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
+    /// Gateways or ListenerSets.
     pub(crate) gateways: bool,
     pub(crate) tls_policies: bool,
     pub(crate) policies: bool,
@@ -40,7 +41,8 @@ impl Changes {
         }
         let namespaces_of = |keys: BTreeSet<Key>| keys.into_iter().map(|key| key.namespace).collect();
         Self {
-            gateways: !differing(&old.gateways, &new.gateways).is_empty(),
+            gateways: !differing(&old.gateways, &new.gateways).is_empty()
+                || !differing(&old.listener_sets, &new.listener_sets).is_empty(),
             tls_policies: !differing(&old.backend_tls_policies, &new.backend_tls_policies).is_empty(),
             policies: !differing(&old.policies, &new.policies).is_empty(),
             contents: !differing(&old.secrets, &new.secrets).is_empty()

@@ -16,11 +16,12 @@ use gateway_api::apis::experimental::referencegrants::ReferenceGrant;
 use gateway_api::apis::standard::backendtlspolicies::BackendTlsPolicy;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::watch::kubernetes::unpacked;
-use crate::watch::{Kind, KnownObject, Node, ObjectId, Remains};
+use crate::watch::{Kind, KnownObject, ListenerSet, Node, ObjectId, Remains};
 
 /// Namespace and name; the namespace is empty for kinds without one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -188,6 +189,22 @@ impl<T> Object<T> {
     }
 }
 
+impl Object<ListenerSet> {
+    /// The same in the words of a Gateway.
+    pub(crate) fn as_gateway(&self) -> Object<Gateway> {
+        Object {
+            kind: self.kind,
+            key: self.key.clone(),
+            label: self.label.clone(),
+            created: self.created,
+            labels: self.labels.clone(),
+            is_valid: self.is_valid,
+            value: self.value.as_gateway.clone(),
+            origin: self.origin.clone(),
+        }
+    }
+}
+
 fn texts(node: &Node) -> BTreeMap<String, String> {
     match &node.value {
         crate::watch::NodeValue::Map(entries) => entries
@@ -216,6 +233,7 @@ pub(crate) struct Cluster {
     pub(crate) namespaces: Objects<Namespace>,
     pub(crate) gateway_classes: Objects<GatewayClass>,
     pub(crate) gateways: Objects<Gateway>,
+    pub(crate) listener_sets: Objects<ListenerSet>,
     pub(crate) http_routes: Objects<HttpRoute>,
     /// Routes of the other kinds are kept in the words of an HTTPRoute.
     pub(crate) grpc_routes: Objects<HttpRoute>,
@@ -233,6 +251,8 @@ pub(crate) struct Cluster {
     pub(crate) secrets: Objects<Secret>,
     pub(crate) config_maps: Objects<ConfigMap>,
     pub(crate) nodes: Objects<ClusterNode>,
+    /// The ranges of the Services' own addresses; none where the cluster does not tell.
+    pub(crate) service_cidrs: Objects<ServiceCIDR>,
     /// Objects that are there and could not be read.
     pub(crate) refused: Arc<BTreeMap<ObjectId, Refused>>,
 }
@@ -300,6 +320,7 @@ maps! {
     Namespace: namespaces,
     GatewayClass: gateway_classes,
     Gateway: gateways,
+    ListenerSet: listener_sets,
     HttpRoute: http_routes,
     GrpcRoute: grpc_routes,
     TlsRoute: tls_routes,
@@ -314,6 +335,7 @@ maps! {
     Secret: secrets,
     ConfigMap: config_maps,
     Node: nodes,
+    ServiceCidr: service_cidrs,
 }
 
 impl Cluster {

@@ -53,6 +53,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     let kinds = [
         (1, Kind::GatewayClass),
         (3, Kind::Gateway),
+        (3, Kind::ListenerSet),
         (2, Kind::Namespace),
         (8, Kind::HttpRoute),
         (4, Kind::GrpcRoute),
@@ -68,6 +69,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         (2, Kind::Secret),
         (2, Kind::ConfigMap),
         (1, Kind::Node),
+        (1, Kind::ServiceCidr),
     ];
     let kind = prop::sample::select(
         kinds.iter().flat_map(|(weight, kind)| vec![*kind; *weight]).collect::<Vec<_>>(),
@@ -117,7 +119,7 @@ impl Edit {
 
     fn key(&self) -> Key {
         let namespace = match self.kind {
-            Kind::GatewayClass | Kind::Namespace | Kind::Node => "",
+            Kind::GatewayClass | Kind::Namespace | Kind::Node | Kind::ServiceCidr => "",
             // One Gateway's namespace is enough.
             Kind::Gateway | Kind::Secret => "a",
             Kind::Service if self.gateway_of_service().is_some() => "a",
@@ -128,7 +130,7 @@ impl Edit {
             Kind::GatewayClass => "ours".to_owned(),
             Kind::Namespace => self.pick(0, &["a", "b"]).to_owned(),
             Kind::Secret => self.pick(0, &["cert", "ca"]).to_owned(),
-            Kind::ConfigMap => "ca".to_owned(),
+            Kind::ConfigMap => self.pick(2, &["ca", "ca", "parameters"]).to_owned(),
             Kind::Gateway | Kind::BackendTlsPolicy => format!("x{}", self.name % 2),
             Kind::Service => match self.gateway_of_service() {
                 Some(gateway) => format!("understudy-{gateway}"),
@@ -170,14 +172,17 @@ impl Edit {
             }
             Kind::Namespace => json!({"metadata": {"labels": team}}),
             Kind::Gateway => self.gateway(team),
+            Kind::ListenerSet => self.listener_set(team),
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
                 self.route(namespace, team)
             }
             Kind::ReferenceGrant => json!({"spec": {
                 "from": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": self.pick(0, &["a", "b"])},
                     {"group": GATEWAY_API, "kind": self.pick(3, &Kind::ROUTES).info().name, "namespace": "a"},
-                    {"group": ENVOY, "kind": "BackendTrafficPolicy", "namespace": "a"}],
+                    {"group": ENVOY, "kind": "BackendTrafficPolicy", "namespace": "a"},
+                    {"group": GATEWAY_API, "kind": "ListenerSet", "namespace": "b"}],
                 "to": [{"group": self.pick(1, &["", ENVOY]), "kind": self.pick(1, &["Service", "Backend"])},
+                    {"group": "", "kind": self.pick(2, &["Secret", "ConfigMap"])},
                     {"group": GATEWAY_API, "kind": "HTTPRoute"},
                     {"group": GATEWAY_API, "kind": "TCPRoute"}],
             }}),
@@ -228,12 +233,32 @@ impl Edit {
                 let chain = if self.choose(1, 4) == 0 { "YQ==" } else { chain };
                 json!({"type": "kubernetes.io/tls", "data": {"tls.crt": chain, "tls.key": key, "ca.crt": chain}})
             }
+            Kind::ConfigMap if self.pick(2, &[false, false, true]) => {
+                json!({"data": {"serviceType": self.pick(1, &["LoadBalancer", "ClusterIP", "NodePort", "none"])}})
+            }
             Kind::ConfigMap => {
                 json!({"data": {"ca.crt": if self.choose(1, 4) == 0 { "none" } else { &PAIR.2 }}})
+            }
+            Kind::ServiceCidr => {
+                json!({"spec": {"cidrs": [self.pick(0, &["10.96.0.0/16", "10.97.0.0/16"])]}})
             }
             Kind::Node => json!({"status": {"addresses": [
                 {"type": "InternalIP", "address": format!("192.0.2.{}", self.choose(0, 4))}]}}),
         }
+    }
+
+    fn listener_set(&self, team: Value) -> Value {
+        let from = self.pick(0, &[json!({"from": "All"}), json!({"from": "Same"})]);
+        let listener = |name: &str, port: u16, protocol: &str| json!({"name": name, "protocol": protocol, "port": port, "allowedRoutes": {"namespaces": from}});
+        let mut one = listener("h", self.pick(1, &[80, 81, 82]), "HTTP");
+        one["hostname"] = self.pick(2, &["", "*.example", "set.example"]).into();
+        let mut other = listener("s", 443, "HTTPS");
+        other["tls"] = json!({"certificateRefs": [{"name": "cert", "namespace": "a"}]});
+        let third = listener("t", self.pick(2, &[9000, 9001]), "TCP");
+        let listeners = self.pick(3, &[vec![one.clone()], vec![one.clone(), other], vec![third, one]]);
+        json!({"metadata": {"labels": team}, "status": {"seen": self.choices[5]}, "spec": {
+            "parentRef": {"name": self.pick(4, &["x0", "x0", "x1", "x3"]), "namespace": "a"},
+            "listeners": listeners}})
     }
 
     fn gateway(&self, team: Value) -> Value {
@@ -262,11 +287,26 @@ impl Edit {
             2 => vec![http, passed, tcp, udp],
             _ => vec![https, http, passed, ended, udp, tcp],
         };
+        let addresses = self.pick(1, &[json!([]), json!([]), json!([{"value": "10.96.0.1"}])]);
+        let mut spec = json!({"gatewayClassName": "ours", "listeners": listeners, "addresses": addresses});
+        let allowed = self.pick(
+            2,
+            &[
+                json!({"from": "All"}),
+                json!({"from": "Same"}),
+                json!({"from": "Selector", "selector": {"matchLabels": {"team": "x"}}}),
+                json!({}),
+            ],
+        );
+        spec["allowedListeners"] = json!({"namespaces": allowed});
+        if self.choose(3, 4) == 0 {
+            spec["infrastructure"] =
+                json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "parameters"}});
+        }
         let shown = json!({"clientCertificateRef": {"name": self.pick(2, &["cert", "ca", "ca"])}});
         let asked = json!({"caCertificateRefs": [
             {"group": "", "kind": self.pick(3, &["ConfigMap", "Secret"]), "name": "ca",
                 "namespace": self.pick(5, &["a", "a", "b"])}]});
-        let mut spec = json!({"gatewayClassName": "ours", "listeners": listeners});
         match self.choose(1, 5) {
             0 => spec["tls"] = json!({"backend": shown}),
             1 => spec["tls"] = json!({"frontend": {"default": {"validation": asked}}}),
@@ -301,6 +341,14 @@ impl Edit {
             parents.push(
                 json!({"name": "x0", "namespace": "a", "sectionName": self.pick(1, &["h", "t", "u", "p"])}),
             );
+        }
+        if self.choose(5, 2) == 0 {
+            let namespace = self.pick(2, &["a", "b"]);
+            let mut set = json!({"kind": "ListenerSet", "name": format!("x{}", self.choose(0, 3)), "namespace": namespace});
+            if self.choose(3, 2) == 0 {
+                set["sectionName"] = "h".into();
+            }
+            parents.push(set);
         }
         let mut rule = json!({"name": "one", "backendRefs": refs});
         if self.kind.has_requests() && self.choose(3, 3) == 0 {
@@ -360,6 +408,8 @@ impl Edit {
             json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "UDPRoute", "matchLabels": {"team": "x"}}]}),
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": "x0"}]}),
             json!({"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": "x1", "sectionName": "s"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "ListenerSet", "name": "x0", "sectionName": "h"}]}),
+            json!({"targetRefs": [{"group": GATEWAY_API, "kind": "ListenerSet", "name": "x1"}]}),
             json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "HTTPRoute", "matchLabels": {"team": "x"},
                 "namespaces": {"from": "All"}}]}),
             json!({"targetSelectors": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespaces":

@@ -59,6 +59,7 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
         "gateways",
         "grpcroutes",
         "httproutes",
+        "listenersets",
         "tcproutes",
         "tlsroutes",
         "udproutes",
@@ -66,6 +67,7 @@ fn the_controller_may_do_what_it_does_and_nothing_more() {
     let follow = [
         of("", &["namespaces", "nodes", "services"]),
         of("discovery.k8s.io", &["endpointslices"]),
+        of("networking.k8s.io", &["servicecidrs"]),
         of(gateway, &["referencegrants"]),
     ]
     .concat();

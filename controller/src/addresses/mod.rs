@@ -21,11 +21,12 @@ mod tests;
 mod writer;
 
 pub(crate) use parameters::{
-    ClassParameters, ServiceType, StatusAddresses, WrongParameter, resolve_parameters,
+    ClassParameters, GATEWAY_PARAMETERS, ServiceType, StatusAddresses, WrongParameter,
+    resolve_gateway_parameters, resolve_parameters,
 };
 pub(crate) use peers::{Peers, follow_peers};
 pub use ports::HeldPorts;
 pub(crate) use ports::{PortMap, Transport, container_ports, foreign_service};
-pub(crate) use requested::{UnusableAddress, requested_address};
+pub(crate) use requested::{RequestedAddresses, UnusableAddress, requested_addresses};
 pub(crate) use status::{Addresses, GatewayAddress, follow_addresses};
 pub(crate) use writer::{Signs, run};

@@ -1,11 +1,12 @@
-//! Parameters of a GatewayClass: which type of Service its Gateways get, and which addresses their status shows.
+//! Parameters of a GatewayClass, and of one Gateway: which type of Service it gets, and which addresses its status shows.
 
 use std::collections::BTreeMap;
 
 use gateway_api::apis::experimental::gatewayclasses::GatewayClass;
+use gateway_api::apis::experimental::gateways::Gateway;
 
 use crate::cluster::{Cluster, Key, Object};
-use crate::diagnostics::{Diagnostic, reasons};
+use crate::diagnostics::{Diagnostic, Place, reasons};
 
 /// How a Gateway's Service is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,17 +67,56 @@ pub(crate) fn resolve_parameters(
     let at = |field: &str| class.at(&format!("spec.parametersRef{field}"));
     if (reference.group.as_str(), reference.kind.as_str()) != ("", "ConfigMap") {
         let what = format!("{}/{}", reference.group, reference.kind);
-        return Err(reasons::invalid_parameters_kind(&at(".kind"), &what).into());
+        return Err(reasons::invalid_parameters_kind(&at(".kind"), &what, OF_CLASS).into());
     }
     let Some(namespace) = &reference.namespace else {
         return Err(reasons::parameters_without_namespace(&at("")).into());
     };
     let key = Key::new(namespace, &reference.name);
-    let Some(config) = cluster.config_maps.get(&key) else {
-        return Err(reasons::missing_parameters(&at(".name"), &key).into());
+    resolve_config_map(cluster, &key, ClassParameters::default(), &at(".name"), OF_CLASS)
+}
+
+/// Follows the `infrastructure.parametersRef` of a Gateway, whose entries go before those of its class.
+///
+/// # Errors
+/// What is wrong. The Gateway's Service is left alone then.
+pub(crate) fn resolve_gateway_parameters(
+    cluster: &Cluster,
+    gateway: &Object<Gateway>,
+    of_class: ClassParameters,
+) -> Result<ClassParameters, Box<Diagnostic>> {
+    let infrastructure = gateway.value.spec.infrastructure.as_ref();
+    let Some(reference) = infrastructure.and_then(|found| found.parameters_ref.as_ref()) else {
+        return Ok(of_class);
+    };
+    let at = |field: &str| gateway.at(&format!("{GATEWAY_PARAMETERS}{field}"));
+    if (reference.group.as_str(), reference.kind.as_str()) != ("", "ConfigMap") {
+        let what = format!("{}/{}", reference.group, reference.kind);
+        return Err(reasons::invalid_parameters_kind(&at(".kind"), &what, OF_GATEWAY).into());
+    }
+    let key = Key::new(&gateway.key.namespace, &reference.name);
+    resolve_config_map(cluster, &key, of_class, &at(".name"), OF_GATEWAY)
+}
+
+/// What stays as it is where a reference to parameters leads nowhere.
+const OF_CLASS: &str = "the Services of the class's Gateways are left alone";
+const OF_GATEWAY: &str = "the Gateway's Service is left alone";
+/// Where a Gateway refers to parameters of its own.
+pub(crate) const GATEWAY_PARAMETERS: &str = "spec.infrastructure.parametersRef";
+
+fn resolve_config_map(
+    cluster: &Cluster,
+    key: &Key,
+    base: ClassParameters,
+    place: &Place,
+    left_alone: &str,
+) -> Result<ClassParameters, Box<Diagnostic>> {
+    let Some(config) = cluster.config_maps.get(key) else {
+        return Err(reasons::missing_parameters(place, key, left_alone).into());
     };
     let data = config.value.data.clone().unwrap_or_default();
-    read_parameters(&data).map_err(|wrong| reasons::wrong_parameter(&at(".name"), &key, &wrong).into())
+    read_parameters(base, &data)
+        .map_err(|wrong| reasons::wrong_parameter(place, key, &wrong, left_alone).into())
 }
 
 /// What is wrong with an entry.
@@ -86,8 +126,11 @@ pub(crate) struct WrongParameter {
     pub(crate) allowed: &'static str,
 }
 
-fn read_parameters(data: &BTreeMap<String, String>) -> Result<ClassParameters, WrongParameter> {
-    let mut parameters = ClassParameters::default();
+fn read_parameters(
+    base: ClassParameters,
+    data: &BTreeMap<String, String>,
+) -> Result<ClassParameters, WrongParameter> {
+    let mut parameters = base;
     for (key, value) in data {
         let allowed = match (key.as_str(), value.trim()) {
             ("serviceType", "LoadBalancer") => {
@@ -130,7 +173,7 @@ mod tests {
 
     fn read(entries: &[(&str, &str)]) -> Result<ClassParameters, String> {
         let data = entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        read_parameters(&data).map_err(|wrong| wrong.key)
+        read_parameters(ClassParameters::default(), &data).map_err(|wrong| wrong.key)
     }
 
     #[test]

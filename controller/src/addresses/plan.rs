@@ -3,6 +3,7 @@
 //! Inputs: the cluster as it was watched, what was written since, the pods that serve. Outputs: the differences. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gateway_api::apis::experimental::gateways::Gateway;
@@ -15,10 +16,14 @@ use serde_json::Value;
 
 use crate::addresses::names::{MANAGER, fnv1a, service_name};
 use crate::addresses::peers::Peers;
-use crate::addresses::ports::{Claim, HeldPorts, PortMap, allocate, is_ours, listener_ports, ports_of};
+use crate::addresses::ports::{
+    Claim, ClientPort, HeldPorts, PortMap, allocate, is_ours, listener_ports, ports_of,
+};
 use crate::addresses::service::build_service;
 use crate::addresses::slices::{SLICE_MANAGED_BY, build_slices};
-use crate::addresses::{ClassParameters, requested_address, resolve_parameters};
+use crate::addresses::{
+    ClassParameters, RequestedAddresses, requested_addresses, resolve_gateway_parameters, resolve_parameters,
+};
 use crate::cluster::{Cluster, Key, Object};
 use crate::graph::{Graph, is_our_class};
 use crate::watch::{Kind, ObjectId};
@@ -115,9 +120,9 @@ pub(crate) struct Plan {
 struct Wish<'a> {
     gateway: &'a Object<Gateway>,
     service: Key,
-    parameters: ClassParameters,
-    /// Its Service stays as it is: the class's parameters or the Gateway's addresses cannot be understood.
-    left_alone: bool,
+    /// What its Service should be; `None` where that stays as it is: parameters cannot be understood, or addresses not
+    /// be had.
+    asked: Option<(ClassParameters, RequestedAddresses)>,
 }
 
 /// Compares what should stand in the cluster with what does.
@@ -130,17 +135,23 @@ pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Wr
     plan.problems.extend(refused.iter().map(|wish| {
         format!("Service {} was not made here, so {} gets none", wish.service, wish.gateway.label)
     }));
-    let ports = assign_ports(&present, &wishes, &HeldPorts::of(graph), &mut plan.problems);
+    let ports = assign_ports(&present, &wishes, graph, &mut plan.problems);
     let wanted: BTreeSet<&Key> = wishes.iter().map(|wish| &wish.service).collect();
     let mut slices = Vec::new();
     for wish in &wishes {
         let current = present.service(&wish.service);
         let ports = ports.get(&wish.gateway.key).cloned().unwrap_or_default();
-        if !ports.is_empty() && !wish.left_alone {
-            let address = requested_address(&wish.gateway.value, wish.parameters.service_type).ok().flatten();
-            let service = stamped(build_service(wish.gateway, wish.parameters, address, &ports));
-            if differs(&service, current) {
-                plan.changes.push(Change::ApplyService(Box::new(service)));
+        if let Some((parameters, addresses)) = wish.asked.filter(|_| !ports.is_empty()) {
+            let service = stamped(build_service(wish.gateway, parameters, addresses, &ports));
+            match current.filter(|current| has_another_cluster_ip(current, addresses)) {
+                Some(current) => plan.changes.push(Change::DeleteService {
+                    key: wish.service.clone(),
+                    uid: current.metadata.uid.clone(),
+                }),
+                None if differs(&service, current) => {
+                    plan.changes.push(Change::ApplyService(Box::new(service)));
+                }
+                None => {}
             }
         }
         // They follow the Service as it is: a port of theirs must not lead where nobody listens yet.
@@ -163,16 +174,28 @@ fn wishes<'a>(cluster: &'a Cluster, graph: &Graph) -> Vec<Wish<'a>> {
         .filter(|gateway| gateway.value.metadata.deletion_timestamp.is_none())
         .filter_map(|gateway| {
             let class = cluster.gateway_classes.get(&Key::new("", &gateway.value.spec.gateway_class_name))?;
-            let parameters = resolve_parameters(cluster, class);
-            let found = parameters.as_ref().copied().unwrap_or_default();
-            let unusable = requested_address(&gateway.value, found.service_type).is_err();
             let service = Key::new(&gateway.key.namespace, &service_name(&gateway.key.name));
-            let left_alone = parameters.is_err() || unusable;
-            Some(Wish { gateway, service, parameters: found, left_alone })
+            let of_class = resolve_parameters(cluster, class).ok();
+            let parameters =
+                of_class.and_then(|of_class| resolve_gateway_parameters(cluster, gateway, of_class).ok());
+            let asked = parameters.and_then(|parameters| {
+                let addresses = requested_addresses(cluster, gateway, parameters.service_type).ok()?;
+                Some((parameters, addresses))
+            });
+            Some(Wish { gateway, service, asked })
         })
         .collect();
     wishes.sort_by(|a, b| a.gateway.seniority().cmp(&b.gateway.seniority()));
     wishes
+}
+
+/// Whether a Service has another cluster IP than is asked for. That one can never change, so the Service is made anew;
+/// not, where the API server may refuse the new one.
+fn has_another_cluster_ip(current: &Service, asked: RequestedAddresses) -> bool {
+    let Some(wanted) = asked.cluster.filter(|_| asked.cluster_is_sure) else { return false };
+    let spec = current.spec.as_ref();
+    let present = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
+    present.is_some_and(|present| present != wanted)
 }
 
 /// Of Gateways whose Services would have one name, the first keeps it.
@@ -189,12 +212,22 @@ fn unique<'a>(wishes: Vec<Wish<'a>>, problems: &mut BTreeSet<String>) -> Vec<Wis
     kept
 }
 
+/// The ports of a Gateway's listeners and of those of its ListenerSets.
+fn wanted_ports(cluster: &Cluster, graph: &Graph, gateway: &Object<Gateway>) -> BTreeSet<ClientPort> {
+    let sets = graph.gateways.get(&gateway.key).into_iter().flat_map(|node| &node.sets);
+    let allowed = sets.filter(|set| set.shapes.is_some());
+    let of_sets = allowed.filter_map(|set| cluster.listener_sets.get(&set.key));
+    let of_sets = of_sets.flat_map(|set| listener_ports(&set.value.as_gateway));
+    listener_ports(&gateway.value).into_iter().chain(of_sets).collect()
+}
+
 fn assign_ports(
     present: &Present<'_>,
     wishes: &[Wish<'_>],
-    held: &HeldPorts,
+    graph: &Graph,
     problems: &mut BTreeSet<String>,
 ) -> BTreeMap<Key, PortMap> {
+    let held = HeldPorts::of(graph);
     let recorded: BTreeMap<&Key, PortMap> = wishes
         .iter()
         .map(|wish| (&wish.gateway.key, present.service(&wish.service).map(ports_of).unwrap_or_default()))
@@ -204,7 +237,7 @@ fn assign_ports(
         .iter()
         .map(|wish| Claim {
             gateway: &wish.gateway.key,
-            wanted: listener_ports(&wish.gateway.value),
+            wanted: wanted_ports(present.cluster, graph, wish.gateway),
             recorded: held.without_those_of_others(&wish.gateway.key, of(&wish.gateway.key), of),
         })
         .collect();

@@ -1,7 +1,6 @@
 //! The Service of a Gateway, as it should stand in the cluster.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -10,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::addresses::names::{GATEWAY_NAME, MANAGED_BY, MANAGER, gateway_label, service_name};
 use crate::addresses::ports::{ClientPort, PortMap, Transport};
-use crate::addresses::{ClassParameters, ServiceType};
+use crate::addresses::{ClassParameters, RequestedAddresses, ServiceType};
 use crate::cluster::Object;
 use crate::watch::GATEWAY_API;
 
@@ -53,10 +52,9 @@ pub(super) fn annotations(gateway: &Object<Gateway>) -> BTreeMap<String, String>
 pub(super) fn build_service(
     gateway: &Object<Gateway>,
     parameters: ClassParameters,
-    address: Option<IpAddr>,
+    addresses: RequestedAddresses,
     ports: &PortMap,
 ) -> Service {
-    let address = address.map(|address| address.to_string());
     let kind = parameters.service_type;
     let reached_from_outside = kind != ServiceType::ClusterIp;
     let policy = if parameters.local_traffic { "Local" } else { "Cluster" };
@@ -80,8 +78,8 @@ pub(super) fn build_service(
             type_: Some(kind.as_str().to_owned()),
             external_traffic_policy: reached_from_outside.then(|| policy.to_owned()),
             ip_family_policy: Some("PreferDualStack".to_owned()),
-            cluster_ip: address.clone().filter(|_| kind == ServiceType::ClusterIp),
-            load_balancer_ip: address.filter(|_| kind == ServiceType::LoadBalancer),
+            cluster_ip: addresses.cluster.map(|address| address.to_string()),
+            load_balancer_ip: addresses.balancer.map(|address| address.to_string()),
             ports: Some(ports.iter().map(port).collect()),
             ..ServiceSpec::default()
         }),

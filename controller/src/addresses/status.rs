@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::Placement;
 use crate::addresses::peers::{NodeAddresses, Peers};
 use crate::addresses::ports::own_service;
-use crate::addresses::{StatusAddresses, resolve_parameters};
+use crate::addresses::{StatusAddresses, resolve_gateway_parameters, resolve_parameters};
 use crate::cluster::{Cluster, Key, Object};
 use crate::pass::Pass;
 use crate::watch::{Node, NodeValue};
@@ -72,8 +72,9 @@ fn all_addresses(pass: &Pass, peers: Option<&Peers>, placement: Placement) -> Ad
 
 /// The addresses of a Gateway that is served here; none, as long as it has none.
 ///
-/// With Services: what the load balancer got, or where there is no load balancer, as the class wants it, the nodes' or
-/// the Service's own addresses. With host ports: those that the Gateway asks for, or those of the nodes that serve.
+/// With Services: of the addresses that the Gateway asks for those that its Service has; where it has none of them, what
+/// the load balancer got, or where there is no load balancer, as the parameters want it, the nodes' or the Service's own
+/// addresses. With host ports: those that the Gateway asks for, or those of the nodes that serve.
 /// `peers` is `None` until the pods are known.
 pub(super) fn gateway_addresses(
     cluster: &Cluster,
@@ -88,7 +89,14 @@ pub(super) fn gateway_addresses(
             if asked.is_empty() { node_addresses(peers) } else { asked }
         }
         Placement::Service(_) => match own_service(cluster, gateway) {
-            Some(service) => service_addresses(service, shows_nodes(cluster, gateway), peers),
+            Some(service) => {
+                let given = given_addresses(service, asked_addresses(cluster, gateway));
+                if given.is_empty() {
+                    service_addresses(service, shows_nodes(cluster, gateway), peers)
+                } else {
+                    given
+                }
+            }
             None => Vec::new(),
         },
     };
@@ -106,15 +114,26 @@ fn asked_addresses(cluster: &Cluster, gateway: &Key) -> Vec<GatewayAddress> {
         .collect()
 }
 
-/// Whether a Gateway's class wants the nodes' addresses shown.
+/// Of the addresses that a Gateway asks for those that its Service has.
+fn given_addresses(service: &Object<Service>, asked: Vec<GatewayAddress>) -> Vec<GatewayAddress> {
+    if asked.is_empty() {
+        return asked;
+    }
+    let mut has = balancer_addresses(service.status().as_deref());
+    has.extend(cluster_addresses(service));
+    let has: Vec<IpAddr> = has.iter().filter_map(|address| address.value.parse().ok()).collect();
+    let is_there = |address: &GatewayAddress| address.value.parse().is_ok_and(|ip: IpAddr| has.contains(&ip));
+    asked.into_iter().filter(is_there).collect()
+}
+
+/// Whether the parameters of a Gateway want the nodes' addresses shown.
 fn shows_nodes(cluster: &Cluster, gateway: &Key) -> bool {
-    let class = cluster.gateways.get(gateway).and_then(|gateway| {
+    let parameters = cluster.gateways.get(gateway).and_then(|gateway| {
         let class = &gateway.value.spec.gateway_class_name;
-        cluster.gateway_classes.get(&Key::new("", class))
+        let class = cluster.gateway_classes.get(&Key::new("", class))?;
+        resolve_gateway_parameters(cluster, gateway, resolve_parameters(cluster, class).ok()?).ok()
     });
-    class
-        .and_then(|class| resolve_parameters(cluster, class).ok())
-        .is_some_and(|parameters| parameters.addresses == StatusAddresses::Nodes)
+    parameters.is_some_and(|parameters| parameters.addresses == StatusAddresses::Nodes)
 }
 
 fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peers>) -> Vec<GatewayAddress> {
@@ -125,6 +144,11 @@ fn service_addresses(service: &Object<Service>, nodes: bool, peers: Option<&Peer
     if nodes {
         return node_addresses(peers);
     }
+    cluster_addresses(service)
+}
+
+/// A Service's addresses within the cluster.
+fn cluster_addresses(service: &Object<Service>) -> Vec<GatewayAddress> {
     let spec = service.value.spec.as_ref();
     let all = spec.and_then(|spec| spec.cluster_ips.clone());
     let first = spec.and_then(|spec| spec.cluster_ip.clone());

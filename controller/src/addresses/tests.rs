@@ -446,6 +446,107 @@ fn an_address_that_is_asked_for_stands_in_the_service() {
     }
 }
 
+const SERVICE_RANGE: &str = "---
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16]}
+";
+
+#[test]
+fn a_service_with_another_cluster_ip_than_is_asked_for_is_made_anew() {
+    let cluster = InMemory::default();
+    let plain = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    cluster.settle(&plain, &two_pods());
+    let before = ports_of(&cluster.service("understudy-eg"));
+    let asking = |address: &str| {
+        let addresses = format!("spec:\n  addresses: [{{value: {address}}}]\n  gatewayClassName");
+        format!("{}{SERVICE_RANGE}", plain.replace("spec:\n  gatewayClassName", &addresses))
+    };
+    let of = |field: &str| json!(cluster.service("understudy-eg").spec)[field].clone();
+    cluster.settle(&asking("10.96.7.7"), &two_pods());
+    assert_eq!((of("clusterIP"), of("type")), (json!("10.96.7.7"), json!("LoadBalancer")));
+    assert_eq!(ports_of(&cluster.service("understudy-eg")), before);
+    assert_eq!(
+        shown(&cluster.pass(&asking("10.96.7.7")).cluster, placement(), None),
+        ["IPAddress 10.96.7.7"]
+    );
+    // The load balancer's address is another matter.
+    let writes = cluster.writes.load(Ordering::SeqCst);
+    cluster.settle(&asking("203.0.113.9"), &two_pods());
+    assert_eq!(
+        (of("loadBalancerIP"), cluster.writes.load(Ordering::SeqCst)),
+        (json!("203.0.113.9"), writes + 1)
+    );
+}
+
+#[test]
+fn the_service_leads_to_the_listeners_of_listener_sets_that_the_gateway_allows() {
+    let cluster = InMemory::default();
+    let set = |name: &str, port: u16| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{name: {name}, namespace: default}}
+spec:
+  parentRef: {{name: eg}}
+  listeners: [{{name: http, protocol: HTTP, port: {port}}}, {{name: dns, protocol: UDP, port: {port}}}]
+"
+        )
+    };
+    let closed = [class("eg", ""), gateway("eg", "eg", &[80]), set("a", 80), set("b", 8080)].concat();
+    let open = closed.replace(
+        "spec:\n  gatewayClassName",
+        "spec:\n  allowedListeners: {namespaces: {from: Same}}\n  gatewayClassName",
+    );
+    let ports = |manifests: &str| {
+        cluster.settle(manifests, &two_pods());
+        ports_of(&cluster.service("understudy-eg"))
+    };
+    assert_eq!(ports(&closed).into_keys().collect::<Vec<_>>(), [HTTP]);
+    let all = ports(&open);
+    let expected = [HTTP, (Transport::Tcp, 8080), (Transport::Udp, 80), (Transport::Udp, 8080)];
+    assert_eq!(all.keys().copied().collect::<Vec<_>>(), expected);
+    // The sidecars listen there.
+    let pass = cluster.pass(&open);
+    let node = &pass.graph.gateways[&Key::new("default", "eg")];
+    let of_set =
+        node.listeners.iter().find(|listener| listener.name.as_str() == "listenerset/default/b/http");
+    let bound = of_set.unwrap().bind[0].to_string();
+    assert_eq!(bound, format!("0.0.0.0:{}", all[&(Transport::Tcp, 8080)]));
+    assert_eq!(ports(&closed).into_keys().collect::<Vec<_>>(), [HTTP]);
+}
+
+#[test]
+fn parameters_of_a_gateway_go_before_those_of_its_class() {
+    let cluster = InMemory::default();
+    let config = |name: &str, namespace: &str, data: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata: {{{data}}}\n"
+        )
+    };
+    let manifests = [
+        class("eg", ", parametersRef: {group: \"\", kind: ConfigMap, name: p, namespace: a}"),
+        config("p", "a", "serviceType: NodePort, externalTrafficPolicy: Local"),
+        gateway("eg", "eg", &[80]).replace(
+            "spec:\n",
+            "spec:\n  infrastructure: {parametersRef: {group: \"\", kind: ConfigMap, name: own}}\n",
+        ),
+    ]
+    .concat();
+    assert_eq!(cluster.settle(&manifests, &two_pods()), 0, "its own ones are not there");
+    let own = config("own", "default", "serviceType: LoadBalancer");
+    cluster.settle(&format!("{manifests}{own}"), &two_pods());
+    let spec = cluster.service("understudy-eg").spec.unwrap();
+    assert_eq!(
+        (spec.type_.as_deref(), spec.external_traffic_policy.as_deref()),
+        (Some("LoadBalancer"), Some("Local"))
+    );
+    let wrong = config("own", "default", "serviceType: Nothing");
+    assert_eq!(cluster.settle(&format!("{manifests}{wrong}"), &two_pods()), 0, "left as it is");
+}
+
 fn shown(cluster: &Cluster, placement: Placement, peers: Option<&Peers>) -> Vec<String> {
     let found = gateway_addresses(cluster, peers, placement, &Key::new("default", "eg"));
     found.into_iter().map(|GatewayAddress { kind, value }| format!("{kind} {value}")).collect()

@@ -61,6 +61,8 @@ reasons! {
     NoMatchingParent,
     /// A parent whose listeners allow no such route.
     NotAllowedByListeners,
+    /// A ListenerSet that its Gateway does not allow.
+    NotAllowed,
     /// No hostname in common with the parent's listeners.
     NoMatchingListenerHostname,
     /// A listener that is not supported.

@@ -1,8 +1,7 @@
 //! BackendTrafficPolicy: bound to what it targets.
 //!
-//! The more specific policy wins as a whole: a route's rule, the route, a Gateway's listener, the Gateway (a
-//! ListenerSet and its listeners have their places between route and Gateway's listener, and do not act yet). Of
-//! two with the same target the older one wins. A route's policy with `mergeType` is merged with the next one above.
+//! The more specific policy wins as a whole: a route's rule, the route, a ListenerSet's listener, the ListenerSet, a
+//! Gateway's listener, the Gateway. Of two with the same target the older one wins. A route's policy with `mergeType` is merged with the next one above.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +12,8 @@ use crate::changes::Changes;
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway::GatewayNode;
-use crate::graph::listeners::namespace_labels;
+use crate::graph::listener_sets::gateway_of;
+use crate::graph::listeners::{ListenerShape, namespace_labels};
 use crate::graph::policy_balancer::apply_annotations;
 use crate::graph::policy_merge::{merge_policies, merged_key};
 use crate::graph::policy_settings::build_policy;
@@ -36,6 +36,10 @@ pub(crate) enum Spot {
     Rule(ObjectId, String),
     /// A route.
     Route(ObjectId),
+    /// A listener of a ListenerSet.
+    SetListener(Key, String),
+    /// A ListenerSet.
+    Set(Key),
     /// A listener of a Gateway.
     Listener(Key, String),
     /// A Gateway.
@@ -58,7 +62,7 @@ impl TargetNode {
     fn route_kind(&self) -> Option<Kind> {
         match self.spot.as_ref()? {
             Spot::Rule(route, _) | Spot::Route(route) => Some(route.kind),
-            Spot::Listener(..) | Spot::Gateway(_) => None,
+            Spot::SetListener(..) | Spot::Set(_) | Spot::Listener(..) | Spot::Gateway(_) => None,
         }
     }
 }
@@ -86,7 +90,7 @@ impl PolicyIndex {
         route: &ObjectId,
         rule: Option<&str>,
         gateway: &Key,
-        listener: &str,
+        listener: &ListenerShape,
     ) -> Option<(&Key, &PolicyNode)> {
         let chain = self.chain(route, rule, gateway, listener);
         let merged = (chain.len() > 1).then(|| merged_key(&chain));
@@ -101,13 +105,20 @@ impl PolicyIndex {
         route: &ObjectId,
         rule: Option<&str>,
         gateway: &Key,
-        listener: &str,
+        listener: &ListenerShape,
     ) -> Vec<&Key> {
         let mut chain: Vec<&Key> = Vec::new();
+        let (listener, set) = match &listener.set {
+            Some(set) => {
+                (Spot::SetListener(set.clone(), listener.name.clone()), Some(Spot::Set(set.clone())))
+            }
+            None => (Spot::Listener(gateway.clone(), listener.name.clone()), None),
+        };
         let spots = [
             rule.map(|rule| Spot::Rule(route.clone(), rule.to_owned())),
             Some(Spot::Route(route.clone())),
-            Some(Spot::Listener(gateway.clone(), listener.to_owned())),
+            Some(listener),
+            set,
             Some(Spot::Gateway(gateway.clone())),
         ];
         for key in spots.into_iter().flatten().filter_map(|spot| self.spots.get(&spot)) {
@@ -265,7 +276,8 @@ fn resolve_target(
                 return missing(Kind::Gateway, nearest(&key.name, names.map(|known| &*known.name)));
             };
             if !gateways.contains_key(&key) {
-                return refused(None, reasons::parent_not_served(&at("name"), &key));
+                let id = ObjectId { kind: Kind::Gateway, key };
+                return refused(None, reasons::parent_not_served(&at("name"), &id));
             }
             let Some(section) = &target.section_name else { return Ok(Spot::Gateway(key)) };
             let names = || gateway.value.spec.listeners.iter().map(|listener| listener.name.as_str());
@@ -273,12 +285,30 @@ fn resolve_target(
                 Ok(Spot::Listener(key, section.clone()))
             } else {
                 let near = nearest(section, names());
-                let refusal = reasons::missing_listener_target(&at("sectionName"), &key, section, near);
+                let id = ObjectId { kind: Kind::Gateway, key: key.clone() };
+                let refusal = reasons::missing_listener_target(&at("sectionName"), &id, section, near);
                 refused(Some(Spot::Gateway(key.clone())), refusal)
             }
         }
         (GATEWAY_API, "ListenerSet") => {
-            refused(None, reasons::not_acting(&at("kind"), "ListenerSets do not act yet"))
+            let Some(set) = cluster.listener_sets.get(&key) else {
+                let names = cluster.listener_sets.keys().filter(|known| known.namespace == key.namespace);
+                return missing(Kind::ListenerSet, nearest(&key.name, names.map(|known| &*known.name)));
+            };
+            let id = ObjectId { kind: Kind::ListenerSet, key: key.clone() };
+            let gateway = gateway_of(&key, &set.value.parent_ref).and_then(|gateway| gateways.get(&gateway));
+            if gateway.and_then(|node| node.set(&key)).is_none_or(|set| set.shapes.is_none()) {
+                return refused(None, reasons::parent_not_served(&at("name"), &id));
+            }
+            let Some(section) = &target.section_name else { return Ok(Spot::Set(key)) };
+            let listeners = &set.value.as_gateway.spec.listeners;
+            let names = || listeners.iter().map(|listener| listener.name.as_str());
+            if names().any(|name| name == section) {
+                return Ok(Spot::SetListener(key, section.clone()));
+            }
+            let near = nearest(section, names());
+            let refusal = reasons::missing_listener_target(&at("sectionName"), &id, section, near);
+            refused(Some(Spot::Set(key.clone())), refusal)
         }
         _ => Err(TargetNode { spot: None, missing: None, refusal: None }),
     }
@@ -316,6 +346,12 @@ fn resolve_selector(
             .filter(|gateway| labels.matches(&gateway.labels) && in_reach("Gateway", &gateway.key))
             .map(|gateway| Spot::Gateway(gateway.key.clone()))
             .collect(),
+        "ListenerSet" => cluster
+            .listener_sets
+            .values()
+            .filter(|set| labels.matches(&set.labels) && in_reach("ListenerSet", &set.key))
+            .map(|set| Spot::Set(set.key.clone()))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -337,15 +373,22 @@ fn report_overridden(index: &mut PolicyIndex, cluster: &Cluster, diagnostics: &m
 
 /// The spots whose policy would act on a spot that has none.
 fn parents_of(spot: &Spot, cluster: &Cluster) -> Vec<Spot> {
+    let gateway_of_set = |spot: &Spot| {
+        let Spot::Set(key) = spot else { return None };
+        gateway_of(key, &cluster.listener_sets.get(key)?.value.parent_ref).map(Spot::Gateway)
+    };
     let gateways_of = |id: &ObjectId| {
         let parents = cluster.route(id).and_then(|route| route.value.spec.parent_refs.as_deref());
         let mut spots = Vec::new();
         for parent in parents.unwrap_or_default() {
-            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&id.key.namespace), &parent.name);
-            if let Some(section) = &parent.section_name {
-                spots.push(Spot::Listener(gateway.clone(), section.clone()));
-            }
-            spots.push(Spot::Gateway(gateway));
+            let key = Key::new(parent.namespace.as_deref().unwrap_or(&id.key.namespace), &parent.name);
+            let (spot, listener): (_, fn(Key, String) -> Spot) = match parent.kind.as_deref() {
+                Some("ListenerSet") => (Spot::Set(key.clone()), Spot::SetListener),
+                _ => (Spot::Gateway(key.clone()), Spot::Listener),
+            };
+            spots.extend(parent.section_name.clone().map(|section| listener(key, section)));
+            spots.extend(gateway_of_set(&spot));
+            spots.push(spot);
         }
         spots
     };
@@ -356,6 +399,11 @@ fn parents_of(spot: &Spot, cluster: &Cluster) -> Vec<Spot> {
             spots
         }
         Spot::Route(route) => gateways_of(route),
+        Spot::SetListener(key, _) => {
+            let set = Spot::Set(key.clone());
+            gateway_of_set(&set).into_iter().chain([set]).collect()
+        }
+        Spot::Set(_) => gateway_of_set(spot).into_iter().collect(),
         Spot::Listener(gateway, _) => vec![Spot::Gateway(gateway.clone())],
         Spot::Gateway(_) => Vec::new(),
     }
@@ -365,6 +413,8 @@ pub(crate) fn describe(spot: &Spot) -> String {
     match spot {
         Spot::Rule(route, rule) => format!("rule {rule} of {route}"),
         Spot::Route(route) => route.to_string(),
+        Spot::SetListener(set, listener) => format!("listener {listener} of ListenerSet {set}"),
+        Spot::Set(set) => format!("ListenerSet {set}"),
         Spot::Listener(gateway, listener) => format!("listener {listener} of Gateway {gateway}"),
         Spot::Gateway(gateway) => format!("Gateway {gateway}"),
     }

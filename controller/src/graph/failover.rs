@@ -109,8 +109,8 @@ fn governing_policies(graph: &Graph, route: &RouteNode, rule: &RuleNode) -> BTre
         .iter()
         .filter_map(|attachment| {
             let listener = graph.gateways.get(&attachment.gateway)?.listeners.get(attachment.listener)?;
-            let name = listener.name.as_str();
-            let policy = graph.policies.effective(&route.id, rule.name.as_deref(), &attachment.gateway, name);
+            let rule = rule.name.as_deref();
+            let policy = graph.policies.effective(&route.id, rule, &attachment.gateway, &listener.shape);
             Some(policy.map(|(key, _)| key.clone()))
         })
         .collect()

@@ -11,13 +11,14 @@ use gateway_api::apis::experimental::gateways::Gateway;
 use understudy_conf::{Certificate, GatewayName};
 
 use crate::addresses::{
-    ClassParameters, PortMap, Transport, container_ports, foreign_service, requested_address,
-    resolve_parameters,
+    ClassParameters, GATEWAY_PARAMETERS, PortMap, Transport, container_ports, foreign_service,
+    requested_addresses, resolve_gateway_parameters, resolve_parameters,
 };
 use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
 use crate::graph::gateway_tls::{bind_clients, resolve_client_certificate};
+use crate::graph::listener_sets::{SetNode, build_parts, part_of, sets_by_gateway};
 use crate::graph::listener_tls::Certificates;
 use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 use crate::{Options, Placement};
@@ -28,8 +29,13 @@ pub(crate) struct GatewayNode {
     pub(crate) name: GatewayName,
     /// The listeners that are served.
     pub(crate) listeners: Vec<ListenerNode>,
-    /// One for each listener of the spec, served or not; `None` where it says nothing that could be read.
+    /// One for each listener of the spec, then of each ListenerSet, served or not; `None` where it says nothing that
+    /// could be read.
     pub(crate) shapes: Vec<Option<ListenerShape>>,
+    /// How many of them are the Gateway's own.
+    pub(crate) own: usize,
+    /// The ListenerSets that name it, in the order of their precedence.
+    pub(crate) sets: Vec<SetNode>,
     /// What it shows to backends over TLS that have no certificate of their own to be shown.
     pub(crate) client_certificate: Option<Arc<Certificate>>,
 }
@@ -46,6 +52,7 @@ pub(crate) fn build_gateways(
     by_age.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
     let mut sockets = Sockets::default();
     let mut nodes = BTreeMap::new();
+    let sets = sets_by_gateway(cluster, diagnostics);
     for gateway in by_age {
         let class = &gateway.value.spec.gateway_class_name;
         if let Err(diagnostic) = resolve_class(cluster, class, &gateway.at("spec.gatewayClassName")) {
@@ -59,28 +66,26 @@ pub(crate) fn build_gateways(
         report_not_acting(gateway, diagnostics);
         let parameters = parameters.get(class.as_str()).copied().unwrap_or_default();
         let seats = resolve_seats(cluster, gateway, options, parameters, diagnostics);
-        let Listeners { nodes: mut listeners, shapes } = build_listeners(gateway, certificates, diagnostics);
-        bind_clients(gateway, certificates, &mut listeners, diagnostics);
+        let own = gateway.value.spec.listeners.len();
+        let of_gateway = sets.get(&gateway.key).map_or(&[][..], Vec::as_slice);
+        let (parts, sets) = build_parts(cluster, gateway, of_gateway, diagnostics);
+        let Listeners { nodes: mut listeners, shapes } = build_listeners(&parts, certificates, diagnostics);
+        bind_clients(gateway, &parts, certificates, &mut listeners, diagnostics);
         let client_certificate = resolve_client_certificate(gateway, certificates, diagnostics);
-        listeners.retain_mut(|listener| sockets.bind_listener(gateway, listener, &seats, diagnostics));
-        nodes.insert(gateway.key.clone(), GatewayNode { name, listeners, shapes, client_certificate });
+        listeners.retain_mut(|listener| {
+            let place = part_of(&parts, listener).at(&format!("{}.port", listener.field));
+            sockets.bind_listener(gateway, listener, &place, &seats, diagnostics)
+        });
+        let node = GatewayNode { name, listeners, shapes, own, sets, client_certificate };
+        nodes.insert(gateway.key.clone(), node);
     }
     nodes
 }
 
 fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &gateway.value.spec;
-    for (field, given) in [
-        ("spec.allowedListeners", spec.allowed_listeners.is_some()),
-        ("spec.defaultScope", spec.default_scope.is_some()),
-        (
-            "spec.infrastructure.parametersRef",
-            spec.infrastructure.as_ref().is_some_and(|i| i.parameters_ref.is_some()),
-        ),
-    ] {
-        if given {
-            diagnostics.push(reasons::not_acting(&gateway.at(field), "the field does not act yet"));
-        }
+    if spec.default_scope.is_some() {
+        diagnostics.push(reasons::not_acting(&gateway.at("spec.defaultScope"), "the field does not act yet"));
     }
 }
 
@@ -120,16 +125,21 @@ fn resolve_seats(
 ) -> Seats {
     match options.listen.placement {
         Placement::Local => {
+            report_parameters_without_service(gateway, diagnostics);
             let addresses = resolve_addresses(gateway, vec![options.listen.bind], diagnostics);
             Seats::Own { addresses, port_offset: options.listen.port_offset }
         }
         Placement::Host(families) => {
+            report_parameters_without_service(gateway, diagnostics);
             let addresses = resolve_addresses(gateway, families.unspecified(), diagnostics);
             Seats::Own { addresses, port_offset: 0 }
         }
         Placement::Service(families) => {
+            let parameters = resolve_gateway_parameters(cluster, gateway, parameters);
+            let parameters =
+                parameters.map_err(|diagnostic| diagnostics.push(*diagnostic)).unwrap_or_default();
             // The address is the Service's affair; whether it can be had is said here.
-            if let Err(unusable) = requested_address(&gateway.value, parameters.service_type) {
+            if let Err(unusable) = requested_addresses(cluster, gateway, parameters.service_type) {
                 diagnostics.extend(unusable.into_iter().map(|wrong| {
                     let place = gateway.at(&format!("spec.addresses[{}]", wrong.index));
                     reasons::address_not_usable(&place, &wrong)
@@ -144,20 +154,32 @@ fn resolve_seats(
     }
 }
 
-/// The addresses that a Gateway asks for, or the default ones.
+/// Parameters are about Services, and this Gateway has none.
+fn report_parameters_without_service(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {
+    let infrastructure = gateway.value.spec.infrastructure.as_ref();
+    if infrastructure.is_some_and(|found| found.parameters_ref.is_some()) {
+        let place = gateway.at(GATEWAY_PARAMETERS);
+        diagnostics.push(reasons::not_acting(&place, "the Gateway has no Service here that it could shape"));
+    }
+}
+
+/// The addresses that a Gateway asks for, or the default ones, which entries of type IPAddress without a value ask for.
 fn resolve_addresses(
     gateway: &Object<Gateway>,
     default: Vec<IpAddr>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<IpAddr> {
-    let Some(asked) = gateway.value.spec.addresses.as_ref().filter(|addresses| !addresses.is_empty()) else {
-        return default;
-    };
+    let asked = gateway.value.spec.addresses.as_deref().unwrap_or_default();
     let mut addresses = Vec::new();
+    let mut is_any = true;
     for (index, address) in asked.iter().enumerate() {
         let field = format!("spec.addresses[{index}]");
         let kind = address.r#type.as_deref().unwrap_or("IPAddress");
         let value = address.value.as_deref().unwrap_or("");
+        if kind == "IPAddress" && value.is_empty() {
+            continue;
+        }
+        is_any = false;
         match (kind, value.parse::<IpAddr>()) {
             ("IPAddress", Ok(ip)) if !ip.is_multicast() => {
                 if !addresses.contains(&ip) {
@@ -167,7 +189,7 @@ fn resolve_addresses(
             _ => diagnostics.push(reasons::unsupported_address(&gateway.at(&field), kind, value)),
         }
     }
-    addresses
+    if is_any { default } else { addresses }
 }
 
 impl Seats {
@@ -210,11 +232,11 @@ impl Sockets {
         &mut self,
         gateway: &Object<Gateway>,
         listener: &mut ListenerNode,
+        place: &Place,
         seats: &Seats,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> bool {
-        let place = gateway.at(&format!("{}.port", listener.field));
-        let wanted = match seats.sockets(listener, &place) {
+        let wanted = match seats.sockets(listener, place) {
             Ok(wanted) => wanted,
             Err(diagnostic) => {
                 diagnostics.push(*diagnostic);
@@ -231,7 +253,7 @@ impl Sockets {
                     listener.bind.push(socket);
                 }
                 Some((taken, owner)) => {
-                    diagnostics.push(reasons::port_unavailable(&place, socket, taken, &owner.gateway));
+                    diagnostics.push(reasons::port_unavailable(place, socket, taken, &owner.gateway));
                 }
                 None => {
                     owners.0.insert(socket, Owner { gateway: gateway.key.clone(), port: listener.port });

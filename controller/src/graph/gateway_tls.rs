@@ -15,6 +15,7 @@ use understudy_crds::ObjectReference;
 use crate::cluster::{Key, Object};
 use crate::diagnostics::{Diagnostic, Reason, reasons};
 use crate::graph::backend_tls::TlsSource;
+use crate::graph::listener_sets::{Part, part_of};
 use crate::graph::listener_tls::{Certificates, Dates, resolve_certificate};
 use crate::graph::listeners::ListenerNode;
 use crate::graph::reference_grant::{Referrer, is_permitted};
@@ -116,17 +117,18 @@ pub(crate) fn allows_insecure_clients(gateway: &Gateway) -> bool {
     all.any(|(_, validation)| validation.mode == ClientValidationMode::AllowInsecure)
 }
 
-/// Has the HTTPS listeners of a Gateway verify their clients as it asks. A listener that could verify nobody is not
+/// Has the HTTPS listeners of a Gateway, and those of its ListenerSets, verify their clients as it asks. A listener that could verify nobody is not
 /// served.
 pub(super) fn bind_clients(
     gateway: &Object<Gateway>,
+    parts: &[Part],
     source: Certificates<'_>,
     listeners: &mut Vec<ListenerNode>,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     let mut resolved = Vec::new();
     for (port, validation) in validations(&gateway.value) {
-        let is_used = gateway.value.spec.listeners.iter().any(|listener| {
+        let is_used = parts.iter().flat_map(|part| &part.object.value.spec.listeners).any(|listener| {
             let of = validation_of(&gateway.value, listener.port);
             listener.protocol == "HTTPS" && of.is_some_and(|of| of.field == validation.field)
         });
@@ -148,8 +150,9 @@ pub(super) fn bind_clients(
         let found = resolved.iter().find(|(field, _)| *field == asked.field);
         listener.clients = found.and_then(|(_, clients)| clients.clone());
         if listener.clients.is_none() {
-            let place = gateway.at(&listener.field);
-            diagnostics.push(reasons::no_authority_for_clients(&place, listener.name.as_str(), &asked.field));
+            let place = part_of(parts, listener).at(&listener.field);
+            let name = &listener.shape.name;
+            diagnostics.push(reasons::no_authority_for_clients(&place, name, &asked.field));
         }
         listener.clients.is_some()
     });

@@ -65,6 +65,8 @@ pub(crate) struct RouteNode {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AttachmentNode {
     pub(crate) gateway: Key,
+    /// The ListenerSet that the listener stands in; `None` for the Gateway itself.
+    pub(crate) set: Option<Key>,
     /// The listener's place among the gateway's.
     pub(crate) listener: usize,
     pub(crate) hostnames: Vec<Hostname>,

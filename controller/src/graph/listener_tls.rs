@@ -87,7 +87,8 @@ impl Certificates<'_> {
         }
         let namespace = reference.namespace.as_deref().unwrap_or(&gateway.key.namespace);
         let key = Key::new(namespace, &reference.name);
-        let from = Referrer { group: GATEWAY_API, kind: "Gateway", namespace: &gateway.key.namespace };
+        let kind_of_gateway = gateway.kind.info().name;
+        let from = Referrer { group: GATEWAY_API, kind: kind_of_gateway, namespace: &gateway.key.namespace };
         if !is_permitted(self.cluster, &from, "", kind, &key) {
             return Err(reasons::ref_not_permitted(&at("namespace"), &from, "", kind, &key).into());
         }

@@ -11,9 +11,10 @@ use gateway_api::apis::experimental::gateways::{
 use understudy_conf::{Certificate, Hostname, ListenerName, Protocol, TlsMode};
 use understudy_crds::{LabelRequirement, TargetLabels};
 
-use crate::cluster::{Cluster, Object};
+use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::gateway_tls::ClientsNode;
+use crate::graph::listener_sets::Part;
 use crate::graph::listener_tls::Certificates;
 use crate::watch::{GATEWAY_API, Kind};
 
@@ -21,7 +22,7 @@ use crate::watch::{GATEWAY_API, Kind};
 #[derive(Debug, PartialEq)]
 pub(crate) struct ListenerNode {
     pub(crate) name: ListenerName,
-    /// Its field in the Gateway.
+    /// Its field in the Gateway, or in its ListenerSet.
     pub(crate) field: String,
     pub(crate) port: u16,
     pub(crate) protocol: Protocol,
@@ -40,6 +41,8 @@ pub(crate) struct ListenerNode {
 /// What decides which routes attach to a listener, whether it is served or not.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ListenerShape {
+    /// The ListenerSet that it stands in; `None` for the Gateway itself.
+    pub(crate) set: Option<Key>,
     pub(crate) name: String,
     pub(crate) port: u16,
     pub(crate) hostname: Option<Hostname>,
@@ -53,7 +56,7 @@ pub(crate) struct ListenerShape {
 pub(crate) struct Listeners {
     /// Those that can be served.
     pub(crate) nodes: Vec<ListenerNode>,
-    /// One for each in the spec; `None` where it says nothing that could be read.
+    /// One for each in the specs; `None` where it says nothing that could be read.
     pub(crate) shapes: Vec<Option<ListenerShape>>,
 }
 
@@ -70,16 +73,11 @@ impl ListenerShape {
         self.kinds.contains(&kind)
     }
 
-    /// Whether routes of a namespace may attach to this listener of a gateway.
-    pub(crate) fn allows_namespace(
-        &self,
-        cluster: &Cluster,
-        gateway_namespace: &str,
-        namespace: &str,
-    ) -> bool {
+    /// Whether routes of a namespace may attach to this listener of a Gateway or ListenerSet in `own_namespace`.
+    pub(crate) fn allows_namespace(&self, cluster: &Cluster, own_namespace: &str, namespace: &str) -> bool {
         match &self.namespaces {
             AllowedNamespaces::All => true,
-            AllowedNamespaces::Same => gateway_namespace == namespace,
+            AllowedNamespaces::Same => own_namespace == namespace,
             AllowedNamespaces::Selector(selector) => selector.matches(&namespace_labels(cluster, namespace)),
         }
     }
@@ -96,66 +94,98 @@ pub(crate) fn namespace_labels(cluster: &Cluster, namespace: &str) -> BTreeMap<S
     labels
 }
 
-/// Builds the listeners that can be served, without sockets. What breaks a rule of the kind is reported by
-/// [`validate_gateway`].
+/// Builds the listeners that can be served, without sockets: of each part the Gateway itself first, so that it has what
+/// another one wants as well. What breaks a rule of the kind is reported by [`validate_gateway`].
 pub(crate) fn build_listeners(
-    gateway: &Object<Gateway>,
+    parts: &[Part],
     certificates: Certificates<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Listeners {
-    let mut nodes: Vec<ListenerNode> = Vec::new();
+    let mut merger = Merger { certificates, nodes: Vec::new(), owners: Vec::new(), seated: Vec::new() };
     let mut shapes = Vec::new();
-    let listeners = &gateway.value.spec.listeners;
-    for (index, listener) in listeners.iter().enumerate() {
+    for part in parts {
+        for (index, listener) in part.object.value.spec.listeners.iter().enumerate() {
+            shapes.push(merger.add(part, index, listener, diagnostics));
+        }
+    }
+    Listeners { nodes: merger.nodes, shapes }
+}
+
+/// Merges listeners of several objects.
+struct Merger<'a> {
+    certificates: Certificates<'a>,
+    nodes: Vec<ListenerNode>,
+    /// The part of each node.
+    owners: Vec<&'a Part>,
+    /// Those that no protocol keeps from their port.
+    seated: Vec<(&'a Part, &'a GatewayListeners)>,
+}
+
+impl<'a> Merger<'a> {
+    fn add(
+        &mut self,
+        part: &'a Part,
+        index: usize,
+        listener: &'a GatewayListeners,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<ListenerShape> {
+        let object = &part.object;
         let field = format!("spec.listeners[{index}]");
         let mut said = Vec::new();
-        let shape = build_shape(gateway, listener, &field, &mut said);
-        shapes.push(shape.clone());
+        let shape = build_shape(part, listener, &field, &mut said);
         let sharing = Sharing::of(&listener.protocol);
-        let conflict = listeners[..index].iter().find(|earlier| {
+        let conflict = self.seated.iter().find(|(_, earlier)| {
             earlier.port == listener.port && !sharing.is_possible_with(Sharing::of(&earlier.protocol))
         });
-        if let Some(earlier) = conflict {
-            let place = gateway.at(&format!("{field}.protocol"));
-            diagnostics.push(reasons::protocol_conflict(
-                &place,
-                &earlier.name,
-                &earlier.protocol,
-                listener.port,
-            ));
-            continue;
+        if let Some((owner, earlier)) = conflict {
+            let place = object.at(&format!("{field}.protocol"));
+            let name = name_for(part, owner, &earlier.name);
+            diagnostics.push(reasons::protocol_conflict(&place, &name, &earlier.protocol, listener.port));
+            return shape;
         }
+        self.seated.push((part, listener));
         if sharing == Sharing::Unknown {
-            continue;
+            return shape;
         }
         diagnostics.append(&mut said);
         let node = shape
-            .and_then(|shape| build_listener(gateway, listener, shape, certificates, field, diagnostics));
-        let Some(node) = node else { continue };
-        if nodes.iter().any(|other| other.name == node.name) {
-            continue;
+            .clone()
+            .and_then(|shape| build_listener(object, listener, shape, self.certificates, field, diagnostics));
+        let Some(node) = node else { return shape };
+        if self.nodes.iter().any(|other| other.name == node.name) {
+            return shape;
         }
-        let same = |other: &&ListenerNode| {
+        let same = |other: &ListenerNode| {
             let beside = (other.protocol == Protocol::Udp) == (node.protocol == Protocol::Udp);
             beside && other.port == node.port && other.hostname == node.hostname
         };
-        match nodes.iter().find(same) {
-            Some(other) => {
-                let place = gateway.at(&node.field);
-                diagnostics.push(reasons::hostname_conflict(&place, other.name.as_str(), node.port));
+        match self.nodes.iter().zip(&self.owners).find(|(other, _)| same(other)) {
+            Some((other, owner)) => {
+                let place = object.at(&node.field);
+                let name = name_for(part, owner, &other.shape.name);
+                diagnostics.push(reasons::hostname_conflict(&place, &name, node.port));
             }
-            None => nodes.push(node),
+            None => {
+                self.nodes.push(node);
+                self.owners.push(part);
+            }
         }
+        shape
     }
-    Listeners { nodes, shapes }
+}
+
+/// How a listener is called where another one is spoken of.
+fn name_for(part: &Part, owner: &Part, name: &str) -> String {
+    if part.set == owner.set { name.to_owned() } else { format!("{name} of {}", owner.object.label) }
 }
 
 fn build_shape(
-    gateway: &Object<Gateway>,
+    part: &Part,
     listener: &GatewayListeners,
     field: &str,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<ListenerShape> {
+    let gateway = &part.object;
     let port = u16::try_from(listener.port).ok().filter(|port| *port != 0)?;
     let name = ListenerName::new(&listener.name).ok().filter(|name| name.as_str().len() <= 253)?;
     let hostname = match listener.hostname.as_deref() {
@@ -192,7 +222,7 @@ fn build_shape(
         kinds.retain(|kind| named.contains(kind));
     }
     let name = name.as_str().to_owned();
-    Some(ListenerShape { name, port, hostname, namespaces, kinds })
+    Some(ListenerShape { set: part.set.clone(), name, port, hostname, namespaces, kinds })
 }
 
 /// The kinds of routes that a listener serves by its protocol. What is left where TLS ended is a TCP connection.
@@ -251,7 +281,12 @@ fn build_listener(
     field: String,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<ListenerNode> {
-    let name = ListenerName::new(&shape.name).ok()?;
+    // No listener of a Gateway has a slash in its name.
+    let name = match &shape.set {
+        None => ListenerName::new(&shape.name),
+        Some(set) => ListenerName::new(format!("listenerset/{}/{}/{}", set.namespace, set.name, shape.name)),
+    };
+    let name = name.ok()?;
     let (port, hostname) = (shape.port, shape.hostname.clone());
     let protocol = match listener.protocol.as_str() {
         "HTTPS" => Protocol::Https,
@@ -324,7 +359,8 @@ pub(crate) fn validate_gateway(gateway: &Object<Gateway>) -> Vec<Diagnostic> {
             let message = format!("a listener before it is called {:?} too", listener.name);
             found.push(reasons::invalid(&at(".name"), message, "Give every listener a name of its own."));
         }
-        if ListenerName::new(&listener.name).is_err() || listener.name.len() > 253 {
+        let name = &listener.name;
+        if ListenerName::new(name).is_err() || name.len() > 253 || name.contains('/') {
             let remedy = "Use a word such as http, of at most 253 characters.";
             found.push(reasons::invalid(&at(".name"), "it is no name", remedy));
         }

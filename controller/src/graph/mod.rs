@@ -20,6 +20,7 @@ mod gateway;
 mod gateway_class;
 mod gateway_tls;
 mod http_route;
+mod listener_sets;
 mod listener_tls;
 mod listeners;
 mod matches;
@@ -54,6 +55,7 @@ pub(crate) use gateway_tls::{allows_insecure_clients, validation_of};
 pub(crate) use http_route::{
     AttachmentNode, BuiltRoute, MirrorNode, RefNode, RefTargetNode, RouteNode, RuleAction, RuleNode,
 };
+pub(crate) use listener_sets::SetNode;
 pub(crate) use listeners::{ListenerNode, ListenerShape};
 pub(crate) use parents::ParentNode;
 pub(crate) use reference_grant::Referrer;
@@ -83,6 +85,12 @@ impl Graph {
     /// The routes that are attached to a listener.
     pub(crate) fn served_routes(&self) -> impl Iterator<Item = &RouteNode> {
         self.routes.values().filter_map(|route| route.node.as_ref())
+    }
+
+    /// The Gateway that a ListenerSet belongs to, if it is served and allows it.
+    pub(crate) fn gateway_of_set(&self, set: &Key) -> Option<&Key> {
+        let has = |node: &GatewayNode| node.set(set).is_some_and(|set| set.shapes.is_some());
+        self.gateways.iter().find(|(_, node)| has(node)).map(|(key, _)| key)
     }
 
     /// A route, if it is attached to a listener.

@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Key};
 use crate::diagnostics::{Diagnostic, reasons};
 use crate::graph::backend_traffic_policy::{PolicyIndex, PolicyNode, Spot};
 use crate::graph::gateway::GatewayNode;
+use crate::graph::listener_sets::gateway_of;
 use crate::graph::policy_balancer::apply_annotations;
 use crate::graph::policy_settings::build_policy;
 
@@ -51,13 +52,23 @@ pub(super) fn merge_policies(
         let (route, rule) = match spot {
             Spot::Rule(route, rule) => (route, Some(rule.as_str())),
             Spot::Route(route) => (route, None),
-            Spot::Listener(..) | Spot::Gateway(_) => continue,
+            Spot::SetListener(..) | Spot::Set(_) | Spot::Listener(..) | Spot::Gateway(_) => continue,
         };
         let parents = cluster.route(route).and_then(|route| route.value.spec.parent_refs.as_deref());
         for parent in parents.unwrap_or_default() {
-            let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&route.key.namespace), &parent.name);
-            for listener in gateways.get(&gateway).iter().flat_map(|node| &node.listeners) {
-                let chain = index.chain(route, rule, &gateway, listener.name.as_str());
+            let key = Key::new(parent.namespace.as_deref().unwrap_or(&route.key.namespace), &parent.name);
+            let is_set = parent.kind.as_deref() == Some("ListenerSet");
+            let set = cluster.listener_sets.get(&key).filter(|_| is_set);
+            let gateway = match set {
+                Some(set) => gateway_of(&key, &set.value.parent_ref),
+                None => Some(key.clone()),
+            };
+            let Some(gateway) = gateway else { continue };
+            let listeners = gateways.get(&gateway).into_iter().flat_map(|node| &node.listeners);
+            for listener in
+                listeners.filter(|listener| listener.shape.set.as_ref() == set.map(|set| &set.key))
+            {
+                let chain = index.chain(route, rule, &gateway, &listener.shape);
                 let chain: Vec<_> = chain.into_iter().cloned().collect();
                 if chain.len() > 1 && !chains.contains(&chain) {
                     chains.push(chain);

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use gateway_api::apis::experimental::gatewayclasses::GatewayClass;
+use gateway_api::apis::experimental::gateways::Gateway;
 
 use crate::CONTROLLER_NAME;
 use crate::cluster::{Cluster, Key, Object};
 use crate::graph::gateway_class::is_ours;
 use crate::graph::gateway_tls::references_of;
+use crate::graph::listener_sets::gateway_of;
 use crate::graph::reference_grant::{Referrer, is_permitted};
 use crate::watch::{ENVOY, GATEWAY_API, Kind, ObjectId};
 
@@ -32,13 +34,26 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
             continue;
         }
         let from = Referrer { group: GATEWAY_API, kind: "Gateway", namespace: &gateway.key.namespace };
-        let listeners = gateway.value.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        for reference in listeners.filter_map(|tls| tls.certificate_refs.as_ref()).flatten() {
-            let kind = reference.kind.as_deref().unwrap_or("Secret");
-            add(&from, kind, reference.namespace.as_deref(), &reference.name);
+        let infrastructure = gateway.value.spec.infrastructure.as_ref();
+        if let Some(parameters) = infrastructure.and_then(|found| found.parameters_ref.as_ref())
+            && (parameters.group.as_str(), parameters.kind.as_str()) == ("", "ConfigMap")
+        {
+            add(&from, "ConfigMap", None, &parameters.name);
         }
+        add_certificates(&gateway.value, &from, &mut add);
         for (kind, namespace, name) in references_of(&gateway.value) {
             add(&from, kind, namespace, name);
+        }
+    }
+    for set in cluster.listener_sets.values() {
+        // Only what a Gateway of ours may show has to be known here.
+        let gateway = gateway_of(&set.key, &set.value.parent_ref).and_then(|key| cluster.gateways.get(&key));
+        let class = gateway.and_then(|gateway| {
+            cluster.gateway_classes.get(&Key::new("", &gateway.value.spec.gateway_class_name))
+        });
+        if class.is_some_and(|class| class.value.spec.controller_name == CONTROLLER_NAME) {
+            let from = Referrer { group: GATEWAY_API, kind: "ListenerSet", namespace: &set.key.namespace };
+            add_certificates(&set.value.as_gateway, &from, &mut add);
         }
     }
     for backend in cluster.backends.values() {
@@ -59,6 +74,19 @@ pub(crate) fn referenced_contents(cluster: &Cluster) -> BTreeSet<ObjectId> {
         }
     }
     found
+}
+
+/// Adds the certificates of listeners.
+fn add_certificates(
+    gateway: &Gateway,
+    from: &Referrer<'_>,
+    add: &mut impl FnMut(&Referrer<'_>, &str, Option<&str>, &str),
+) {
+    let listeners = gateway.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    for reference in listeners.filter_map(|tls| tls.certificate_refs.as_ref()).flatten() {
+        let kind = reference.kind.as_deref().unwrap_or("Secret");
+        add(from, kind, reference.namespace.as_deref(), &reference.name);
+    }
 }
 
 /// The ConfigMap that says how the Gateways of a class are reached. Whoever writes a class may name any: it is nobody's

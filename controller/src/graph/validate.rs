@@ -21,6 +21,7 @@ use crate::watch::KnownObject;
 pub(crate) fn validate_object(object: &KnownObject) -> Vec<Diagnostic> {
     match object {
         KnownObject::Gateway(gateway) => validate_gateway(gateway),
+        KnownObject::ListenerSet(set) => validate_gateway(&set.as_gateway()),
         KnownObject::HttpRoute(route)
         | KnownObject::GrpcRoute(route)
         | KnownObject::TlsRoute(route)

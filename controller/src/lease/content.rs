@@ -16,6 +16,8 @@ pub(super) const LABEL: &str = "understudy.dev/sidecar";
 const NODE: &str = "understudy.dev/node";
 /// `{"NAMESPACE/NAME": GENERATION}` of the Gateways that are served.
 const GATEWAYS: &str = "understudy.dev/gateways";
+/// The same of ListenerSets.
+const SETS: &str = "understudy.dev/listenersets";
 /// Sentences about what could not act.
 const DEGRADED: &str = "understudy.dev/degraded";
 /// What the proxy says of its pools.
@@ -29,16 +31,8 @@ const MAX_SENTENCE: usize = 300;
 /// The annotations of a sidecar's Lease.
 pub(super) fn to_annotations(sidecar: &ServingSidecar) -> BTreeMap<String, String> {
     let mut room = MAX_GATEWAYS;
-    let mut gateways = BTreeMap::new();
-    for (key, generation) in &sidecar.gateways {
-        let name = key.to_string();
-        let Some(left) = room.checked_sub(name.len() + 24) else {
-            log::warn!("more Gateways are served than a Lease can name; the rest seems not to be served");
-            break;
-        };
-        room = left;
-        gateways.insert(name, *generation);
-    }
+    let gateways = named(&sidecar.gateways, &mut room);
+    let sets = named(&sidecar.sets, &mut room);
     let degraded: Vec<_> = sidecar
         .degraded
         .iter()
@@ -51,6 +45,9 @@ pub(super) fn to_annotations(sidecar: &ServingSidecar) -> BTreeMap<String, Strin
         (GATEWAYS.to_owned(), json(serde_json::to_string(&gateways))),
     ]
     .into();
+    if !sets.is_empty() {
+        annotations.insert(SETS.to_owned(), json(serde_json::to_string(&sets)));
+    }
     if !degraded.is_empty() {
         annotations.insert(DEGRADED.to_owned(), json(serde_json::to_string(&degraded)));
     }
@@ -60,19 +57,38 @@ pub(super) fn to_annotations(sidecar: &ServingSidecar) -> BTreeMap<String, Strin
     annotations
 }
 
+/// Generations by name, as many as there is room for.
+fn named(generations: &BTreeMap<Key, i64>, room: &mut usize) -> BTreeMap<String, i64> {
+    let mut named = BTreeMap::new();
+    for (key, generation) in generations {
+        let name = key.to_string();
+        let Some(left) = room.checked_sub(name.len() + 24) else {
+            log::warn!("more is served than a Lease can name; the rest seems not to be served");
+            break;
+        };
+        *room = left;
+        named.insert(name, *generation);
+    }
+    named
+}
+
 /// What a Lease says of its sidecar; `None` if it is no sidecar's. What cannot be read counts as not served.
 pub(super) fn from_lease(lease: &Lease) -> Option<ServingSidecar> {
     let annotations = lease.metadata.annotations.as_ref()?;
     let read = |name: &str| annotations.get(name).map(String::as_str);
-    let gateways: BTreeMap<String, i64> =
-        read(GATEWAYS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let gateways = gateways.into_iter().filter_map(|(name, generation)| {
-        let (namespace, name) = name.split_once('/')?;
-        Some((Key::new(namespace, name), generation))
-    });
+    let generations = |name: &str| {
+        let named: BTreeMap<String, i64> =
+            read(name).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let keyed = named.into_iter().filter_map(|(name, generation)| {
+            let (namespace, name) = name.split_once('/')?;
+            Some((Key::new(namespace, name), generation))
+        });
+        keyed.collect::<BTreeMap<_, _>>()
+    };
     Some(ServingSidecar {
         node: read(NODE)?.to_owned(),
-        gateways: gateways.collect(),
+        gateways: generations(GATEWAYS),
+        sets: generations(SETS),
         degraded: read(DEGRADED).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         pools: read(POOLS).map(str::to_owned),
     })
@@ -93,6 +109,7 @@ mod tests {
         let sidecar = ServingSidecar {
             node: "n1".into(),
             gateways: [(Key::new("default", "eg"), 3), (Key::new("infra", "eg"), 1)].into(),
+            sets: [(Key::new("shop", "eg"), 2)].into(),
             degraded: vec!["0.0.0.0:80 is taken".into()],
             pools: Some("{}".into()),
         };
@@ -107,6 +124,7 @@ mod tests {
             gateways: (0..20_000)
                 .map(|n| (Key::new("default", &format!("gateway-{n:08}")), i64::MAX))
                 .collect(),
+            sets: [(Key::new("shop", "eg"), 2)].into(),
             degraded: vec!["x".repeat(10_000); 1000],
             pools: Some("y".repeat(MAX_POOLS + 1)),
         };

@@ -21,6 +21,8 @@ use crate::cluster::Key;
 
 pub(crate) use leader::run as run_leader;
 pub(crate) use own::run as run_own;
+#[cfg(test)]
+pub(crate) use served::Generations;
 pub(crate) use served::{Served, run as run_served};
 pub(crate) use sidecars::run as run_sidecars;
 
@@ -34,6 +36,8 @@ pub(crate) struct ServingSidecar {
     pub(crate) node: String,
     /// Gateways with the generation of each that is served.
     pub(crate) gateways: BTreeMap<Key, i64>,
+    /// ListenerSets with the generation of each that is served.
+    pub(crate) sets: BTreeMap<Key, i64>,
     /// What of the state could not act there, in sentences.
     pub(crate) degraded: Vec<String>,
     /// What its proxy says of its pools, as it stands in the Lease.

@@ -107,7 +107,8 @@ impl Own {
         let served = self.served.borrow_and_update().clone();
         to_annotations(&ServingSidecar {
             node: self.sidecar.node.clone(),
-            gateways: served.gateways.as_ref().clone(),
+            gateways: served.generations.gateways.clone(),
+            sets: served.generations.sets.clone(),
             degraded: served.degraded,
             pools: self.pools.borrow_and_update().clone(),
         })

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::cluster::Key;
 use crate::fake_api::FakeApi;
+use crate::lease::Generations;
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/understudy-system/leases/understudy-node-n1";
 
@@ -31,7 +32,9 @@ fn start(api: &FakeApi, pod: &str) -> Pod {
 }
 
 fn serving(generation: i64) -> Served {
-    Served { gateways: Arc::new([(Key::new("default", "eg"), generation)].into()), degraded: Vec::new() }
+    let gateways = [(Key::new("default", "eg"), generation)].into();
+    let generations = Generations { gateways, ..Generations::default() };
+    Served { generations: generations.into(), degraded: Vec::new() }
 }
 
 fn writes(api: &FakeApi) -> usize {

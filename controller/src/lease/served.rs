@@ -1,7 +1,7 @@
 //! What the proxy beside this controller serves.
 //!
-//! Inputs: passes, and the proxy's acknowledgement in the state's folder. Outputs: the Gateways with the generation of
-//! each that is served. The proxy acknowledges versions, and each controller counts its own: that is why versions
+//! Inputs: passes, and the proxy's acknowledgement in the state's folder. Outputs: the Gateways and
+//! ListenerSets with the generation of each that is served. The proxy acknowledges versions, and each controller counts its own: that is why versions
 //! are turned into generations here, where both are known.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,10 +26,29 @@ const MAX_WAITING: usize = 64;
 /// What the proxy beside this controller serves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Served {
-    /// Gateways with the generation of each.
-    pub(crate) gateways: Arc<BTreeMap<Key, i64>>,
+    pub(crate) generations: Arc<Generations>,
     /// What of the state could not act, in sentences.
     pub(crate) degraded: Vec<String>,
+}
+
+/// What is served, with the generation of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Generations {
+    pub(crate) gateways: BTreeMap<Key, i64>,
+    /// ListenerSets.
+    pub(crate) sets: BTreeMap<Key, i64>,
+}
+
+impl Generations {
+    fn of(pass: &Pass) -> Self {
+        let gateways = pass.graph.gateways.keys().filter_map(|key| pass.cluster.gateways.get(key));
+        let sets = pass.graph.gateways.values().flat_map(|node| &node.sets);
+        let sets = sets.filter_map(|set| pass.cluster.listener_sets.get(&set.key));
+        Self {
+            gateways: gateways.map(|gateway| (gateway.key.clone(), gateway.generation())).collect(),
+            sets: sets.map(|set| (set.key.clone(), set.generation())).collect(),
+        }
+    }
 }
 
 /// Follows passes and acknowledgements until there are no more passes.
@@ -47,11 +66,7 @@ pub(crate) async fn run(
             _ = looks.tick() => {}
         }
         if let Some(pass) = passes.borrow_and_update().as_ref() {
-            history.add(pass.version, || {
-                let gateways = pass.graph.gateways.keys();
-                let known = gateways.filter_map(|key| pass.cluster.gateways.get(key));
-                known.map(|gateway| (gateway.key.clone(), gateway.generation())).collect()
-            });
+            history.add(pass.version, Generations::of(pass));
         }
         let Some(acknowledgement) = read(&folder).await else { continue };
         let now = history.served(&acknowledgement);
@@ -77,19 +92,18 @@ async fn read(folder: &Path) -> Option<Acknowledgement> {
 
 /// The passes that may be served.
 #[derive(Debug, Default)]
-struct History(VecDeque<(u64, Arc<BTreeMap<Key, i64>>)>);
+struct History(VecDeque<(u64, Arc<Generations>)>);
 
 impl History {
     /// Adds a pass. One with the version of the last one is served as soon as that is: nothing else differs.
-    fn add(&mut self, version: u64, gateways: impl FnOnce() -> BTreeMap<Key, i64>) {
-        let gateways = gateways();
+    fn add(&mut self, version: u64, generations: Generations) {
         match self.0.back_mut() {
             Some((last, known)) if *last == version => {
-                if **known != gateways {
-                    *known = gateways.into();
+                if **known != generations {
+                    *known = generations.into();
                 }
             }
-            _ => self.0.push_back((version, gateways.into())),
+            _ => self.0.push_back((version, generations.into())),
         }
         while self.0.len() > MAX_WAITING {
             // The first one is served.
@@ -106,7 +120,7 @@ impl History {
             self.0.pop_front();
         }
         let first = self.0.front().filter(|(version, _)| *version <= serving);
-        Served { gateways: first.map(|(_, gateways)| gateways.clone()).unwrap_or_default(), degraded }
+        Served { generations: first.map(|(_, known)| known.clone()).unwrap_or_default(), degraded }
     }
 }
 
@@ -116,11 +130,12 @@ mod tests {
 
     fn serving(history: &mut History, version: Option<u64>) -> Vec<i64> {
         let acknowledgement = Acknowledgement { serving: version, ..Acknowledgement::default() };
-        history.served(&acknowledgement).gateways.values().copied().collect()
+        history.served(&acknowledgement).generations.gateways.values().copied().collect()
     }
 
     fn add(history: &mut History, version: u64, generation: i64) {
-        history.add(version, || [(Key::new("default", "eg"), generation)].into());
+        let gateways = [(Key::new("default", "eg"), generation)].into();
+        history.add(version, Generations { gateways, ..Generations::default() });
     }
 
     #[test]

@@ -86,6 +86,7 @@ pub(super) fn written_since(last: &Pass, pass: &Pass) -> BTreeSet<ObjectId> {
     };
     add(Kind::GatewayClass, other_versions(&before.gateway_classes, &now.gateway_classes));
     add(Kind::Gateway, other_versions(&before.gateways, &now.gateways));
+    add(Kind::ListenerSet, other_versions(&before.listener_sets, &now.listener_sets));
     add(Kind::Backend, other_versions(&before.backends, &now.backends));
     add(Kind::BackendTrafficPolicy, other_versions(&before.policies, &now.policies));
     add(Kind::BackendTlsPolicy, other_versions(&before.backend_tls_policies, &now.backend_tls_policies));

@@ -1,20 +1,21 @@
 //! Gateway: whether it and its listeners are accepted and served, by which nodes, with how many routes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use gateway_api::apis::experimental::gateways::Gateway;
 
-use crate::addresses::GatewayAddress;
+use crate::addresses::{GATEWAY_PARAMETERS, GatewayAddress};
 use crate::cluster::{Key, Object};
-use crate::diagnostics::{Diagnostic, Reason, Severity};
+use crate::diagnostics::{Diagnostic, Reason};
 use crate::graph::GatewayNode;
 use crate::lease::ServingSidecar;
-use crate::status::condition::{
-    Condition, accepted, not_accepted, not_programmed, programmed, resolved_refs, unresolved_refs,
-};
+use crate::status::condition::{Condition, accepted, not_accepted, not_programmed, programmed};
 use crate::status::findings::{Findings, field, is_below, sentences};
 use crate::status::gateway_tls as tls;
-use crate::status::{Desired, Inputs, ListenerReport, Report};
+use crate::status::listener_set::build_set;
+use crate::status::listeners::Section;
+use crate::status::{Desired, Inputs, Report};
 use crate::watch::{Kind, ObjectId};
 
 /// More nodes than this are counted, not named.
@@ -30,10 +31,11 @@ pub(super) fn build_gateways(inputs: Inputs<'_>, findings: &Findings<'_>) -> Vec
             let gateway = inputs.cluster.gateways.get(key)?;
             Some(Builder { inputs, findings, gateway, node }.build(&attached))
         })
+        .flatten()
         .collect()
 }
 
-/// How many routes are attached to each listener, by its place in the Gateway's spec.
+/// How many routes are attached to each listener, by its place among the Gateway's shapes.
 fn count_routes(inputs: Inputs<'_>) -> BTreeMap<(&Key, usize), usize> {
     let mut counts = BTreeMap::new();
     for route in inputs.graph.routes.values() {
@@ -60,32 +62,34 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn build(&self, attached: &BTreeMap<(&Key, usize), usize>) -> Desired {
+    /// Its status, and those of its ListenerSets.
+    fn build(&self, attached: &BTreeMap<(&Key, usize), usize>) -> Vec<Desired> {
         let key = &self.gateway.key;
         let accepted = self.accepted();
         let addresses = self.addresses();
         let programmed = self.programmed(accepted.holds, &addresses);
-        let mut listeners: Vec<ListenerReport> = Vec::new();
-        for (index, listener) in self.gateway.value.spec.listeners.iter().enumerate() {
-            // An API server refuses two of one name, and a status has place for one.
-            if listeners.iter().any(|known| known.name == listener.name) {
-                continue;
-            }
-            let shape = self.node.shapes.get(index).and_then(Option::as_ref);
-            listeners.push(ListenerReport {
-                name: listener.name.clone(),
-                kinds: shape.map(|shape| shape.kinds.clone()).unwrap_or_default(),
-                attached_routes: attached.get(&(key, index)).copied().unwrap_or(0),
-                conditions: self.listener_conditions(index, &programmed),
-            });
-        }
+        let listeners = self.section().reports(key, attached, &programmed);
         let mut conditions = vec![accepted, programmed];
+        let pair = (key, self.node);
+        let sets: Vec<_> = self
+            .node
+            .sets
+            .iter()
+            .filter_map(|set| build_set(self.inputs, self.findings, pair, set, &conditions, attached))
+            .collect();
+        let attached_sets = sets.iter().filter(|(_, is_accepted)| *is_accepted).count();
         conditions.extend(tls::gateway_conditions(self.gateway, self.findings, &listeners));
-        Desired {
+        let own = Desired {
             id: ObjectId { kind: Kind::Gateway, key: key.clone() },
             generation: self.gateway.generation(),
-            report: Report::Gateway { conditions, addresses, listeners },
-        }
+            report: Report::Gateway { conditions, addresses, listeners, attached_sets },
+        };
+        std::iter::once(own).chain(sets.into_iter().map(|(set, _)| set)).collect()
+    }
+
+    /// The Gateway's own listeners.
+    fn section(&self) -> Section<'_> {
+        Section { findings: self.findings, object: self.gateway, node: self.node, set: None, first: 0 }
     }
 
     fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
@@ -94,8 +98,8 @@ impl Builder<'_> {
 
     fn accepted(&self) -> Condition {
         let spec = &self.gateway.value.spec.listeners;
-        let none_served =
-            self.node.listeners.is_empty() && (0..spec.len()).all(|index| self.waits(index).is_none());
+        let section = self.section();
+        let none_served = section.refused().len() == spec.len();
         let addresses: Vec<_> = self
             .wrong_addresses()
             .filter(|(_, is_ip)| none_served || !is_ip)
@@ -104,10 +108,12 @@ impl Builder<'_> {
         if !addresses.is_empty() {
             return not_accepted("UnsupportedAddress", sentences(&addresses));
         }
-        let refused: Vec<_> = (0..spec.len())
-            .filter(|index| !self.is_served(*index) && self.waits(*index).is_none())
-            .map(|index| spec[index].name.as_str())
-            .collect();
+        let parameters: Vec<_> =
+            self.errors().filter(|finding| is_below(finding, GATEWAY_PARAMETERS)).collect();
+        if !parameters.is_empty() {
+            return not_accepted("InvalidParameters", sentences(&parameters));
+        }
+        let refused = section.refused();
         if refused.is_empty() && !spec.is_empty() {
             return accepted("The Gateway is accepted.");
         }
@@ -133,19 +139,6 @@ impl Builder<'_> {
         })
     }
 
-    /// What a listener waits for that nothing is wrong with: the Service that leads to it.
-    fn waits(&self, index: usize) -> Option<&Diagnostic> {
-        let field = format!("spec.listeners[{index}].port");
-        let all = self.findings.of(&self.gateway.label).iter().copied();
-        all.filter(|finding| finding.severity == Severity::Info && finding.reason == Reason::PortUnavailable)
-            .find(|finding| is_below(finding, &field))
-    }
-
-    fn is_served(&self, index: usize) -> bool {
-        let field = format!("spec.listeners[{index}]");
-        self.node.listeners.iter().any(|listener| listener.field == field)
-    }
-
     /// The addresses that clients use.
     fn addresses(&self) -> Vec<GatewayAddress> {
         if let Some(assigned) = self.inputs.addresses.get(&self.gateway.key) {
@@ -160,6 +153,19 @@ impl Builder<'_> {
             }
         }
         addresses
+    }
+
+    /// What is asked for in `spec.addresses`, can be had as far as is known, and is not there.
+    fn missing_addresses(&self) -> Vec<&str> {
+        // Without Services and nodes, each address has a socket, or its listener an error.
+        let Some(assigned) = self.inputs.addresses.get(&self.gateway.key) else { return Vec::new() };
+        let has = |ip: IpAddr| assigned.iter().any(|address| address.value.parse() == Ok(ip));
+        let asked = self.gateway.value.spec.addresses.iter().flatten();
+        asked
+            .filter(|address| address.r#type.as_deref().unwrap_or("IPAddress") == "IPAddress")
+            .filter_map(|address| address.value.as_deref())
+            .filter(|value| value.parse().is_ok_and(|ip| !has(ip)))
+            .collect()
     }
 
     fn programmed(&self, accepted: bool, addresses: &[GatewayAddress]) -> Condition {
@@ -181,8 +187,16 @@ impl Builder<'_> {
         if addresses.is_empty() {
             return not_programmed("AddressNotAssigned", "No address is assigned to the Gateway yet.");
         }
-        let listeners = 0..self.gateway.value.spec.listeners.len();
-        if let Some(waits) = listeners.into_iter().find_map(|index| self.waits(index)) {
+        let missing = self.missing_addresses();
+        if !missing.is_empty() {
+            let message = format!(
+                "The Gateway's Service asks for {} and does not have it: neither as its cluster IP nor from a load \
+                 balancer.",
+                named(&missing)
+            );
+            return not_programmed("AddressNotUsable", message);
+        }
+        if let Some(waits) = self.section().waiting() {
             return not_programmed("Pending", sentences(&[waits]));
         }
         let sidecars = self.inputs.sidecars;
@@ -226,78 +240,6 @@ impl Builder<'_> {
         };
         let mut sockets = self.node.listeners.iter().flat_map(|listener| &listener.bind);
         is_word(self.node.name.as_str()) || sockets.any(|socket| is_word(&socket.to_string()))
-    }
-
-    fn listener_conditions(&self, index: usize, gateway: &Condition) -> Vec<Condition> {
-        let prefix = format!("spec.listeners[{index}]");
-        let clients = tls::clients_field(&self.gateway.value, index);
-        let is_about = |finding: &&Diagnostic| {
-            is_below(finding, &prefix) || clients.as_ref().is_some_and(|field| is_below(finding, field))
-        };
-        let about: Vec<&Diagnostic> = self
-            .findings
-            .of(&self.gateway.label)
-            .iter()
-            .copied()
-            .filter(is_about)
-            // That a protocol is not served is no error in `check`, where it is said for the whole Gateway.
-            .filter(|finding| finding.is_error() || finding.reason == Reason::UnsupportedProtocol)
-            .collect();
-        let of = |reasons: &[Reason]| -> Vec<&Diagnostic> {
-            about.iter().copied().filter(|finding| reasons.contains(&finding.reason)).collect()
-        };
-        let conflicts = of(&[Reason::HostnameConflict, Reason::ProtocolConflict]);
-        let references = of(&[
-            Reason::InvalidRouteKinds,
-            Reason::RefNotPermitted,
-            Reason::InvalidCertificateRef,
-            Reason::InvalidCACertificateRef,
-            Reason::InvalidCACertificateKind,
-        ]);
-        let refused: Vec<_> = about
-            .iter()
-            .copied()
-            .filter(|finding| !references.iter().any(|reference| std::ptr::eq(*reference, *finding)))
-            .collect();
-        let is_served = self.is_served(index);
-        let overlapping = tls::overlapping(&self.gateway.value, index);
-        let own = vec![
-            match refused.first() {
-                Some(first) => not_accepted(first.reason.as_str(), sentences(&refused)),
-                None => accepted("The listener is accepted."),
-            },
-            match conflicts.first() {
-                Some(first) => {
-                    Condition::new("Conflicted", true, first.reason.as_str(), sentences(&conflicts))
-                }
-                None => {
-                    Condition::new("Conflicted", false, "NoConflicts", "No other listener is in its way.")
-                }
-            },
-            match references
-                .iter()
-                .find(|finding| !field(finding).ends_with("certificateRefs"))
-                .or(references.first())
-            {
-                Some(first) => unresolved_refs(first.reason.as_str(), sentences(&references)),
-                None => resolved_refs(),
-            },
-            match (is_served, gateway.holds) {
-                (false, _) if self.waits(index).is_some() => {
-                    let waits: Vec<_> = self.waits(index).into_iter().collect();
-                    not_programmed("Pending", sentences(&waits))
-                }
-                (true, true) => programmed(),
-                (true, false) => not_programmed(
-                    if gateway.reason == "Invalid" { "Invalid" } else { "Pending" },
-                    gateway.message.clone(),
-                ),
-                (false, _) => {
-                    not_programmed("Invalid", "The listener is not served; see its other conditions.")
-                }
-            },
-        ];
-        own.into_iter().chain(overlapping).collect()
     }
 }
 

@@ -33,11 +33,16 @@ pub(crate) fn merge(desired: &Desired, present: Option<&Value>, now: i64) -> Opt
             ("conditions", merger.conditions(conditions, field("conditions"), &OWN_TYPES)),
             ("supportedFeatures", features.iter().map(|name| json!({ "name": name })).collect()),
         ],
-        Report::Gateway { conditions, addresses, listeners } => vec![
+        Report::Gateway { conditions, addresses, listeners, attached_sets } => vec![
             (
                 "addresses",
                 addresses.iter().map(|one| json!({ "type": one.kind, "value": one.value })).collect(),
             ),
+            ("conditions", merger.conditions(conditions, field("conditions"), &OWN_TYPES)),
+            ("listeners", merger.listeners(listeners, field("listeners"))),
+            ("attachedListenerSets", json!(attached_sets)),
+        ],
+        Report::ListenerSet { conditions, listeners } => vec![
             ("conditions", merger.conditions(conditions, field("conditions"), &OWN_TYPES)),
             ("listeners", merger.listeners(listeners, field("listeners"))),
         ],
@@ -58,12 +63,21 @@ pub(crate) fn merge(desired: &Desired, present: Option<&Value>, now: i64) -> Opt
         }
     };
     let empty = Value::Array(Vec::new());
-    let same = fields.iter().all(|(name, value)| field(name).unwrap_or(&empty) == value);
+    let none = json!(0);
+    let same = fields.iter().all(|(name, value)| match field(name) {
+        Some(present) => present == value,
+        // What is left out says that there is none.
+        None => *value == empty || *value == none,
+    });
     if same {
         return None;
     }
     Some(Value::Object(
-        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>(),
+        fields
+            .into_iter()
+            .filter(|(name, value)| *value != none || field(name).is_some())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect::<Map<_, _>>(),
     ))
 }
 

@@ -16,6 +16,8 @@ mod findings;
 mod gateway;
 mod gateway_class;
 mod gateway_tls;
+mod listener_set;
+mod listeners;
 mod merge;
 mod pace;
 mod policies;
@@ -68,7 +70,15 @@ pub(crate) enum Report {
     /// Of a GatewayClass.
     Class { conditions: Vec<Condition>, features: &'static [&'static str] },
     /// Of a Gateway.
-    Gateway { conditions: Vec<Condition>, addresses: Vec<GatewayAddress>, listeners: Vec<ListenerReport> },
+    Gateway {
+        conditions: Vec<Condition>,
+        addresses: Vec<GatewayAddress>,
+        listeners: Vec<ListenerReport>,
+        /// How many ListenerSets belong to it.
+        attached_sets: usize,
+    },
+    /// Of a ListenerSet.
+    ListenerSet { conditions: Vec<Condition>, listeners: Vec<ListenerReport> },
     /// Of a route: an entry for each parent of ours.
     Parents(Vec<Entry>),
     /// Of a policy: an entry for each ancestor of ours.

@@ -26,7 +26,7 @@ pub(super) fn ancestor_ref((gateway, section): &Ancestor) -> Value {
     value
 }
 
-/// The ancestors of what a policy targets: the Gateway itself, or those that serve the route.
+/// The ancestors of what a policy targets: the Gateway itself, that of the ListenerSet, or those that serve the route.
 pub(super) fn ancestors_of(graph: &Graph, spot: &Spot) -> Vec<Ancestor> {
     match spot {
         Spot::Gateway(key) if graph.gateways.contains_key(key) => vec![(key.clone(), None)],
@@ -34,6 +34,9 @@ pub(super) fn ancestors_of(graph: &Graph, spot: &Spot) -> Vec<Ancestor> {
             vec![(key.clone(), Some(name.clone()))]
         }
         Spot::Gateway(_) | Spot::Listener(..) => Vec::new(),
+        Spot::Set(set) | Spot::SetListener(set, _) => {
+            graph.gateway_of_set(set).map(|gateway| (gateway.clone(), None)).into_iter().collect()
+        }
         Spot::Route(route) | Spot::Rule(route, _) => {
             let gateways: BTreeSet<_> = graph.parents(route).iter().map(|parent| &parent.gateway).collect();
             gateways.into_iter().map(|gateway| (gateway.clone(), None)).collect()

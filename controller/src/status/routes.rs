@@ -85,7 +85,8 @@ impl Builder<'_> {
             return not_accepted(reason, sentences(&[refusal]));
         }
         let attached = self.node.is_some_and(|node| {
-            node.attachments.iter().any(|attachment| attachment.gateway == parent.gateway)
+            let mut attachments = node.attachments.iter();
+            attachments.any(|one| (&one.gateway, &one.set) == (&parent.gateway, &parent.set))
         });
         if !attached {
             let hostnames: Vec<_> =

@@ -1,7 +1,7 @@
 //! Golden pairs: manifests `tests/status/NAME.in.yaml` give statuses `tests/status/NAME.out.yaml`.
 //!
-//! Comments in the manifests set the scene: `#! sidecar NODE GATEWAY=GENERATION …` is a ready sidecar with what it
-//! serves, `#! degraded NODE TEXT` what it could not do, `#! address GATEWAY VALUE` the address of a Gateway, and with `#! placement service` Gateways
+//! Comments in the manifests set the scene: `#! sidecar NODE GATEWAY=GENERATION listenerset:SET=GENERATION …` is a ready
+//! sidecar with what it serves, `#! degraded NODE TEXT` what it could not do, `#! address GATEWAY VALUE` the address of a Gateway, and with `#! placement service` Gateways
 //! are reached by Services of their own.
 
 use std::fs;
@@ -88,12 +88,15 @@ impl Scene {
         let mut words = line.split(' ');
         match (words.next().unwrap(), words.next().unwrap()) {
             ("sidecar", node) => {
-                let gateways = words.map(|word| word.split_once('=').unwrap());
-                self.sidecars.push(ServingSidecar {
-                    node: node.to_owned(),
-                    gateways: gateways.map(|(name, served)| (key(name), served.parse().unwrap())).collect(),
-                    ..ServingSidecar::default()
-                });
+                let mut sidecar = ServingSidecar { node: node.to_owned(), ..ServingSidecar::default() };
+                for (name, served) in words.map(|word| word.split_once('=').unwrap()) {
+                    let (map, name) = match name.strip_prefix("listenerset:") {
+                        Some(name) => (&mut sidecar.sets, name),
+                        None => (&mut sidecar.gateways, name),
+                    };
+                    map.insert(key(name), served.parse().unwrap());
+                }
+                self.sidecars.push(sidecar);
             }
             ("degraded", node) => {
                 let sidecar = self.sidecars.iter_mut().find(|sidecar| sidecar.node == node).unwrap();
@@ -126,6 +129,7 @@ impl Scene {
         let status = match id.kind {
             Kind::GatewayClass => cluster.gateway_classes.get(&id.key)?.status(),
             Kind::Gateway => cluster.gateways.get(&id.key)?.status(),
+            Kind::ListenerSet => cluster.listener_sets.get(&id.key)?.status(),
             kind if kind.is_route() => cluster.route(id)?.status(),
             Kind::Backend => cluster.backends.get(&id.key)?.status(),
             Kind::BackendTrafficPolicy => cluster.policies.get(&id.key)?.status(),

@@ -309,7 +309,8 @@ impl Writer {
 fn join(known: &[ServingSidecar], own: &Served, sidecar: &Sidecar) -> Vec<ServingSidecar> {
     let own = ServingSidecar {
         node: sidecar.node.clone(),
-        gateways: own.gateways.as_ref().clone(),
+        gateways: own.generations.gateways.clone(),
+        sets: own.generations.sets.clone(),
         degraded: own.degraded.clone(),
         pools: None,
     };
@@ -339,6 +340,7 @@ fn find<'c>(cluster: &'c Cluster, id: &ObjectId) -> Option<(&'c str, Option<Cow<
     match id.kind {
         Kind::GatewayClass => find!(gateway_classes),
         Kind::Gateway => find!(gateways),
+        Kind::ListenerSet => find!(listener_sets),
         Kind::HttpRoute => find!(http_routes),
         Kind::GrpcRoute => find!(grpc_routes),
         Kind::TlsRoute => find!(tls_routes),

@@ -10,6 +10,7 @@ use super::super::tests::Scene;
 use super::*;
 use crate::cluster::Key;
 use crate::fake_api::FakeApi;
+use crate::lease::Generations;
 
 const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways/eg";
 const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/shop";
@@ -127,7 +128,8 @@ impl Rig {
 
 fn serving(generation: i64) -> Served {
     let gateways = [(Key::new("default", "eg"), generation)].into();
-    Served { gateways: Arc::new(gateways), degraded: Vec::new() }
+    let generations = Generations { gateways, ..Generations::default() };
+    Served { generations: generations.into(), degraded: Vec::new() }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use understudy_conf::{
 };
 
 use crate::cluster::Key;
-use crate::graph::{AttachmentNode, Graph, MirrorNode, PolicyNode, RouteNode, RuleAction};
+use crate::graph::{AttachmentNode, Graph, ListenerNode, MirrorNode, PolicyNode, RouteNode, RuleAction};
 use crate::translate::pools::{add_mirrors, build_pool, shows_certificate};
 use crate::watch::Kind;
 
@@ -161,18 +161,17 @@ fn shown_certificate(
 }
 
 fn effective_policies(graph: &Graph, route: &RouteNode, attachment: &AttachmentNode) -> Vec<Option<Key>> {
-    let listener = listener_name(graph, attachment);
-    let policies = &graph.policies;
-    route
-        .rules
-        .iter()
-        .map(|rule| policies.effective(&route.id, rule.name.as_deref(), &attachment.gateway, listener))
-        .map(|policy| policy.map(|(key, _)| key.clone()))
-        .collect()
+    let listener = listener_of(graph, attachment);
+    let effective =
+        |rule: Option<&str>| graph.policies.effective(&route.id, rule, &attachment.gateway, &listener?.shape);
+    let rules = route.rules.iter().map(|rule| effective(rule.name.as_deref()));
+    rules.map(|policy| policy.map(|(key, _)| key.clone())).collect()
+}
+
+fn listener_of<'a>(graph: &'a Graph, attachment: &AttachmentNode) -> Option<&'a ListenerNode> {
+    graph.gateways.get(&attachment.gateway)?.listeners.get(attachment.listener)
 }
 
 fn listener_name<'a>(graph: &'a Graph, attachment: &AttachmentNode) -> &'a str {
-    let gateway = graph.gateways.get(&attachment.gateway);
-    let listener = gateway.and_then(|gateway| gateway.listeners.get(attachment.listener));
-    listener.map_or("", |listener| listener.name.as_str())
+    listener_of(graph, attachment).map_or("", |listener| listener.name.as_str())
 }

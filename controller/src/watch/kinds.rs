@@ -8,6 +8,7 @@ pub(crate) enum Kind {
     Namespace,
     GatewayClass,
     Gateway,
+    ListenerSet,
     HttpRoute,
     GrpcRoute,
     TlsRoute,
@@ -22,6 +23,7 @@ pub(crate) enum Kind {
     Secret,
     ConfigMap,
     Node,
+    ServiceCidr,
 }
 
 /// What is known of a kind.
@@ -47,10 +49,11 @@ const fn row(
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 pub(crate) const ENVOY: &str = understudy_crds::GROUP;
 
-const KINDS: [KindInfo; 17] = [
+const KINDS: [KindInfo; 19] = [
     row(Kind::Namespace, "Namespace", "", &["v1"], false),
     row(Kind::GatewayClass, "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], false),
     row(Kind::Gateway, "Gateway", GATEWAY_API, &["v1", "v1beta1"], true),
+    row(Kind::ListenerSet, "ListenerSet", GATEWAY_API, &["v1"], true),
     row(Kind::HttpRoute, "HTTPRoute", GATEWAY_API, &["v1", "v1beta1"], true),
     row(Kind::GrpcRoute, "GRPCRoute", GATEWAY_API, &["v1", "v1alpha2"], true),
     row(Kind::TlsRoute, "TLSRoute", GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], true),
@@ -65,11 +68,11 @@ const KINDS: [KindInfo; 17] = [
     row(Kind::Secret, "Secret", "", &["v1"], true),
     row(Kind::ConfigMap, "ConfigMap", "", &["v1"], true),
     row(Kind::Node, "Node", "", &["v1"], false),
+    row(Kind::ServiceCidr, "ServiceCIDR", "networking.k8s.io", &["v1", "v1beta1"], false),
 ];
 
 /// Kinds of the two gateway groups that are known and do not act.
-const NOT_ACTING: [&str; 12] = [
-    "ListenerSet",
+const NOT_ACTING: [&str; 11] = [
     "XListenerSet",
     "XBackendTrafficPolicy",
     "XMesh",

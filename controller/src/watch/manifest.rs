@@ -6,6 +6,7 @@ use gateway_api::apis::experimental::{gatewayclasses, gateways, httproutes, refe
 use gateway_api::apis::standard::backendtlspolicies;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as ClusterNode, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use understudy_crds::{Backend, BackendTrafficPolicy};
 
 use crate::cluster::{Key, Object, Origin};
@@ -13,6 +14,7 @@ use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::validate_object;
 use crate::watch::de::{TypeError, UnknownField, from_node};
 use crate::watch::kinds::{Kind, Recognized, recognize};
+use crate::watch::listener_sets::{self, ListenerSet};
 use crate::watch::node::{Entry, Node, Value};
 use crate::watch::{routes, yaml};
 
@@ -136,6 +138,7 @@ known_objects! {
     Namespace: Namespace;
     GatewayClass: gatewayclasses::GatewayClass;
     Gateway: gateways::Gateway;
+    ListenerSet: ListenerSet, by listener_sets::read_listener_set;
     HttpRoute: httproutes::HttpRoute;
     GrpcRoute: httproutes::HttpRoute, by routes::read_grpc_route;
     TlsRoute: httproutes::HttpRoute, by routes::read_tls_route;
@@ -150,6 +153,7 @@ known_objects! {
     Secret: Secret;
     ConfigMap: ConfigMap;
     Node: ClusterNode;
+    ServiceCidr: ServiceCIDR;
 }
 
 /// Reads all objects of a manifest.

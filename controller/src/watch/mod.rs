@@ -8,6 +8,7 @@ mod de;
 mod files;
 mod kinds;
 pub(crate) mod kubernetes;
+mod listener_sets;
 mod manifest;
 mod nearest;
 mod node;
@@ -20,6 +21,7 @@ pub(crate) use de::shortened;
 pub use files::Source;
 pub(crate) use files::{FileText, FileTexts, StdinText, read_stdin, read_texts};
 pub(crate) use kinds::{ENVOY, GATEWAY_API, Kind};
+pub(crate) use listener_sets::ListenerSet;
 pub(crate) use manifest::{
     Batch, Found, KnownObject, ObjectId, ObjectSource, Remains, read_manifest, read_object,
 };

@@ -19,15 +19,17 @@ use tokio::task::JoinHandle;
 pub(crate) type Collection = &'static str;
 
 /// Every collection that there may be, with its kind.
-pub(crate) const COLLECTIONS: [(Collection, &str); 20] = [
+pub(crate) const COLLECTIONS: [(Collection, &str); 22] = [
     ("api/v1/namespaces", "Namespace"),
     ("api/v1/services", "Service"),
     ("api/v1/secrets", "Secret"),
     ("api/v1/configmaps", "ConfigMap"),
     ("api/v1/nodes", "Node"),
+    ("apis/networking.k8s.io/v1/servicecidrs", "ServiceCIDR"),
     ("apis/discovery.k8s.io/v1/endpointslices", "EndpointSlice"),
     ("apis/gateway.networking.k8s.io/v1/gatewayclasses", "GatewayClass"),
     ("apis/gateway.networking.k8s.io/v1/gateways", "Gateway"),
+    ("apis/gateway.networking.k8s.io/v1/listenersets", "ListenerSet"),
     ("apis/gateway.networking.k8s.io/v1/httproutes", "HTTPRoute"),
     ("apis/gateway.networking.k8s.io/v1/grpcroutes", "GRPCRoute"),
     ("apis/gateway.networking.k8s.io/v1/tlsroutes", "TLSRoute"),

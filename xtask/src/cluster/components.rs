@@ -11,6 +11,10 @@ use super::programs::Programs;
 const NODE: &str = "10.99.0.1";
 const PODS: &str = "10.244.0.0/24";
 const SERVICES: &str = "10.96.0.0/16";
+/// An address of the range of Services, below those that are given to Services that ask for none.
+pub(crate) const USABLE: &str = "10.96.0.200";
+/// An address that documents may name and no network has (RFC 5737); no load balancer is here to give it, either.
+pub(crate) const UNUSABLE: &str = "203.0.113.9";
 /// The node's name.
 pub(crate) const NODE_NAME: &str = "testcluster";
 
@@ -29,6 +33,12 @@ impl Component {
         let script = format!("#!/bin/sh\necho $$ >{pid}\nexec {}\n", words.join(" \\\n  "));
         Ok(fs::write(place.file(&format!("start/{}", self.name)), script)?)
     }
+}
+
+/// The addresses that a Gateway may ask for, and those that it may not, as YAML.
+pub(crate) fn addresses() -> String {
+    let entry = |address| format!("[{{type: IPAddress, value: {address}}}]");
+    format!("usableNetworkAddresses: {}\nunusableNetworkAddresses: {}\n", entry(USABLE), entry(UNUSABLE))
 }
 
 /// All components, in the order in which they are started.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::components::{UNUSABLE, USABLE};
 use super::place::Place;
 use super::space::Space;
 use super::{OTHER, bring_up, load_image, other, programs, take_down};
@@ -14,12 +15,6 @@ use crate::run;
 pub(crate) const ECHO: &str = "localhost/testcluster/echo:1";
 /// The name server's.
 pub(crate) const DNS: &str = "localhost/testcluster/dns:1";
-
-/// An address of the range of Services that no Service gets by itself: the lower part of the range is kept for those
-/// that ask for one.
-const USABLE: &str = "10.96.0.200";
-/// An address that is nobody's (RFC 5737).
-const UNUSABLE: &str = "203.0.113.9";
 
 /// A cluster that runs.
 pub(crate) struct Lab {

@@ -56,6 +56,9 @@ pub(crate) enum Action {
         /// An archive as `cargo xtask image` or `docker save` writes it.
         file: Option<PathBuf>,
     },
+    /// Tells which addresses a Gateway may ask for in `spec.addresses`, and which not, as the options of Gateway API's
+    /// conformance tests.
+    Addresses,
     /// Starts a component that was stopped.
     Start {
         /// etcd, apiserver, containerd, controllers, scheduler, kubelet or proxy.
@@ -99,6 +102,10 @@ pub(crate) fn run(action: Action) -> Result<()> {
                 None => image::build(None, None)?,
             };
             load_image(&space, &file)
+        }
+        Action::Addresses => {
+            print!("{}", components::addresses());
+            Ok(())
         }
         Action::Start { component } => running(&place)?.component("start", &component).map(drop),
         Action::Stop { component } => running(&place)?.component("stop", &component).map(drop),

@@ -87,6 +87,22 @@ pub(crate) fn invalid_route_kind(place: &Place, kind: &str, protocol: &str, serv
     )
 }
 
+pub(crate) fn invalid_set_parent(place: &Place, group: &str, kind: &str) -> Diagnostic {
+    place.error(
+        Reason::InvalidKind,
+        format!("a {kind} of group {group:?} has no place for listeners of a ListenerSet"),
+        "Use a Gateway.",
+    )
+}
+
+pub(crate) fn listener_set_not_allowed(place: &Place, gateway: &Key, namespace: &str) -> Diagnostic {
+    place.error(
+        Reason::NotAllowed,
+        format!("Gateway {gateway} allows no ListenerSet from namespace {namespace}, so none of the listeners is served"),
+        "Set allowedListeners.namespaces.from: All, Same or a selector, at the Gateway.",
+    )
+}
+
 pub(crate) fn protocol_conflict(place: &Place, other: &str, protocol: &str, port: i32) -> Diagnostic {
     place.error(
         Reason::ProtocolConflict,
@@ -110,17 +126,16 @@ pub(crate) fn address_not_usable(place: &Place, wrong: &UnusableAddress) -> Diag
     place.error(
         Reason::UnsupportedAddress,
         format!("{:?} of type {} cannot be given to the Gateway's Service: {}", wrong.value, wrong.kind, wrong.why),
-        "Use one address of type IPAddress, with a class whose serviceType is LoadBalancer or ClusterIP; or leave \
-         addresses out.",
+        "Use one address of type IPAddress in the cluster's range of Services, or one of its load balancer with \
+         serviceType LoadBalancer; or leave addresses out.",
     )
 }
 
-pub(crate) fn invalid_parameters_kind(place: &Place, kind: &str) -> Diagnostic {
+/// `left_alone` says what stays as it is; so it does in the next ones.
+pub(crate) fn invalid_parameters_kind(place: &Place, kind: &str, left_alone: &str) -> Diagnostic {
     place.error(
         Reason::InvalidParameters,
-        format!(
-            "parameters of kind {kind:?} are unknown, so the Services of the class's Gateways are left alone"
-        ),
+        format!("parameters of kind {kind:?} are unknown, so {left_alone}"),
         "Refer to a ConfigMap (group \"\").",
     )
 }
@@ -133,25 +148,27 @@ pub(crate) fn parameters_without_namespace(place: &Place) -> Diagnostic {
     )
 }
 
-pub(crate) fn missing_parameters(place: &Place, key: &Key) -> Diagnostic {
+pub(crate) fn missing_parameters(place: &Place, key: &Key, left_alone: &str) -> Diagnostic {
     place.error(
         Reason::InvalidParameters,
-        format!("there is no ConfigMap {key}, so the Services of the class's Gateways are left alone"),
+        format!("there is no ConfigMap {key}, so {left_alone}"),
         "Add it, or correct name and namespace.",
     )
 }
 
-pub(crate) fn wrong_parameter(place: &Place, config_map: &Key, wrong: &WrongParameter) -> Diagnostic {
+pub(crate) fn wrong_parameter(
+    place: &Place,
+    config_map: &Key,
+    wrong: &WrongParameter,
+    left_alone: &str,
+) -> Diagnostic {
     let remedy = match wrong.allowed {
         "" => "Its keys are serviceType, externalTrafficPolicy and addresses.".to_owned(),
         allowed => format!("Use {allowed}."),
     };
     place.error(
         Reason::InvalidParameters,
-        format!(
-            "ConfigMap {config_map} says {}: {:?}, so the Services of the class's Gateways are left alone",
-            wrong.key, wrong.value
-        ),
+        format!("ConfigMap {config_map} says {}: {:?}, so {left_alone}", wrong.key, wrong.value),
         remedy,
     )
 }

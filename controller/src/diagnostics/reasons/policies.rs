@@ -33,13 +33,13 @@ pub(crate) fn missing_rule(place: &Place, route: &ObjectId, section: &str, near:
 
 pub(crate) fn missing_listener_target(
     place: &Place,
-    gateway: &Key,
+    owner: &ObjectId,
     section: &str,
     near: Option<&str>,
 ) -> Diagnostic {
     place.error(
         Reason::TargetNotFound,
-        format!("Gateway {gateway} has no listener {section}"),
+        format!("{owner} has no listener {section}"),
         suggest(near, "Use the name of one of its listeners, or leave sectionName out."),
     )
 }

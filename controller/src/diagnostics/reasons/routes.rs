@@ -10,7 +10,7 @@ pub(crate) fn no_parents(place: &Place) -> Diagnostic {
     place.error(
         Reason::NoMatchingParent,
         "the route has no parent, so it is not served",
-        "Name a Gateway in spec.parentRefs.",
+        "Name a Gateway or a ListenerSet in spec.parentRefs.",
     )
 }
 
@@ -18,61 +18,66 @@ pub(crate) fn invalid_parent_kind(place: &Place, group: &str, kind: &str) -> Dia
     place.error(
         Reason::InvalidKind,
         format!("a {kind} of group {group:?} cannot be the parent of a route here"),
-        "Use a Gateway.",
+        "Use a Gateway or a ListenerSet.",
     )
 }
 
 pub(crate) fn missing_parent(
     place: &Place,
-    key: &Key,
+    parent: &ObjectId,
     near: Option<&str>,
     refused: Option<&Refused>,
 ) -> Diagnostic {
     if let Some(Refused { location, .. }) = refused {
-        let message = format!("Gateway {key} could not be read ({location})");
-        return place.error(Reason::NoMatchingParent, message, "Correct the Gateway.");
+        let message = format!("{parent} could not be read ({location})");
+        return place.error(Reason::NoMatchingParent, message, format!("Correct the {}.", parent.kind));
     }
     place.error(
         Reason::NoMatchingParent,
-        format!("there is no Gateway {key}"),
+        format!("there is no {parent}"),
         suggest(near, "Add it, or correct name and namespace of the parent."),
     )
 }
 
-pub(crate) fn parent_not_served(place: &Place, key: &Key) -> Diagnostic {
-    place.info(
+pub(crate) fn parent_not_served(place: &Place, parent: &ObjectId) -> Diagnostic {
+    place.info(Reason::NoMatchingParent, format!("{parent} is not served here"), "See what is said of it.")
+}
+
+/// A route has a ListenerSet as its parent that its Gateway does not allow.
+pub(crate) fn parent_not_allowed(place: &Place, set: &Key, gateway: &Key) -> Diagnostic {
+    place.error(
         Reason::NoMatchingParent,
-        format!("Gateway {key} is not served here"),
-        "See what is said of it.",
+        format!("Gateway {gateway} does not allow ListenerSet {set}, so none of its listeners is served"),
+        "Set allowedListeners.namespaces.from: All, Same or a selector, at the Gateway.",
     )
 }
 
 pub(crate) fn missing_listener(
     place: &Place,
-    gateway: &Key,
+    parent: &ObjectId,
     section: &str,
     near: Option<&str>,
 ) -> Diagnostic {
     place.error(
         Reason::NoMatchingParent,
-        format!("Gateway {gateway} has no listener {section}"),
+        format!("{parent} has no listener {section}"),
         suggest(near, "Use the name of one of its listeners, or leave sectionName out."),
     )
 }
 
-pub(crate) fn no_served_listener(place: &Place, gateway: &Key, asked: bool) -> Diagnostic {
+pub(crate) fn no_served_listener(place: &Place, parent: &ObjectId, asked: bool) -> Diagnostic {
     if asked {
-        let message = format!("no listener of Gateway {gateway} that is meant is served");
-        return place.warning(Reason::NoMatchingParent, message, "See what is said of the Gateway.");
+        let message = format!("no listener of {parent} that is meant is served");
+        return place.warning(Reason::NoMatchingParent, message, "See what is said of it.");
     }
     place.error(
         Reason::NoMatchingParent,
-        format!("Gateway {gateway} has no listener on that port"),
+        format!("{parent} has no listener on that port"),
         "Use the port of one of its listeners, or leave port out.",
     )
 }
 
-pub(crate) fn kind_not_allowed_by_listeners(place: &Place, gateway: &Key, kind: Kind) -> Diagnostic {
+pub(crate) fn kind_not_allowed_by_listeners(place: &Place, parent: &ObjectId, kind: Kind) -> Diagnostic {
     let protocols = match kind {
         Kind::TlsRoute => "TLS",
         Kind::TcpRoute => "TCP, or TLS with mode: Terminate",
@@ -81,7 +86,7 @@ pub(crate) fn kind_not_allowed_by_listeners(place: &Place, gateway: &Key, kind: 
     };
     place.error(
         Reason::NotAllowedByListeners,
-        format!("no listener of Gateway {gateway} that is meant allows {kind}s"),
+        format!("no listener of {parent} that is meant allows {kind}s"),
         format!(
             "Use a listener of protocol {protocols}, and let its allowedRoutes.kinds, if any, name {kind}."
         ),
@@ -90,21 +95,21 @@ pub(crate) fn kind_not_allowed_by_listeners(place: &Place, gateway: &Key, kind: 
 
 pub(crate) fn not_allowed_by_listeners(
     place: &Place,
-    gateway: &Key,
+    parent: &ObjectId,
     kind: Kind,
     namespace: &str,
 ) -> Diagnostic {
     place.error(
         Reason::NotAllowedByListeners,
-        format!("no listener of Gateway {gateway} that is meant allows {kind}s from namespace {namespace}"),
+        format!("no listener of {parent} that is meant allows {kind}s from namespace {namespace}"),
         "Set allowedRoutes.namespaces.from: All, or a selector, at the listener.",
     )
 }
 
-pub(crate) fn no_matching_hostname(place: &Place, gateway: &Key) -> Diagnostic {
+pub(crate) fn no_matching_hostname(place: &Place, parent: &ObjectId) -> Diagnostic {
     place.error(
         Reason::NoMatchingListenerHostname,
-        format!("no hostname of the route is one of the listeners of Gateway {gateway} that are meant"),
+        format!("no hostname of the route is one of the listeners of {parent} that are meant"),
         "Let hostnames of route and listener overlap, or remove the listener's.",
     )
 }

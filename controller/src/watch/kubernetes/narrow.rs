@@ -64,6 +64,7 @@ fn keeps_status(kind: Kind) -> bool {
             kind,
             Kind::GatewayClass
                 | Kind::Gateway
+                | Kind::ListenerSet
                 | Kind::Backend
                 | Kind::BackendTrafficPolicy
                 | Kind::BackendTlsPolicy

@@ -323,6 +323,7 @@ impl Store {
             kind,
             Kind::GatewayClass
                 | Kind::Gateway
+                | Kind::ListenerSet
                 | Kind::Backend
                 | Kind::BackendTlsPolicy
                 | Kind::ReferenceGrant

@@ -44,6 +44,7 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Namespace => "namespaces",
         Kind::GatewayClass => "gatewayclasses",
         Kind::Gateway => "gateways",
+        Kind::ListenerSet => "listenersets",
         Kind::HttpRoute => "httproutes",
         Kind::GrpcRoute => "grpcroutes",
         Kind::TlsRoute => "tlsroutes",
@@ -58,5 +59,6 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Secret => "secrets",
         Kind::ConfigMap => "configmaps",
         Kind::Node => "nodes",
+        Kind::ServiceCidr => "servicecidrs",
     }
 }
