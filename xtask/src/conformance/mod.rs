@@ -91,6 +91,7 @@ pub(crate) fn stage(counts: &mut Counts) -> Result<Done> {
 fn run_in(lab: &Lab, suite: &Suite, options: &Options) -> Result<bool> {
     let mut good = true;
     for round in 1..=options.times.max(1) {
+        wait_for_leftovers(lab)?;
         let began = SystemTime::now();
         let disturbance = options.disturbed.then(|| Disturbance::begin(lab)).transpose()?;
         let verdict = suite.run(lab, options, round)?;
@@ -112,6 +113,14 @@ fn run_in(lab: &Lab, suite: &Suite, options: &Options) -> Result<bool> {
         publish(suite)?;
     }
     Ok(good)
+}
+
+/// Waits for the end of what the last round deleted, which the suite does not do.
+fn wait_for_leftovers(lab: &Lab) -> Result<()> {
+    lab.wait_until("the suite's namespaces are gone", || {
+        let namespaces = run::output(lab.kubectl().args(["get", "namespaces", "-o", "name"]))?;
+        Ok(!namespaces.lines().any(|name| name.starts_with("namespace/gateway-conformance-")))
+    })
 }
 
 /// Puts the report where readers look for it.
