@@ -53,25 +53,44 @@ func TestUnclaimed(t *testing.T) {
 	conformance.RunConformanceWithOptions(t, options)
 }
 
-// listed is a test of the suite that concerns gateways.
+// profiles are those that concern gateways.
+var profiles = []suite.ConformanceProfile{
+	suite.GatewayHTTPConformanceProfile,
+	suite.GatewayGRPCConformanceProfile,
+	suite.GatewayTLSConformanceProfile,
+	suite.GatewayTCPConformanceProfile,
+	suite.GatewayUDPConformanceProfile,
+}
+
+// listed is a test of the suite that concerns gateways, or a profile of them.
 type listed struct {
 	Name     string                 `json:"name"`
 	Features []features.FeatureName `json:"features"`
 }
 
-// TestList writes the tests that concern gateways, for those who compare what ran with what there is.
+// list is what the suite has for gateways.
+type list struct {
+	Tests    []listed `json:"tests"`
+	Profiles []listed `json:"profiles"`
+}
+
+// TestList writes the tests and profiles that concern gateways, for those who compare what ran with what there is.
 func TestList(t *testing.T) {
 	file := os.Getenv(listEnv)
 	if file == "" {
 		t.Skipf("%s names no file", listEnv)
 	}
-	var list []listed
+	var all list
 	for _, test := range tests.ConformanceTests {
 		if isForGateways(test) {
-			list = append(list, listed{Name: test.ShortName, Features: test.Features})
+			all.Tests = append(all.Tests, listed{Name: test.ShortName, Features: test.Features})
 		}
 	}
-	text, err := json.Marshal(list)
+	for _, profile := range profiles {
+		names := profile.CoreFeatures.Union(profile.ExtendedFeatures).UnsortedList()
+		all.Profiles = append(all.Profiles, listed{Name: string(profile.Name), Features: names})
+	}
+	text, err := json.Marshal(all)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, text, 0o600))
 }

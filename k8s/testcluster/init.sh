@@ -40,5 +40,7 @@ for setting in ipv4/ip_forward ipv4/ip_nonlocal_bind ipv4/conf/all/route_localne
   [ -e "/proc/sys/net/$setting" ] && echo 1 >"/proc/sys/net/$setting"
 done
 
-readlink /proc/self/ns/net >"$here/network"
+# Complete or not there: whoever waits for it reads it at once.
+readlink /proc/self/ns/net >"$here/network.new"
+mv "$here/network.new" "$here/network"
 exec "$pause"

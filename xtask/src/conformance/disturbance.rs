@@ -16,8 +16,8 @@ const STILL: Duration = Duration::from_millis(300);
 const AWAKE: Duration = Duration::from_millis(400);
 /// When the first leader is killed, when the next ones, and how many. The kubelet waits longer each time before it starts
 /// a container again.
-const FIRST_KILL: Duration = Duration::from_secs(45);
-const NEXT_KILL: Duration = Duration::from_secs(120);
+const FIRST_KILL: Duration = Duration::from_secs(15);
+const NEXT_KILL: Duration = Duration::from_secs(30);
 const KILLS: u32 = 3;
 
 /// Ends every controller that leads: in a cluster of one node, all that there are.

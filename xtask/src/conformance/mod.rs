@@ -35,7 +35,8 @@ pub(crate) struct Options {
     /// Only this test, by its short name.
     #[arg(long, value_name = "TEST")]
     run: Option<String>,
-    /// Only this profile: GATEWAY-HTTP, GATEWAY-GRPC, GATEWAY-TLS, GATEWAY-TCP or GATEWAY-UDP. May be given several times.
+    /// Only tests of this profile: GATEWAY-HTTP, GATEWAY-GRPC, GATEWAY-TLS, GATEWAY-TCP or GATEWAY-UDP. May be given
+    /// several times.
     #[arg(long, value_name = "PROFILE")]
     profile: Vec<String>,
     /// The program to install, instead of the release.

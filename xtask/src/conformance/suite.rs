@@ -24,14 +24,13 @@ const GO_LIMIT: &str = "-test.timeout=40m";
 /// The class that the quickstart makes.
 const CLASS: &str = "eg";
 
-/// Every profile that concerns gateways.
-const PROFILES: [&str; 5] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP"];
-
 /// The suite, built.
 pub(crate) struct Suite {
     /// The program, what it reads and what it writes.
     folder: PathBuf,
     tests: Vec<Listed>,
+    /// The profiles that concern gateways, with the features that they know.
+    profiles: Vec<Listed>,
 }
 
 impl Suite {
@@ -47,8 +46,8 @@ impl Suite {
         let list = folder.join("list.json");
         let mut command = Command::new(program(&folder));
         run::logged(command.args(["-test.run", "TestList$"]).env("CONFORMANCE_LIST", &list), LIMIT)?;
-        let tests = read_list(&fs::read_to_string(&list)?)?;
-        Ok(Self { folder, tests })
+        let list: Value = serde_json::from_str(&fs::read_to_string(&list)?)?;
+        Ok(Self { folder, tests: read_list(&list["tests"])?, profiles: read_list(&list["profiles"])? })
     }
 
     /// Where the report of the last run stands.
@@ -65,20 +64,41 @@ impl Suite {
 
     /// Runs it once.
     pub(crate) fn run(&self, lab: &Lab, options: &Options, round: u32) -> Result<Verdict> {
-        let claimed = claimed(lab)?;
-        let mut settings = settings(lab, options)?;
-        if let Some(test) = &options.run {
-            // With one test the suite does not look at the class by itself.
-            settings["runTest"] = json!(test);
+        let mut claimed = claimed(lab)?;
+        let profiles = self.profiles(options)?;
+        let mut settings = settings(lab, &profiles);
+        let mut wanted: Vec<&Listed> = self.tests.iter().collect();
+        if !options.profile.is_empty() {
+            let known: BTreeSet<&String> = profiles.iter().flat_map(|profile| &profile.features).collect();
+            claimed.retain(|feature| known.contains(feature));
+            wanted.retain(|test| test.features.iter().all(|feature| known.contains(feature)));
+        }
+        if let Some(name) = &options.run {
+            wanted.retain(|test| test.name == *name);
+            settings["runTest"] = json!(name);
+        }
+        if wanted.is_empty() {
+            bail!("no test of gateways is meant; those that there are: {}", names(&self.tests));
+        }
+        if wanted.len() < self.tests.len() {
+            // Otherwise the suite looks at the class by itself.
             settings["supportedFeatures"] = json!(claimed);
         }
         settings["reportOutputPath"] = json!(self.report());
         let events = self.events(lab, "TestConformance$", &settings, &format!("round-{round}"))?;
-        let wanted: Vec<Listed> = match &options.run {
-            Some(test) => self.tests.iter().filter(|listed| listed.name == *test).cloned().collect(),
-            None => self.tests.clone(),
-        };
         Ok(Verdict::new(&wanted, &claimed, &events::conformance_tests(&events)))
+    }
+
+    /// The profiles that were asked for; all, if none was.
+    fn profiles(&self, options: &Options) -> Result<Vec<&Listed>> {
+        if options.profile.is_empty() {
+            return Ok(self.profiles.iter().collect());
+        }
+        let find = |name: &String| {
+            let found = self.profiles.iter().find(|profile| profile.name == *name);
+            found.with_context(|| format!("there is no profile {name}; there are: {}", names(&self.profiles)))
+        };
+        options.profile.iter().map(find).collect()
     }
 
     /// Runs the tests that need features which are not claimed, and tells those that pass all the same.
@@ -88,7 +108,7 @@ impl Suite {
         if !self.tests.iter().any(|listed| lacks(&listed)) {
             return Ok("every feature that a test of gateways needs is claimed".to_owned());
         }
-        let settings = settings(lab, &Options::default())?;
+        let settings = settings(lab, &self.profiles(&Options::default())?);
         let events = self.events(lab, "TestUnclaimed$", &settings, "unclaimed")?;
         let tests = events::tests(&events, "TestUnclaimed/");
         let mut told = Vec::new();
@@ -173,14 +193,11 @@ pub(crate) fn claimed(lab: &Lab) -> Result<BTreeSet<String>> {
 }
 
 /// What the suite reads instead of flags. Timeouts are not among it: they stay the suite's own.
-fn settings(lab: &Lab, options: &Options) -> Result<Value> {
-    let profiles: Vec<&str> = match options.profile.as_slice() {
-        [] => PROFILES.to_vec(),
-        chosen => chosen.iter().map(String::as_str).collect(),
-    };
+fn settings(lab: &Lab, profiles: &[&Listed]) -> Value {
+    let profiles: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).collect();
     let address = |value: &str| json!([{"type": "IPAddress", "value": value}]);
     let (usable, unusable) = lab.addresses();
-    Ok(json!({
+    json!({
         "gatewayClassName": CLASS,
         "conformanceProfiles": profiles,
         "cleanupBaseResources": true,
@@ -194,19 +211,24 @@ fn settings(lab: &Lab, options: &Options) -> Result<Value> {
             "version": version(),
             "contact": ["https://understudy.dev"],
         },
-    }))
+    })
 }
 
 fn program(folder: &Path) -> PathBuf {
     folder.join("conformance.test")
 }
 
-fn read_list(text: &str) -> Result<Vec<Listed>> {
-    let list: Vec<Value> = serde_json::from_str(text)?;
+fn names(list: &[Listed]) -> String {
+    list.iter().map(|listed| listed.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn read_list(list: &Value) -> Result<Vec<Listed>> {
+    let list = list.as_array().context("the suite gave no list")?;
     list.iter()
-        .map(|test| {
-            let name = test["name"].as_str().context("a test without a name")?.to_owned();
-            let features = test["features"].as_array().context("a test without features")?;
+        .map(|listed| {
+            let name = listed["name"].as_str().context("something without a name")?.to_owned();
+            let features =
+                listed["features"].as_array().with_context(|| format!("{name} without features"))?;
             let features = features.iter().filter_map(Value::as_str).map(str::to_owned).collect();
             Ok(Listed { name, features })
         })
@@ -225,8 +247,9 @@ mod tests {
 
     #[test]
     fn the_list_of_the_suite_is_read() {
-        let list = read_list(r#"[{"name":"A","features":["Gateway","HTTPRoute"]}]"#).unwrap();
+        let list = read_list(&json!([{"name": "A", "features": ["Gateway", "HTTPRoute"]}])).unwrap();
         assert_eq!(list[0].features, ["Gateway", "HTTPRoute"]);
-        assert!(read_list(r#"[{"features":[]}]"#).is_err());
+        assert!(read_list(&json!([{"features": []}])).is_err());
+        assert!(read_list(&json!(null)).is_err());
     }
 }

@@ -9,6 +9,7 @@ mod failover_task;
 mod new_routes;
 mod rolling_update;
 mod scaled_to_zero;
+mod tcp_failover;
 mod thousand_routes;
 mod two_controllers;
 
@@ -56,6 +57,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "scaled_to_zero_the_fallback_serves_at_once",
         needs: Needs::Understudy,
         run: scaled_to_zero::run,
+    },
+    Case {
+        name: "a_tcp_route_with_a_dead_primary_fails_over_at_its_first_connection",
+        needs: Needs::Understudy,
+        run: tcp_failover::run,
     },
     Case {
         name: "a_route_edited_under_traffic_loses_no_request",
