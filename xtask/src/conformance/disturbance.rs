@@ -20,6 +20,8 @@ const FIRST_KILL: Duration = Duration::from_secs(15);
 const NEXT_KILL: Duration = Duration::from_secs(30);
 const KILLS: u32 = 3;
 
+const LIMIT: Duration = Duration::from_secs(20);
+
 /// Ends every controller that leads: in a cluster of one node, all that there are.
 const KILL_CONTROLLERS: &str = r#"killed=0
 for folder in /proc/[0-9]*; do
@@ -64,8 +66,8 @@ fn disturb(stop: &mut Command, go_on: &mut Command, kill: &mut Command, over: &A
     let mut due = FIRST_KILL;
     let (mut pauses, mut kills) = (0, 0);
     while !over.load(Ordering::Relaxed) {
-        if kills < KILLS && began.elapsed().unwrap_or_default() > due {
-            run::output(kill)?;
+        // None may run just now.
+        if kills < KILLS && began.elapsed().unwrap_or_default() > due && run::attempted(kill, LIMIT)?.0 {
             kills += 1;
             due += NEXT_KILL;
         }

@@ -128,7 +128,8 @@ fn wait_for_leftovers(lab: &Lab) -> Result<()> {
 fn publish(suite: &Suite) -> Result<()> {
     let folder = paths::root().join(REPORTS);
     std::fs::create_dir_all(&folder)?;
-    let name = format!("{}-{}-report.yaml", suite.channel()?, suite::version());
+    // As the Gateway API project names reports; `default` is the mode of the implementation.
+    let name = format!("{}-{}-default-report.yaml", suite.channel()?, suite::version());
     std::fs::copy(suite.report(), folder.join(&name))?;
     println!("{REPORTS}/{name}");
     Ok(())
