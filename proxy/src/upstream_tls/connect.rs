@@ -16,6 +16,9 @@ use super::{Refused, SecurityLog, UpstreamTls, UpstreamTlsTable};
 use crate::clock::Clock;
 use crate::service::{of_connecting, secure_peer};
 
+/// An address may stand for several endpoints, each with a certificate of its own. So many are asked for one.
+const LOOKS: usize = 4;
+
 /// What a connection has to be that somebody else makes under a TLS policy.
 #[derive(Clone)]
 pub(crate) struct TlsGuard {
@@ -35,15 +38,27 @@ impl TlsGuard {
     }
 
     /// The same of a connection that Pingora made, of whose certificate only the digest is known. If nobody has looked at
-    /// such a certificate yet, a connection of ours is made to see it, within the time that the peer gives connecting.
+    /// such a certificate yet, connections of ours are made to see it, each within the time that the peer gives connecting.
     pub(crate) async fn look(&self, peer: &HttpPeer, agreed: Option<&SslDigest>) -> Option<Refused> {
-        if self.policy.is_unseen(agreed) {
+        for _ in 0..LOOKS {
+            if !self.policy.is_unseen(agreed) {
+                break;
+            }
             match self.connector.new_stream(peer).await {
                 Ok(stream) => self.policy.look(&stream),
-                Err(error) => log::debug!("{peer} does not show its certificate again: {error}"),
+                Err(error) => return Some(self.unseen(&error)),
             }
         }
         self.refuses(agreed)
+    }
+
+    /// A failure to connect says nothing of the names: it counts as what it is.
+    fn unseen(&self, error: &Error) -> Refused {
+        let failure = of_connecting(error);
+        if failure == ConnectFailure::Certificate {
+            self.certificate_refused(error);
+        }
+        Refused { failure, why: format!("it does not show its certificate again: {error}") }
     }
 
     /// The same of a connection with a certificate that was looked at before, or need not be.
