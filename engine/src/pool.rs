@@ -148,6 +148,8 @@ pub struct Pool {
     /// rebuild: what one pool has seen, the other has not.
     view_changes: AtomicU64,
     refreshing: Mutex<()>,
+    /// Another one serves in its place: what is told of the pool is not its to say any more, however long somebody has it.
+    replaced: AtomicBool,
     /// The window of rule O17 that is being counted.
     window: AtomicU64,
     hub: Arc<Hub>,
@@ -259,6 +261,7 @@ impl Pool {
             view_until: AtomicU64::new(0),
             view_changes: AtomicU64::new(0),
             refreshing: Mutex::default(),
+            replaced: AtomicBool::new(false),
             window: AtomicU64::new(0),
             hub,
         });
@@ -276,6 +279,10 @@ impl Pool {
     /// Another pool serves in its place: who still waits for an endpoint that this one does without may go elsewhere,
     /// if there is an elsewhere.
     pub(crate) fn make_way_for(&self, next: &Self) {
+        if std::ptr::eq(self, next) {
+            return;
+        }
+        self.replaced.store(true, Ordering::Relaxed);
         let stay: HashSet<_> = next.members.iter().map(|member| Arc::as_ptr(&member.state)).collect();
         let (stays, leaves): (Vec<_>, Vec<_>) =
             self.members.iter().partition(|member| stay.contains(&Arc::as_ptr(&member.state)));
@@ -417,6 +424,9 @@ impl Pool {
     }
 
     fn announce(&self, view: &View, now: Instant) {
+        if self.replaced.load(Ordering::Relaxed) {
+            return;
+        }
         let primary = match view.state {
             PoolState::Primary | PoolState::Split => true,
             PoolState::Fallback => false,

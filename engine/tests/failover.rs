@@ -548,3 +548,30 @@ fn whoever_sends_for_long_is_told_when_its_endpoint_serves_no_more() {
     let _rebuilt = world.pool(spec("pool", Some(task()), vec![reference(0, 1, &[1])]));
     assert!(!session.still_serves(world.now), "it has left");
 }
+
+#[test]
+fn whoever_is_still_in_a_pool_that_was_replaced_tells_nobody_of_its_health() {
+    let mut world = World::new();
+    let pool = world.pool(spec("pool", Some(task()), vec![reference(0, 1, &[1]), reference(1, 1, &[2])]));
+    world.set(1, Mode::Refuses);
+    assert_eq!(world.request(&pool), Answer::Ok(2));
+    let mut session = Exchange::begin(pool.clone(), world.now);
+    session.choose(POST, world.now, &mut world.rng).unwrap();
+    // The dead primary is replaced by one that lives.
+    let rebuilt = world.pool(spec("pool", Some(task()), vec![reference(0, 1, &[3]), reference(1, 1, &[2])]));
+    for _ in 0..60 {
+        world.pass(1.0);
+        world.request(&rebuilt);
+    }
+    world.events();
+    for _ in 0..100 {
+        world.pass(1.0);
+        assert!(session.still_serves(world.now));
+        assert_eq!(world.request(&rebuilt), Answer::Ok(3));
+    }
+    let told = world.events();
+    let switches = told
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::Failback { .. } | EventKind::Failover { .. }));
+    assert_eq!(switches.count(), 0, "{told:?}");
+}

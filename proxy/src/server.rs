@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::guard::{self, RefusalLog};
 use crate::l4::{Streams, UdpListeners, UdpOptions};
-use crate::listeners::{BindError, ListenerOptions, Listeners, TlsTable};
+use crate::listeners::{BindError, CONNECTIONS_A_SESSION, ListenerOptions, Listeners, TlsTable};
 use crate::metrics::{Metrics, MetricsError};
 use crate::reporter;
 use crate::resolver::{Resolver, ResolverError, ResolverOptions};
@@ -194,7 +194,7 @@ pub async fn run(options: ProxyOptions, stop: impl Future<Output = ()>) -> Resul
         linger: listener_options.linger,
         retry_every: listener_options.retry_every,
         // What is left of the files that connections leave.
-        max_sessions: listener_options.max_connections.div_ceil(8),
+        max_sessions: listener_options.max_connections / CONNECTIONS_A_SESSION,
     };
     let listeners = Listeners::new(workers.clone(), app, tls.clone(), &control, listener_options);
     let upstream_tls = Arc::<ArcSwap<UpstreamTlsTable>>::default();

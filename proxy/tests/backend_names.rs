@@ -4,12 +4,16 @@
 mod common;
 mod pki;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::{Proxy, Setup, all, eventually, fallback, millis, primary};
 use pki::{Authority, secure, trust};
 use rcgen::SanType;
 use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use understudy_conf::{
     ActiveHealthCheck, ActiveProbe, Backend, BackendName, BackendTls, Endpoint, Health, HttpFilter, Pool,
     PoolName, PoolRef, RefTarget, Reports, RequestMirror, State, SubjectAltName, TcpProbe, UpstreamProtocol,
@@ -126,6 +130,48 @@ async fn t9_a_certificate_is_looked_at_once_and_a_new_one_again() {
     let requests = pair.primary.requests();
     assert!(!proxy.pods(5).await.contains(&"active".to_owned()));
     assert_eq!(pair.primary.requests(), requests);
+}
+
+/// An endpoint that shows one certificate after the other, a connection each. `None`: it closes the connection.
+async fn in_turn(turns: Vec<Option<Arc<ServerConfig>>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for turn in turns.iter().cycle() {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Some(config) = turn.clone() else { continue };
+            tokio::spawn(async move {
+                let Ok(mut stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+                if stream.read(&mut [0; 4096]).await.is_ok_and(|length| length > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn t9_an_endpoint_with_several_certificates_is_asked_until_it_has_shown_the_one() {
+    let authority = Authority::new("good");
+    let certificate = || Some(shown(&authority, &["other.example.com"], None));
+    let primary = in_turn(vec![certificate(), certificate()]).await;
+    let setup = Setup::new(&[primary], &[]);
+    let proxy = start(&state(&setup, &authority, &[host("other.example.com")])).await;
+    assert_eq!(proxy.get().await.status, 200);
+}
+
+#[tokio::test]
+async fn t9_an_endpoint_that_breaks_before_its_names_are_known_is_no_stranger() {
+    let (authority, fallback) = (Authority::new("good"), fallback().await);
+    let mut turns = vec![None; 100];
+    turns[0] = Some(shown(&authority, &["other.example.com"], None));
+    let setup = Setup::new(&[in_turn(turns).await], &[fallback.address()]);
+    let proxy = start(&state(&setup, &authority, &[host("other.example.com")])).await;
+    // A refused certificate would keep the request from the fallback, which has no TLS.
+    assert_eq!(proxy.pods(1).await, ["passive"]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::{Instant, timeout};
 use understudy_conf::{
     Action, BackendTls, ConsistentHash, HashKey, LoadBalancer, PoolRef, Protocol, RefTarget, RouteKind,
-    State, UpstreamProtocol,
+    State, TcpKeepalive, UpstreamProtocol,
 };
 use understudy_proxy::access_log::LogDestination;
 use understudy_testbed::TcpEcho;
@@ -460,6 +460,37 @@ async fn an_endpoint_under_a_tls_policy_is_spoken_to_over_tls() {
     assert_eq!(conversation.leave().await.unwrap(), "bye\n");
     active.kill().await;
     assert_eq!(names(proxy.address, 3).await, all("passive", 3));
+}
+
+#[tokio::test]
+async fn connections_to_endpoints_are_asked_whether_they_still_stand_over_tls_too() {
+    let authority = Authority::new("good");
+    for tls in [None, Some(authority.sign(&["127.0.0.1"]).server())] {
+        let over_tls = tls.is_some();
+        let active = TcpEcho::start_with("active", tls).await.unwrap();
+        let mut state = tcp(free_address(), active.address(), free_address());
+        change_policy(&mut state, |policy| {
+            let (idle_time, interval) = (millis(7_200_000), millis(60_000));
+            policy.tcp_keepalive = Some(TcpKeepalive { probes: 3, idle_time, interval });
+        });
+        if over_tls {
+            let policy = BackendTls::new(trust(&mut state, "authority", &[&authority]));
+            let backend = state.backends.get_mut(&*format!("backend/default/{}", active.address())).unwrap();
+            Arc::make_mut(backend).tls = Some(policy);
+        }
+        let proxy = start(&state).await;
+        let _open = converse(proxy.address).await.unwrap();
+        // A connection to the endpoint, with the timer of keepalive.
+        let remote = format!("0100007F:{:04X}", active.address().port());
+        eventually(&format!("the timer, over TLS: {over_tls}"), async || {
+            let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+            sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|socket| {
+                socket.get(2) == Some(&&*remote)
+                    && socket.get(5).is_some_and(|timer| timer.starts_with("02:"))
+            })
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

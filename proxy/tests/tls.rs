@@ -219,7 +219,13 @@ async fn f6_hosts_and_names_of_handshakes_are_told_apart_as_gateway_api_asks() {
         ),
         (
             "second-example.org",
-            &[("second-example.org", 200), ("example.org", 421), ("unknown-example.org", 421)],
+            &[
+                ("second-example.org", 200),
+                ("example.org", 421),
+                ("unknown-example.org", 421),
+                // No port, so another name.
+                ("second-example.org:x", 421),
+            ],
         ),
         (
             "third-example.wildcard.org",

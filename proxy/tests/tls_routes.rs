@@ -164,6 +164,12 @@ async fn https_terminated_and_passed_through_share_one_socket() {
         assert_eq!(answers(address, "db.example.com", &of_ended).await, "clear");
         assert_eq!(answers(address, "other.example.com", &of_endpoint).await, "through");
     }
+    // F6: a browser may take the connection for other names that the certificate has.
+    let mut https = session(address, "www.example.com").await.unwrap();
+    for name in ["db.example.com", "other.example.com"] {
+        assert_eq!(https.get(name, "/test").await.unwrap().0, 421, "{name}");
+    }
+    assert_eq!(https.get("example.org", "/test").await.unwrap().0, 404);
     // Names that no listener has: nobody here would have been the other end, so nothing is said.
     for name in ["example.org", "127.0.0.1"] {
         let Err(error) = session(address, name).await else { panic!("{name} is served") };

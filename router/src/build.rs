@@ -54,6 +54,10 @@ impl Router {
         for (gateway, listener) in served(after) {
             builder.bind_listener(gateway, listener);
         }
+        for (gateway, listener) in listeners(after).filter(|(_, listener)| listener.protocol == Protocol::Tls)
+        {
+            builder.keep_from_http(gateway, listener);
+        }
         let mut is_of_streams =
             changed.iter().flat_map(|change| change.before.into_iter().chain(change.after));
         builder.router.streams = match same_gateways && !is_of_streams.any(|route| is_stream(route.kind)) {
@@ -64,13 +68,27 @@ impl Router {
     }
 }
 
-/// The listeners that requests can come from.
-fn served(state: &State) -> impl Iterator<Item = (&Gateway, &Listener)> {
-    let all = state.gateways.values().flat_map(|gateway| {
+fn listeners(state: &State) -> impl Iterator<Item = (&Gateway, &Listener)> {
+    state.gateways.values().flat_map(|gateway| {
         let gateway: &Gateway = gateway;
         gateway.listeners.iter().map(move |listener| (gateway, listener))
-    });
-    all.filter(|(_, listener)| matches!(listener.protocol, Protocol::Http | Protocol::Https))
+    })
+}
+
+/// The listeners that requests can come from.
+fn served(state: &State) -> impl Iterator<Item = (&Gateway, &Listener)> {
+    listeners(state).filter(|(_, listener)| matches!(listener.protocol, Protocol::Http | Protocol::Https))
+}
+
+fn info_of(gateway: &Gateway, listener: &Listener) -> ListenerInfo {
+    let demand = listener.tls.as_ref().and_then(|tls| tls.client_demand());
+    ListenerInfo {
+        gateway: gateway.name.clone(),
+        listener: listener.name.clone(),
+        port: listener.port,
+        protocol: listener.protocol,
+        client_demand: demand.map(String::into_boxed_str),
+    }
 }
 
 fn key_of(gateway: &Gateway, listener: &Listener) -> ListenerKey {
@@ -222,17 +240,7 @@ impl<'a> Builder<'a> {
         let table = match self.known.listeners.get(&key) {
             Some(known) if additions.is_empty() => Arc::clone(known),
             known => {
-                let info = ListenerInfo {
-                    gateway: gateway.name.clone(),
-                    listener: listener.name.clone(),
-                    port: listener.port,
-                    protocol: listener.protocol,
-                    client_demand: listener
-                        .tls
-                        .as_ref()
-                        .and_then(|tls| tls.client_demand())
-                        .map(String::into_boxed_str),
-                };
+                let info = info_of(gateway, listener);
                 let hosts = known.map(|known| known.hosts.clone()).unwrap_or_default();
                 Arc::new(ListenerTable { info, hosts: self.add_to_hosts(hosts, additions) })
             }
@@ -263,6 +271,21 @@ impl<'a> Builder<'a> {
         for address in &listener.bind {
             if let Err(problem) = self.bind_address(address, gateway, listener, &table) {
                 self.router.of_listeners.push(problem);
+            }
+        }
+    }
+
+    /// The names of a TLS listener are none of those that share its socket and carry HTTP: a request for one of them has
+    /// come over the wrong connection.
+    fn keep_from_http(&mut self, gateway: &Gateway, listener: &Listener) {
+        for address in &listener.bind {
+            let Some(socket) = self.sockets.get_mut(&socket_key(address)) else { continue };
+            if socket.gateway.as_ref() == Some(&gateway.name)
+                && !socket.listeners.contains_key(&listener.hostname)
+            {
+                let table = ListenerTable { info: info_of(gateway, listener), hosts: HostMap::default() };
+                socket.listeners.insert(listener.hostname.clone(), listener.name.clone());
+                socket.table.listeners.set(listener.hostname.as_ref(), Some(Arc::new(table)));
             }
         }
     }

@@ -50,7 +50,8 @@ async fn dial(
 ) -> Result<Box<dyn Endpoint>, ConnectFailure> {
     let identity = &member.spec.identity;
     if let Some(policy) = identity.tls.as_ref().filter(|_| secure) {
-        let stream = tls.connect(&identity.address, policy, alpn_of(identity.protocol)).await?;
+        let alpn = alpn_of(identity.protocol);
+        let stream = tls.connect_for_long(&identity.address, policy, alpn, table.tcp_keepalive).await?;
         return Ok(Box::new(stream));
     }
     let failed = |error: io::Error| of_io(&error);

@@ -1,7 +1,8 @@
 //! Bytes in both directions, until both ends have said all or nothing moves any more.
 //!
 //! Each direction has a buffer of its own, and reads on only when that is empty: a slow reader slows its writer, and
-//! nothing grows. The end of one direction is passed on as such, and the other goes on (half-close).
+//! nothing grows. The end of one direction is passed on as such, and the other goes on (half-close). A side that takes
+//! nothing more may have said something before, which still arrives.
 
 use std::future::poll_fn;
 use std::io;
@@ -68,6 +69,8 @@ where
     let far = begun + Duration::from_secs(86_400 * 365);
     let mut timer = pin!(sleep_until(far));
     let mut is_first = true;
+    // Who takes nothing more.
+    let mut broken = None;
     let end = poll_fn(|cx| {
         let before = up.carried + down.carried;
         let up_state = up.poll_carry(cx, client, endpoint);
@@ -80,14 +83,20 @@ where
             proof = None;
             proven();
         }
+        if matches!(up_state, Poll::Ready(Err(Broken::Writer))) {
+            broken.get_or_insert(RelayEnd::Endpoint);
+        }
+        if matches!(down_state, Poll::Ready(Err(Broken::Writer))) {
+            broken.get_or_insert(RelayEnd::Client);
+        }
         match (up_state, down_state) {
-            (Poll::Ready(Err(Broken::Reader)), _) | (_, Poll::Ready(Err(Broken::Writer))) => {
-                return Poll::Ready(RelayEnd::Client);
+            (Poll::Ready(Err(Broken::Reader)), _) => {
+                return Poll::Ready(broken.unwrap_or(RelayEnd::Client));
             }
-            (Poll::Ready(Err(Broken::Writer)), _) | (_, Poll::Ready(Err(Broken::Reader))) => {
-                return Poll::Ready(RelayEnd::Endpoint);
+            (_, Poll::Ready(Err(Broken::Reader))) => {
+                return Poll::Ready(broken.unwrap_or(RelayEnd::Endpoint));
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Done),
+            (Poll::Ready(_), Poll::Ready(_)) => return Poll::Ready(broken.unwrap_or(RelayEnd::Done)),
             _ => {}
         }
         loop {
@@ -129,7 +138,9 @@ struct Direction {
     written: usize,
     filled: usize,
     read_all: bool,
+    reader_broke: bool,
     unflushed: bool,
+    /// Nothing more is to be done: all was passed on, or the writer takes nothing more.
     done: bool,
     carried: u64,
 }
@@ -137,7 +148,16 @@ struct Direction {
 impl Direction {
     fn beginning_with(ahead: Vec<u8>) -> Self {
         let filled = ahead.len();
-        Self { buffer: ahead, written: 0, filled, read_all: false, unflushed: false, done: false, carried: 0 }
+        Self {
+            buffer: ahead,
+            written: 0,
+            filled,
+            read_all: false,
+            reader_broke: false,
+            unflushed: false,
+            done: false,
+            carried: 0,
+        }
     }
 
     /// Moves on what can be moved. Ready when all was passed on, its end included.
@@ -163,8 +183,13 @@ impl Direction {
                         self.carried += count as u64;
                         self.unflushed = true;
                     }
-                    _ => return Poll::Ready(Err(Broken::Writer)),
+                    _ => return self.writer_broke(),
                 }
+            }
+            if self.reader_broke {
+                // What it said before goes first. If that cannot be, the writer broke, too.
+                let _ = ready!(Pin::new(&mut *writer).poll_flush(cx));
+                return Poll::Ready(Err(Broken::Reader));
             }
             if self.read_all {
                 // It ends the direction on the other side, too; what waits there goes first.
@@ -178,10 +203,10 @@ impl Direction {
             }
             match self.poll_fill(cx, reader) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reader)),
+                Poll::Ready(Err(_)) => self.reader_broke = true,
                 Poll::Pending if self.unflushed => {
                     if ready!(Pin::new(&mut *writer).poll_flush(cx)).is_err() {
-                        return Poll::Ready(Err(Broken::Writer));
+                        return self.writer_broke();
                     }
                     self.unflushed = false;
                     return Poll::Pending;
@@ -189,6 +214,11 @@ impl Direction {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    fn writer_broke(&mut self) -> Poll<Result<(), Broken>> {
+        self.done = true;
+        Poll::Ready(Err(Broken::Writer))
     }
 
     fn poll_fill<R: AsyncRead + Unpin + ?Sized>(

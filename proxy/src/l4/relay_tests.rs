@@ -119,3 +119,77 @@ async fn who_broke_is_told_apart() {
     assert_eq!(lab_of_endpoint.relay.await.unwrap().end, RelayEnd::Endpoint);
     assert_eq!(lab_of_endpoint.proven.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_endpoint_said_before_it_broke_arrives_whole() {
+    let mut lab = lab(b"", Some(60), None);
+    lab.endpoint.write_all(&[7; 150]).await.unwrap();
+    drop(lab.endpoint);
+    // The client has read nothing yet, and says something that the endpoint takes no more.
+    lab.client.write_all(b"x").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut got = Vec::new();
+    lab.client.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got.len(), 150);
+    assert_eq!(lab.relay.await.unwrap(), Relayed { received: 0, sent: 150, end: RelayEnd::Endpoint });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_said_before_it_broke_arrives_whole() {
+    let mut lab = lab(b"", Some(60), None);
+    lab.client.write_all(&[7; 150]).await.unwrap();
+    drop(lab.client);
+    lab.endpoint.write_all(b"x").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut got = Vec::new();
+    lab.endpoint.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got.len(), 150);
+    assert_eq!(lab.relay.await.unwrap(), Relayed { received: 150, sent: 0, end: RelayEnd::Client });
+}
+
+/// Where a stream would end, it is reset.
+struct Resets(DuplexStream);
+
+impl AsyncRead for Resets {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, into))?;
+        let is_reset = into.filled().len() == before;
+        Poll::Ready(if is_reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) })
+    }
+}
+
+impl AsyncWrite for Resets {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_reset_is_not_left_in_a_buffer_of_tls() {
+    let (mut endpoint, of_endpoint) = duplex(64);
+    let (mut client, of_client) = duplex(64);
+    endpoint.write_all(b"the last word").await.unwrap();
+    drop(endpoint);
+    // As TLS does, it keeps what is written to it until it is flushed.
+    let mut buffered = tokio::io::BufStream::new(of_client);
+    let limits = RelayLimits { idle: Some(Duration::from_secs(60)), proof: None };
+    let relayed = relay(&mut buffered, &mut Resets(of_endpoint), Vec::new(), limits, || {}).await;
+    assert_eq!(relayed, Relayed { received: 0, sent: 13, end: RelayEnd::Endpoint });
+    drop(buffered);
+    let mut got = String::new();
+    client.read_to_string(&mut got).await.unwrap();
+    assert_eq!(got, "the last word");
+}

@@ -75,14 +75,25 @@ impl Default for ListenerOptions {
     }
 }
 
-/// Half of the files that this process may open (a client's connection may need one to an endpoint), less some
-/// for itself, so that connecting to endpoints never fails because of clients.
+/// Connections of clients that may be open for each session of UDP that may.
+pub(crate) const CONNECTIONS_A_SESSION: usize = 8;
+
+/// Files that the proxy itself needs.
+const OWN_FILES: usize = 64;
+
+/// So many that connecting to endpoints never fails because of clients.
 fn default_max_connections() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files = limits.lines().find_map(|line| {
         line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()
     });
-    files.map_or(10_000, |files| (files.saturating_sub(64) / 2).clamp(16, 1_000_000))
+    files.map_or(10_000, connections_of)
+}
+
+/// A client's connection may need one to an endpoint, and a session of UDP has a socket to one.
+fn connections_of(files: usize) -> usize {
+    let share = files.saturating_sub(OWN_FILES) / (2 * CONNECTIONS_A_SESSION + 1);
+    (share * CONNECTIONS_A_SESSION).clamp(16, 1_000_000)
 }
 
 /// The listening sockets of the proxy.

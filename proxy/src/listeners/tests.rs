@@ -49,6 +49,18 @@ impl ServeHttp for SaysSocket {
     }
 }
 
+#[test]
+fn connections_and_sessions_leave_files_for_the_proxy_itself() {
+    for files in [1024, 4096, 65_536, 1_048_576] {
+        let connections = connections_of(files);
+        let sessions = connections / CONNECTIONS_A_SESSION;
+        assert!(2 * connections + sessions <= files - OWN_FILES, "{files}");
+        assert!(2 * connections + sessions + 40 > files - OWN_FILES, "{files}");
+    }
+    assert_eq!(connections_of(0), 16);
+    assert_eq!(connections_of(usize::MAX), 1_000_000);
+}
+
 fn listeners_with<A: ServerApp + Send + Sync + 'static>(app: A, max_connections: usize) -> Listeners<A> {
     listeners_over(app, max_connections, TlsTable::default(), Duration::from_secs(10))
 }

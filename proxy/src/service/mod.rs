@@ -51,6 +51,7 @@ pub(crate) use failure::outcome as outcome_of;
 pub(crate) use failure::{of_connecting, of_io};
 pub(crate) use hash::RequestHash;
 pub(crate) use mirror::Mirroring;
+pub(crate) use peer::keepalive_of;
 pub(crate) use peer_tls::secure_peer;
 use pingora_core::connectors::TransportConnector;
 pub(crate) use reply::{Reply, cause_text, of_failure};

@@ -71,12 +71,17 @@ fn set_connection(peer: &mut HttpPeer, table: &PoolTable) {
         peer.options.idle_timeout = Some(table.limits.connection_idle);
     }
     if let Some(keepalive) = table.tcp_keepalive {
-        peer.options.tcp_keepalive = Some(TcpKeepalive {
-            idle: keepalive.idle_time.into(),
-            interval: keepalive.interval.into(),
-            count: keepalive.probes as usize,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
-        });
+        peer.options.tcp_keepalive = Some(keepalive_of(keepalive));
+    }
+}
+
+/// How Pingora says when a silent connection is asked whether it still stands.
+pub(crate) fn keepalive_of(keepalive: understudy_conf::TcpKeepalive) -> TcpKeepalive {
+    TcpKeepalive {
+        idle: keepalive.idle_time.into(),
+        interval: keepalive.interval.into(),
+        count: keepalive.probes as usize,
+        #[cfg(target_os = "linux")]
+        user_timeout: Duration::ZERO,
     }
 }

@@ -10,7 +10,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use understudy_conf::{Action, Protocol};
 use understudy_engine::Exchange;
-use understudy_router::{CompiledCors, RequestParts, RuleMatch};
+use understudy_router::{CompiledCors, RequestParts, RuleMatch, host_without_port};
 
 use super::Service;
 use super::context::Context;
@@ -177,8 +177,7 @@ fn tls_of(session: &Session) -> Option<&SslDigest> {
 fn is_misdirected(world: &World, bound: &SocketAddr, tls: &SslDigest, host: &str) -> bool {
     let name = server_name(tls).unwrap_or("");
     // Most requests name what their connection named.
-    let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    if without_port.eq_ignore_ascii_case(name) {
+    if host_without_port(host).eq_ignore_ascii_case(name) {
         return false;
     }
     let Some(table) = world.router.socket(bound) else { return false };

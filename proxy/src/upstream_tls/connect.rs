@@ -9,12 +9,15 @@ use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use tokio::task::JoinSet;
-use understudy_conf::UpstreamProtocol;
+use understudy_conf::{TcpKeepalive, UpstreamProtocol};
 use understudy_engine::{Address, ConnectFailure, Identity, TlsIdentity};
 
 use super::{Refused, SecurityLog, UpstreamTls, UpstreamTlsTable};
 use crate::clock::Clock;
-use crate::service::{of_connecting, secure_peer};
+use crate::service::{keepalive_of, of_connecting, secure_peer};
+
+/// An address may stand for several endpoints, each with a certificate of its own. So many are asked for one.
+const LOOKS: usize = 4;
 
 /// What a connection has to be that somebody else makes under a TLS policy.
 #[derive(Clone)]
@@ -35,15 +38,27 @@ impl TlsGuard {
     }
 
     /// The same of a connection that Pingora made, of whose certificate only the digest is known. If nobody has looked at
-    /// such a certificate yet, a connection of ours is made to see it, within the time that the peer gives connecting.
+    /// such a certificate yet, connections of ours are made to see it, each within the time that the peer gives connecting.
     pub(crate) async fn look(&self, peer: &HttpPeer, agreed: Option<&SslDigest>) -> Option<Refused> {
-        if self.policy.is_unseen(agreed) {
+        for _ in 0..LOOKS {
+            if !self.policy.is_unseen(agreed) {
+                break;
+            }
             match self.connector.new_stream(peer).await {
                 Ok(stream) => self.policy.look(&stream),
-                Err(error) => log::debug!("{peer} does not show its certificate again: {error}"),
+                Err(error) => return Some(self.unseen(&error)),
             }
         }
         self.refuses(agreed)
+    }
+
+    /// A failure to connect says nothing of the names: it counts as what it is.
+    fn unseen(&self, error: &Error) -> Refused {
+        let failure = of_connecting(error);
+        if failure == ConnectFailure::Certificate {
+            self.certificate_refused(error);
+        }
+        Refused { failure, why: format!("it does not show its certificate again: {error}") }
     }
 
     /// The same of a connection with a certificate that was looked at before, or need not be.
@@ -89,11 +104,22 @@ impl TlsProber {
         tls: &Arc<TlsIdentity>,
         alpn: ALPN,
     ) -> Result<Stream, ConnectFailure> {
+        self.connect_for_long(address, tls, alpn, None).await
+    }
+
+    /// The same for a connection that is used, and asked in its silence whether it still stands.
+    pub(crate) async fn connect_for_long(
+        &self,
+        address: &Address,
+        tls: &Arc<TlsIdentity>,
+        alpn: ALPN,
+        keepalive: Option<TcpKeepalive>,
+    ) -> Result<Stream, ConnectFailure> {
         let (inner, address, tls) = (self.0.clone(), address.clone(), tls.clone());
         // In a task of its own, which ends with this one: Pingora panics at a certificate that it cannot read, and a
         // probe without an end would keep the endpoint out for ever.
         let mut handshake = JoinSet::new();
-        handshake.spawn(async move { inner.connect(address, tls, alpn).await });
+        handshake.spawn(async move { inner.connect(address, tls, alpn, keepalive).await });
         handshake.join_next().await.and_then(Result::ok).unwrap_or(Err(ConnectFailure::Tls))
     }
 }
@@ -104,8 +130,9 @@ impl Inner {
         address: Address,
         tls: Arc<TlsIdentity>,
         alpn: ALPN,
+        keepalive: Option<TcpKeepalive>,
     ) -> Result<Stream, ConnectFailure> {
-        let error = match self.connect_to(&address, &tls, alpn).await {
+        let error = match self.connect_to(&address, &tls, alpn, keepalive).await {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
@@ -118,11 +145,18 @@ impl Inner {
         Err(failure)
     }
 
-    async fn connect_to(&self, address: &Address, tls: &TlsIdentity, alpn: ALPN) -> Result<Stream> {
+    async fn connect_to(
+        &self,
+        address: &Address,
+        tls: &TlsIdentity,
+        alpn: ALPN,
+        keepalive: Option<TcpKeepalive>,
+    ) -> Result<Stream> {
         let policy = self.table.load().by_number(tls.policy).cloned();
         let gone = || Error::explain(ErrorType::InternalError, "the endpoint's TLS policy is gone");
         let policy = policy.ok_or_else(gone)?;
-        let peer = secure_peer(address, tls, &policy, alpn).ok_or_else(gone)?;
+        let mut peer = secure_peer(address, tls, &policy, alpn).ok_or_else(gone)?;
+        peer.options.tcp_keepalive = keepalive.map(keepalive_of);
         let connector = self.connector.get_or_init(|| TransportConnector::new(None));
         let stream = connector.new_stream(&*peer).await?;
         policy.look(&stream);

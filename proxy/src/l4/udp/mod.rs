@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Streams;
@@ -29,7 +29,7 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// At the end of the process, a session that is silent for so long has been answered.
 pub(super) const ANSWERED: Duration = Duration::from_secs(1);
 
-/// Bytes of datagrams that may wait for their sessions, of all clients of a socket.
+/// Bytes of datagrams that may wait for their sessions or for an answer, of all clients of a socket.
 const WAITING: usize = 16 * 1024 * 1024;
 
 /// Settings of all sockets of UDP.
@@ -79,6 +79,8 @@ struct Open {
 struct Bound {
     /// Tells the sessions that the end is near.
     stop: watch::Sender<bool>,
+    /// Ends them, and what takes datagrams.
+    close: oneshot::Sender<()>,
     socket: std::net::UdpSocket,
     task: JoinHandle<()>,
 }
@@ -177,10 +179,12 @@ impl Drop for UdpListeners {
 impl Bound {
     /// The socket is closed when this returns.
     async fn close(self) {
-        self.task.abort();
         drop(self.socket);
-        // Aborting is no failure.
-        let _ = self.task.await;
+        // If it has ended already, it is told in vain.
+        let _ = self.close.send(());
+        if let Err(error) = self.task.await {
+            log::error!("a socket of UDP ended badly: {error}");
+        }
     }
 }
 
@@ -210,8 +214,9 @@ impl Inner {
             tokio::net::UdpSocket::from_std(socket).map_err(other)?
         };
         let (stop, stopped) = watch::channel(false);
+        let (close, closed) = oneshot::channel();
         let sessions = Sessions::new(self.shared.clone(), socket, address, stopped);
-        Ok(Bound { stop, socket: kept, task: worker.spawn(sessions.run()) })
+        Ok(Bound { stop, close, socket: kept, task: worker.spawn(sessions.run(closed)) })
     }
 
     fn publish_failures(&self, open: &Open) {

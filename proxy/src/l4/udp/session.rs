@@ -57,8 +57,8 @@ pub(super) struct Session {
     exchange: Exchange,
     /// Connected to the current endpoint; `None`: one is to be chosen.
     upstream: Option<UdpSocket>,
-    /// The last datagram since the last answer: it may not have been delivered.
-    unanswered: Option<Vec<u8>>,
+    /// The last datagram since the last answer: it may not have been delivered. It keeps the room that it took.
+    unanswered: Option<Datagram>,
     /// The endpoint has shown that it serves.
     is_proven: bool,
     /// The newest pool that is known to have the current endpoint.
@@ -123,7 +123,7 @@ impl Session {
             tokio::select! {
                 biased;
                 datagram = datagrams.recv() => match datagram {
-                    Some(datagram) => self.send(datagram.bytes).await?,
+                    Some(datagram) => self.send(datagram).await?,
                     None => return Ok(()),
                 },
                 ready = ready(self.upstream.as_ref()) => self.answered(ready).await?,
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// A datagram of the client goes to its endpoint, or to another one if that serves no more.
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Unreached> {
+    async fn send(&mut self, datagram: Datagram) -> Result<(), Unreached> {
         self.touch();
         let Some(newest) = self.streams.rule_of_udp(&self.listener.bound) else {
             return Err(Unreached { cause: "no route".to_owned(), ..NoEndpoint::Invalid.into() });
@@ -154,8 +154,8 @@ impl Session {
         if self.upstream.is_some() && (self.is_without(&newest) || !self.serves()) {
             self.begin_anew();
         }
-        self.received += bytes.len() as u64;
-        self.unanswered = Some(bytes);
+        self.received += datagram.bytes.len() as u64;
+        self.unanswered = Some(datagram);
         self.send_unanswered().await
     }
 
@@ -175,17 +175,17 @@ impl Session {
     }
 
     async fn send_unanswered(&mut self) -> Result<(), Unreached> {
-        while let Some(bytes) = self.unanswered.take() {
+        while let Some(datagram) = self.unanswered.take() {
             let sent = match &self.upstream {
-                Some(upstream) => upstream.send(&bytes).await,
+                Some(upstream) => upstream.send(&datagram.bytes).await,
                 None => match self.connect().await? {
-                    Ok(upstream) => self.upstream.insert(upstream).send(&bytes).await,
+                    Ok(upstream) => self.upstream.insert(upstream).send(&datagram.bytes).await,
                     Err(error) => Err(error),
                 },
             };
             match sent {
                 Ok(_) => {
-                    self.unanswered = Some(bytes);
+                    self.unanswered = Some(datagram).filter(Datagram::may_be_kept);
                     let interval = self.exchange.flow_interval().filter(|_| !self.is_proven);
                     if let Some(interval) = interval.filter(|_| self.proof_at == Instant::NEVER) {
                         self.proof_at = self.streams.clock.now().after(interval);
@@ -198,7 +198,7 @@ impl Session {
                     return Ok(());
                 }
                 Err(error) => {
-                    self.unanswered = Some(bytes);
+                    self.unanswered = Some(datagram);
                     self.failed(of_io(&error)).await?;
                 }
             }
@@ -234,16 +234,21 @@ impl Session {
 
     /// The endpoint answered, or its port is closed.
     async fn answered(&mut self, ready: io::Result<Ready>) -> Result<(), Unreached> {
-        let passed = ready.and_then(|ready| self.pass_answers(ready));
-        if let Err(error) = passed {
-            self.failed(of_io(&error)).await?;
-            self.send_unanswered().await?;
+        match ready.and_then(|ready| self.pass_answers(ready)) {
+            // Being ready costs no budget, and others of the thread have none while this runs.
+            Ok(IN_A_ROW..) => tokio::task::yield_now().await,
+            Ok(_) => {}
+            Err(error) => {
+                self.failed(of_io(&error)).await?;
+                self.send_unanswered().await?;
+            }
         }
         Ok(())
     }
 
-    fn pass_answers(&mut self, ready: Ready) -> io::Result<()> {
-        let Some(upstream) = &self.upstream else { return Ok(()) };
+    /// Passes on what waits, and says how many answers those were.
+    fn pass_answers(&mut self, ready: Ready) -> io::Result<usize> {
+        let Some(upstream) = &self.upstream else { return Ok(0) };
         if ready.is_error() {
             none_yet(upstream.try_io(Interest::ERROR, || match SockRef::from(upstream).take_error()? {
                 Some(error) => Err(error),
@@ -265,11 +270,11 @@ impl Session {
         });
         if count > 0 {
             self.sent += bytes;
-            self.unanswered = None;
             self.prove(self.streams.clock.now());
             self.touch();
         }
-        none_yet(passed)
+        none_yet(passed)?;
+        Ok(count)
     }
 
     /// The endpoint cannot be sent anything. Unless the session ends, another one is chosen.
@@ -316,6 +321,7 @@ impl Session {
 
     fn prove(&mut self, now: Instant) {
         self.proof_at = Instant::NEVER;
+        self.unanswered = None;
         if !self.is_proven {
             self.is_proven = true;
             self.exchange.finished(now);

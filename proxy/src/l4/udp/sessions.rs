@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::session::{Listener, Session};
@@ -27,10 +27,21 @@ const QUEUE: usize = 64;
 /// So many datagrams are taken before others have their turn.
 const IN_A_ROW: usize = 64;
 
+/// Sessions that a socket may have for each one that is left: of all sessions, one socket may have eight ninths, and the
+/// next one so many of the rest.
+const SHARE: usize = 8;
+
 /// A datagram on its way to its session. It gives back the room that it takes when it is dropped.
 pub(super) struct Datagram {
     pub(super) bytes: Vec<u8>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+}
+
+impl Datagram {
+    /// Whether it may be kept after it was sent: as long as half of the room is left for those that are not.
+    pub(super) fn may_be_kept(&self) -> bool {
+        self.room.semaphore().available_permits() >= WAITING / 2
+    }
 }
 
 /// A socket with its sessions.
@@ -64,15 +75,19 @@ impl Sessions {
         }
     }
 
-    /// Runs until it is dropped.
-    pub(super) async fn run(mut self) {
+    /// Runs until it is told to close. The socket is closed then, unless others have it, too.
+    pub(super) async fn run(mut self, mut close: oneshot::Receiver<()>) {
         let mut buffer = vec![0; LONGEST];
         loop {
             tokio::select! {
                 biased;
+                _ = &mut close => return self.tasks.shutdown().await,
                 Some(ended) = self.tasks.join_next() => self.forget(ended),
                 ready = self.socket.readable() => match ready {
-                    Ok(()) => self.take(&mut buffer),
+                    // Being ready costs no budget, and others have none while this runs.
+                    Ok(()) => if self.take(&mut buffer) {
+                        tokio::task::yield_now().await;
+                    },
                     Err(error) => {
                         log::error!("UDP {} cannot be read: {error}", self.bound);
                         return;
@@ -97,25 +112,23 @@ impl Sessions {
         }
     }
 
-    /// Takes what waits in the socket.
-    fn take(&mut self, buffer: &mut [u8]) {
+    /// Takes what waits in the socket; whether there may be more.
+    fn take(&mut self, buffer: &mut [u8]) -> bool {
         for _ in 0..IN_A_ROW {
             match self.socket.try_receive(buffer) {
                 Ok((length, client)) => self.give(client, &buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 // What the network says of an answer to some client.
                 Err(error) => log::debug!("UDP {}: {error}", self.bound),
             }
         }
+        true
     }
 
     fn give(&mut self, client: Client, bytes: &[u8]) {
-        // One byte more, so that an empty one takes room, too.
-        let length = u32::try_from(bytes.len() + 1).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.waiting).try_acquire_many_owned(length) else {
+        let Some(datagram) = self.hold(bytes) else {
             return self.shared.streams.metrics.count_loss(DatagramLoss::Busy);
         };
-        let datagram = Datagram { bytes: bytes.to_vec(), _room: room };
         let datagram = match self.open.get(&client) {
             None => datagram,
             Some(session) => match session.try_send(datagram) {
@@ -131,8 +144,20 @@ impl Sessions {
         }
     }
 
+    /// A datagram, if there is room for it.
+    fn hold(&self, bytes: &[u8]) -> Option<Datagram> {
+        // One byte more, so that an empty one takes room, too.
+        let length = u32::try_from(bytes.len() + 1).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.waiting).try_acquire_many_owned(length).ok()?;
+        Some(Datagram { bytes: bytes.to_vec(), room })
+    }
+
     fn begin(&mut self, client: Client, first: Datagram) -> Result<(), DatagramLoss> {
         if *self.stopped.borrow() {
+            return Err(DatagramLoss::Sessions);
+        }
+        // Whoever floods one socket with clients leaves room for those of the others.
+        if self.tasks.len() >= SHARE * self.shared.permits.available_permits() {
             return Err(DatagramLoss::Sessions);
         }
         let Ok(permit) = Arc::clone(&self.shared.permits).try_acquire_owned() else {
@@ -208,9 +233,10 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let (_stop, stopped) = watch::channel(false);
+        let (_close, closed) = oneshot::channel();
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let other = shared.permits.clone().acquire_owned().await.unwrap();
-        let running = tokio::spawn(Sessions::new(shared.clone(), socket, address, stopped).run());
+        let running = tokio::spawn(Sessions::new(shared.clone(), socket, address, stopped).run(closed));
         client.send_to(b"a", address).await.unwrap();
         until(&shared, "understudy_udp_datagrams_lost_total{reason=\"sessions\"} 1").await;
         drop(other);
@@ -220,5 +246,112 @@ mod tests {
         until(&shared, both).await;
         assert_eq!(shared.permits.available_permits(), 1, "what could not begin takes no room");
         running.abort();
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_datagrams_leaves_others_of_its_thread_their_turn() {
+        let shared = shared(1);
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let (_close, closed) = oneshot::channel();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        // They wait in the system.
+        for _ in 0..3 * IN_A_ROW {
+            client.send_to(b"x", address).unwrap();
+        }
+        let lost = || losses(&shared).rsplit_once(' ').map_or(0, |(_, count)| count.parse().unwrap());
+        let running = tokio::spawn(Sessions::new(shared.clone(), socket, address, stopped).run(closed));
+        let first = async {
+            while lost() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), first).await.unwrap();
+        assert_eq!(lost(), IN_A_ROW);
+        running.abort();
+    }
+
+    async fn idle(shared: &Shared) -> Sessions {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        Sessions::new(shared.clone(), socket, address, watch::channel(false).1)
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_after_it_was_sent_leaves_room_for_what_comes() {
+        let sessions = idle(&shared(1)).await;
+        let long = vec![0; 64 * 1024];
+        let mut kept = Vec::new();
+        while let Some(datagram) = sessions.hold(&long).filter(Datagram::may_be_kept) {
+            kept.push(datagram);
+            assert!(kept.len() * long.len() <= WAITING, "nothing bounds it");
+        }
+        assert_eq!(kept.len(), WAITING / 2 / long.len() - 1);
+        assert!(sessions.hold(&long).is_some());
+        kept.clear();
+        assert_eq!(sessions.waiting.available_permits(), WAITING);
+    }
+
+    #[tokio::test]
+    async fn one_socket_leaves_sessions_to_the_others() {
+        let shared = shared(9);
+        let (mut flooded, mut other) = (idle(&shared).await, idle(&shared).await);
+        let client = Client::at(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let begin = |sessions: &mut Sessions| {
+            let datagram = sessions.hold(b"x").unwrap();
+            sessions.begin(client, datagram)
+        };
+        for _ in 0..8 {
+            // It gets as far as to look for a route.
+            assert_eq!(begin(&mut flooded), Err(DatagramLoss::NoRoute));
+            let permit = shared.permits.clone().try_acquire_owned().unwrap();
+            flooded.tasks.spawn(async move {
+                let _counted = permit;
+                std::future::pending().await
+            });
+        }
+        assert_eq!(begin(&mut flooded), Err(DatagramLoss::Sessions));
+        assert_eq!(begin(&mut other), Err(DatagramLoss::NoRoute));
+    }
+
+    /// It takes its time to end, and has the socket until then.
+    struct Slow(#[expect(dead_code, reason = "it is held")] Arc<ListenSocket>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    #[test]
+    fn a_socket_is_closed_when_its_sessions_have_ended() {
+        let workers = crate::workers::Workers::start(1).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let kept = socket.try_clone().unwrap();
+        let worker = workers.next();
+        let socket = {
+            let _in_runtime = worker.enter();
+            UdpSocket::from_std(socket).unwrap()
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (close, closed) = oneshot::channel();
+        let mut sessions = Sessions::new(shared(1), socket, address, stopped);
+        let held = Slow(Arc::clone(&sessions.socket));
+        let (began, begun) = oneshot::channel();
+        let session = async move {
+            let _held = held;
+            began.send(()).unwrap();
+            std::future::pending().await
+        };
+        sessions.tasks.spawn_on(session, worker);
+        let task = worker.spawn(sessions.run(closed));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(begun).unwrap();
+        runtime.block_on(super::super::Bound { stop, close, socket: kept, task }.close());
+        std::net::UdpSocket::bind(address).unwrap();
+        workers.shut_down();
     }
 }

@@ -24,6 +24,14 @@ pub(super) struct Client {
     at: Option<(IpAddr, u32)>,
 }
 
+#[cfg(test)]
+impl Client {
+    /// A client of a socket that is bound to one address.
+    pub(super) fn at(address: SocketAddr) -> Self {
+        Self { address, at: None }
+    }
+}
+
 /// A listening socket of UDP.
 #[derive(Debug)]
 pub(super) struct ListenSocket {
