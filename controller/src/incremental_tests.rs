@@ -195,7 +195,11 @@ impl Edit {
                     json!({"group": ENVOY, "kind": "Backend", "name": "x0"}),
                     json!({"group": ENVOY, "kind": "Backend", "name": "missing"}),
                 ])],
-                "validation": {"hostname": "a.example", "caCertificateRefs": [
+                "validation": {"hostname": "a.example", "subjectAltNames": self.pick(2, &[
+                    json!([]),
+                    json!([{"type": "Hostname", "hostname": "b.example"}]),
+                    json!([{"type": "URI", "uri": "none"}]),
+                ]), "caCertificateRefs": [
                     {"group": "", "kind": self.pick(1, &["ConfigMap", "Secret"]), "name": "ca"}]},
             }}),
             Kind::Service if self.gateway_of_service().is_some() => json!({
@@ -255,7 +259,11 @@ impl Edit {
         let mut other = listener("s", 443, "HTTPS");
         other["tls"] = json!({"certificateRefs": [{"name": "cert", "namespace": "a"}]});
         let third = listener("t", self.pick(2, &[9000, 9001]), "TCP");
-        let listeners = self.pick(3, &[vec![one.clone()], vec![one.clone(), other], vec![third, one]]);
+        let mut passed = listener("p", 443, "TLS");
+        passed["hostname"] = "a.example".into();
+        passed["tls"] = json!({"mode": "Passthrough"});
+        let listeners =
+            self.pick(3, &[vec![one.clone()], vec![one.clone(), other], vec![third, one], vec![passed]]);
         json!({"metadata": {"labels": team}, "status": {"seen": self.choices[5]}, "spec": {
             "parentRef": {"name": self.pick(4, &["x0", "x0", "x1", "x3"]), "namespace": "a"},
             "listeners": listeners}})
@@ -353,6 +361,11 @@ impl Edit {
         let mut rule = json!({"name": "one", "backendRefs": refs});
         if self.kind.has_requests() && self.choose(3, 3) == 0 {
             rule["filters"] = mirror;
+        }
+        if self.kind == Kind::GrpcRoute && self.choose(2, 5) == 0 {
+            // No rule of it acts.
+            rule["filters"] = json!([{"type": "ExtensionRef",
+                "extensionRef": {"group": "example", "kind": "Thing", "name": "a"}}]);
         }
         if self.kind == Kind::HttpRoute {
             rule["timeouts"] = json!({"request": self.pick(5, &["1ms", "1s"])});

@@ -241,6 +241,58 @@ async fn a_kind_that_the_cluster_lacks_counts_as_empty_and_joins_when_it_appears
     world.stop().await;
 }
 
+/// What the ClusterRole of the first installations does not name.
+const NEWER: [&str; 7] = [
+    "apis/networking.k8s.io/v1/servicecidrs",
+    "apis/gateway.networking.k8s.io/v1/listenersets",
+    "apis/gateway.networking.k8s.io/v1/grpcroutes",
+    "apis/gateway.networking.k8s.io/v1/tlsroutes",
+    "apis/gateway.networking.k8s.io/v1/tcproutes",
+    "apis/gateway.networking.k8s.io/v1alpha2/tcproutes",
+    "apis/gateway.networking.k8s.io/v1/udproutes",
+];
+
+#[tokio::test]
+async fn under_the_cluster_role_of_an_older_version_everything_that_it_names_is_served() {
+    for streams in [true, false] {
+        let api = FakeApi::start().await;
+        api.set_streams(streams);
+        api.set_forbidden(&NEWER, true);
+        api.apply(&(BASE.to_owned() + &backend("a", 1) + &route("r", "a") + &tcp_route("v1")));
+        let mut world = World::follow(api, tempfile::tempdir().unwrap());
+        let report = world.report_with(|_| true).await;
+        assert!(serves(&report, "backend/default/a", 1), "{report:#?}");
+        assert!(matches!(first_action(&report.state, "httproute/default/r"), Action::Forward(_)));
+        assert!(!report.state.routes.contains_key("tcproute/default/db"));
+        // Changes act as ever.
+        world.api.apply(&backend("a", 2));
+        world.report_with(|report| serves(report, "backend/default/a", 2)).await;
+        // With the right comes the rest.
+        world.api.set_forbidden(&NEWER, false);
+        world.report_with(|report| report.state.routes.contains_key("tcproute/default/db")).await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_published_while_a_kind_is_forbidden_that_says_who_may_do_what() {
+    let api = FakeApi::start().await;
+    let grants = ["apis/gateway.networking.k8s.io/v1beta1/referencegrants"];
+    api.set_forbidden(&grants, true);
+    api.apply(&(BASE.to_owned() + &backend("a", 1) + &route("r", "a")));
+    let mut world = World::follow(api, tempfile::tempdir().unwrap());
+    let asked =
+        |world: &World| world.api.requests().iter().filter(|one| one.contains("referencegrants")).count();
+    let mut changed = world.api.changes();
+    while asked(&world) < 6 {
+        changed.changed().await.unwrap();
+    }
+    assert!(world.reports.try_recv().is_err() && !world.health.is_published());
+    world.api.set_forbidden(&grants, false);
+    world.report_with(|report| serves(report, "backend/default/a", 1)).await;
+    world.stop().await;
+}
+
 /// A TCP listener, and a route of one version to a Backend of another namespace that a grant allows.
 fn tcp_route(version: &str) -> String {
     format!(

@@ -135,13 +135,16 @@ pub(crate) fn plan(cluster: &Cluster, graph: &Graph, peers: &Peers, written: &Wr
     plan.problems.extend(refused.iter().map(|wish| {
         format!("Service {} was not made here, so {} gets none", wish.service, wish.gateway.label)
     }));
+    let wishes = without_rivals(&present, wishes, &mut plan.problems);
     let ports = assign_ports(&present, &wishes, graph, &mut plan.problems);
     let wanted: BTreeSet<&Key> = wishes.iter().map(|wish| &wish.service).collect();
     let mut slices = Vec::new();
     for wish in &wishes {
         let current = present.service(&wish.service);
         let ports = ports.get(&wish.gateway.key).cloned().unwrap_or_default();
-        if let Some((parameters, addresses)) = wish.asked.filter(|_| !ports.is_empty()) {
+        // One that is about to go can neither be changed nor be made anew before it is gone.
+        let goes = current.is_some_and(|current| current.metadata.deletion_timestamp.is_some());
+        if let Some((parameters, addresses)) = wish.asked.filter(|_| !ports.is_empty() && !goes) {
             let service = stamped(build_service(wish.gateway, parameters, addresses, &ports));
             match current.filter(|current| has_another_cluster_ip(current, addresses)) {
                 Some(current) => plan.changes.push(Change::DeleteService {
@@ -196,6 +199,36 @@ fn has_another_cluster_ip(current: &Service, asked: RequestedAddresses) -> bool 
     let spec = current.spec.as_ref();
     let present = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
     present.is_some_and(|present| present != wanted)
+}
+
+/// Of Gateways that ask for one cluster IP, the one whose Service has it keeps it, else the first gets it. The Services of
+/// the others stay as they are: one that was removed to be made anew could not be.
+fn without_rivals<'a>(
+    present: &Present<'_>,
+    mut wishes: Vec<Wish<'a>>,
+    problems: &mut BTreeSet<String>,
+) -> Vec<Wish<'a>> {
+    let has = |wish: &Wish<'_>, wanted: IpAddr| {
+        let spec = present.service(&wish.service).and_then(|service| service.spec.as_ref());
+        spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok()) == Some(wanted)
+    };
+    let mut owners: BTreeMap<IpAddr, Arc<str>> = BTreeMap::new();
+    for is_owner in [true, false] {
+        for wish in &mut wishes {
+            let Some(wanted) = wish.asked.and_then(|(_, addresses)| addresses.cluster) else { continue };
+            if has(wish, wanted) != is_owner {
+                continue;
+            }
+            if let Some(owner) = owners.get(&wanted) {
+                let label = &wish.gateway.label;
+                problems.insert(format!("{owner} has {wanted}, so the Service of {label} stays as it is"));
+                wish.asked = None;
+            } else {
+                owners.insert(wanted, wish.gateway.label.clone());
+            }
+        }
+    }
+    wishes
 }
 
 /// Of Gateways whose Services would have one name, the first keeps it.
@@ -306,6 +339,7 @@ fn superfluous(present: &Present<'_>, wanted: &BTreeSet<&Key>) -> Vec<Change> {
         .values()
         .filter(|service| is_ours(&service.value) && !wanted.contains(&service.key))
         .filter(|service| present.service(&service.key).is_some())
+        .filter(|service| service.value.metadata.deletion_timestamp.is_none())
         .filter(unwanted)
         .map(|service| Change::DeleteService {
             key: service.key.clone(),

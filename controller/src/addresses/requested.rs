@@ -74,6 +74,11 @@ impl RequestedAddresses {
             return Err("it is no address of one place".to_owned());
         }
         let in_range = is_in_service_range(cluster, ip);
+        if in_range == Some(true) && !is_for_services(cluster, ip) {
+            return Err(
+                "it stands for the whole range of the cluster's Services, so none can have it".to_owned()
+            );
+        }
         let slot = match (in_range, service_type) {
             (Some(true), _) | (None, ServiceType::ClusterIp) => {
                 if let Some(holder) = holder_of(cluster, gateway, ip) {
@@ -104,15 +109,30 @@ impl RequestedAddresses {
 
 /// Whether the cluster gives its Services such addresses; `None` where it does not tell which it gives.
 fn is_in_service_range(cluster: &Cluster, ip: IpAddr) -> Option<bool> {
-    let mut cidrs = cluster
-        .service_cidrs
-        .values()
-        .filter_map(|range| range.value.spec.as_ref()?.cidrs.as_ref())
-        .flatten()
-        .filter_map(|cidr| cidr.parse::<Network>().ok())
-        .peekable();
-    cidrs.peek()?;
-    Some(cidrs.any(|cidr| cidr.contains(ip)))
+    let mut ranges = service_ranges(cluster).peekable();
+    ranges.peek()?;
+    Some(ranges.any(|range| range.contains(ip)))
+}
+
+/// Whether an address is neither the first of each range that it is in, nor the last of one of IPv4: those are the
+/// network's own, and an API server refuses them.
+fn is_for_services(cluster: &Cluster, ip: IpAddr) -> bool {
+    let (before, after) = match ip {
+        IpAddr::V4(ip) => {
+            let ip = u32::from(ip);
+            let neighbour = |ip: u32| IpAddr::V4(ip.into());
+            (neighbour(ip.wrapping_sub(1)), Some(neighbour(ip.wrapping_add(1))))
+        }
+        IpAddr::V6(ip) => (IpAddr::V6(u128::from(ip).wrapping_sub(1).into()), None),
+    };
+    service_ranges(cluster)
+        .filter(|range| range.contains(ip))
+        .any(|range| range.contains(before) && after.is_none_or(|after| range.contains(after)))
+}
+
+fn service_ranges(cluster: &Cluster) -> impl Iterator<Item = Network> {
+    let ranges = cluster.service_cidrs.values().filter_map(|range| range.value.spec.as_ref()?.cidrs.as_ref());
+    ranges.flatten().filter_map(|cidr| cidr.parse::<Network>().ok())
 }
 
 /// The Service that has a cluster IP already, other than the Gateway's own.
@@ -228,6 +248,9 @@ spec: {{clusterIP: 10.96.0.9, ports: [{{port: 80}}]}}
 
     #[test]
     fn every_address_that_cannot_be_had_is_named() {
+        for edge in ["10.96.0.0", "10.96.255.255", "\"fd00:10::\""] {
+            assert!(asked(&format!("[{{value: {edge}}}]"), RANGE, ServiceType::ClusterIp).is_err(), "{edge}");
+        }
         let wrong = "[{value: 10.96.0.9}, {value: 10.96.0.10}, {type: Hostname, value: a.example.com}, \
             {value: 0.0.0.0}, {value: x}, {type: test/x, value: y}, {value: 10.96.0.9}]";
         let unusable = asked(wrong, RANGE, ServiceType::ClusterIp).unwrap_err();

@@ -481,6 +481,67 @@ fn a_service_with_another_cluster_ip_than_is_asked_for_is_made_anew() {
 }
 
 #[test]
+fn a_gateway_that_asks_for_the_cluster_ip_of_another_loses_no_service() {
+    let cluster = InMemory::default();
+    let asking = |name: &str, address: &str| {
+        let addresses = format!("spec:\n  addresses: [{{value: {address}}}]\n  gatewayClassName");
+        gateway(name, "eg", &[80]).replace("spec:\n  gatewayClassName", &addresses)
+    };
+    let of = |name: &str| json!(cluster.service(name).spec)["clusterIP"].clone();
+    let both = |a: &str, b: &str| [&class("eg", ""), SERVICE_RANGE, a, b].concat();
+    let before = both(&gateway("z", "eg", &[80]), "");
+    cluster.settle(&before, &two_pods());
+    let address = of("understudy-z");
+    // Both at once; `a` has no Service yet.
+    let after = both(&asking("z", "10.96.7.7"), &asking("a", "10.96.7.7"));
+    let first = cluster.plan(&after, &two_pods());
+    let is_removal = |change: &Change| matches!(change, Change::DeleteService { .. });
+    assert!(!first.changes.iter().any(is_removal), "{:#?}", first.changes);
+    cluster.settle(&after, &two_pods());
+    assert_eq!((of("understudy-a"), of("understudy-z")), (json!("10.96.7.7"), address));
+    // What was written and was not watched yet counts, too: the Service that has the address keeps it.
+    let (watched, written) = (InMemory::default(), InMemory::default());
+    let younger = both(&asking("b", "10.96.7.8"), "");
+    written.settle(&younger, &two_pods());
+    let key = Key::new("default", "understudy-b");
+    let services = [(key, Some(written.service("understudy-b")))].into();
+    let all = both(&asking("b", "10.96.7.8"), &asking("a", "10.96.7.8"));
+    let pass = watched.pass(&all);
+    let written = Written { services, ..Written::default() };
+    let planned = plan(&pass.cluster, &pass.graph, &two_pods(), &written);
+    let applied = |change: &Change| match change {
+        Change::ApplyService(service) => Some(key_of(&service.metadata).name.to_string()),
+        _ => None,
+    };
+    assert_eq!(planned.changes.iter().filter_map(applied).collect::<Vec<_>>(), [""; 0]);
+    assert!(
+        planned.problems.iter().any(|said| said.contains("Gateway default/b has 10.96.7.8")),
+        "{planned:?}"
+    );
+}
+
+#[test]
+fn a_service_that_is_about_to_go_is_neither_removed_again_nor_changed() {
+    let cluster = InMemory::default();
+    let manifests = [class("eg", ""), gateway("eg", "eg", &[80])].concat();
+    cluster.settle(&manifests, &two_pods());
+    // A cloud's load balancer is taken down first.
+    let key = Key::new("default", "understudy-eg");
+    let time = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    cluster.services.lock().unwrap().get_mut(&key).unwrap().metadata.deletion_timestamp = Some(time);
+    let asking = manifests
+        .replace("spec:\n  gatewayClassName", "spec:\n  addresses: [{value: 10.96.7.7}]\n  gatewayClassName");
+    assert_eq!(cluster.settle(&format!("{asking}{SERVICE_RANGE}"), &two_pods()), 0);
+    let another_port = manifests.replace("port: 80", "port: 81");
+    assert_eq!(cluster.settle(&another_port, &two_pods()), 0);
+    let foreign = manifests.replace("understudy.dev/gateway-controller", "else/where");
+    assert_eq!(cluster.plan(&foreign, &two_pods()).changes, []);
+    cluster.services.lock().unwrap().remove(&key);
+    cluster.settle(&format!("{asking}{SERVICE_RANGE}"), &two_pods());
+    assert_eq!(json!(cluster.service("understudy-eg").spec)["clusterIP"], "10.96.7.7");
+}
+
+#[test]
 fn the_service_leads_to_the_listeners_of_listener_sets_that_the_gateway_allows() {
     let cluster = InMemory::default();
     let set = |name: &str, port: u16| {

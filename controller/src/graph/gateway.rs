@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, Key, Object};
 use crate::diagnostics::{Diagnostic, Place, reasons};
 use crate::graph::gateway_class::{is_ours, resolve_class};
 use crate::graph::gateway_tls::{bind_clients, resolve_client_certificate};
-use crate::graph::listener_sets::{SetNode, build_parts, part_of, sets_by_gateway};
+use crate::graph::listener_sets::{Part, SetNode, build_parts, part_of, sets_by_gateway};
 use crate::graph::listener_tls::Certificates;
 use crate::graph::listeners::{ListenerNode, ListenerShape, Listeners, build_listeners};
 use crate::{Options, Placement};
@@ -50,8 +50,7 @@ pub(crate) fn build_gateways(
     let parameters = report_parameters(cluster, options, diagnostics);
     let mut by_age: Vec<_> = cluster.gateways.values().collect();
     by_age.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
-    let mut sockets = Sockets::default();
-    let mut nodes = BTreeMap::new();
+    let mut unbound = Vec::new();
     let sets = sets_by_gateway(cluster, diagnostics);
     for gateway in by_age {
         let class = &gateway.value.spec.gateway_class_name;
@@ -72,14 +71,29 @@ pub(crate) fn build_gateways(
         let Listeners { nodes: mut listeners, shapes } = build_listeners(&parts, certificates, diagnostics);
         bind_clients(gateway, &parts, certificates, &mut listeners, diagnostics);
         let client_certificate = resolve_client_certificate(gateway, certificates, diagnostics);
-        listeners.retain_mut(|listener| {
-            let place = part_of(&parts, listener).at(&format!("{}.port", listener.field));
-            sockets.bind_listener(gateway, listener, &place, &seats, diagnostics)
-        });
         let node = GatewayNode { name, listeners, shapes, own, sets, client_certificate };
-        nodes.insert(gateway.key.clone(), node);
+        unbound.push(Unbound { gateway, parts, seats, node });
     }
-    nodes
+    let mut sockets = Sockets::default();
+    // A ListenerSet takes no port from another Gateway, however young that is.
+    for is_own in [true, false] {
+        for Unbound { gateway, parts, seats, node } in &mut unbound {
+            node.listeners.retain_mut(|listener| {
+                let place = part_of(parts, listener).at(&format!("{}.port", listener.field));
+                listener.shape.set.is_none() != is_own
+                    || sockets.bind_listener(gateway, listener, &place, seats, diagnostics)
+            });
+        }
+    }
+    unbound.into_iter().map(|Unbound { gateway, node, .. }| (gateway.key.clone(), node)).collect()
+}
+
+/// A Gateway of which no listener has a socket yet.
+struct Unbound<'a> {
+    gateway: &'a Object<Gateway>,
+    parts: Vec<Part>,
+    seats: Seats,
+    node: GatewayNode,
 }
 
 fn report_not_acting(gateway: &Object<Gateway>, diagnostics: &mut Vec<Diagnostic>) {

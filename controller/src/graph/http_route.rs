@@ -59,6 +59,8 @@ pub(crate) struct RouteNode {
     pub(crate) created: i64,
     pub(crate) attachments: Vec<AttachmentNode>,
     pub(crate) rules: Vec<RuleNode>,
+    /// Whether any rule acts as it is written. Where none does, no parent accepts the route.
+    pub(crate) acts: bool,
 }
 
 /// A route on a listener.
@@ -158,11 +160,14 @@ impl Resolver<'_> {
         let mut trace = Trace::default();
         let (attachments, parents) = self.bind_parents(route, &mut trace.diagnostics);
         let mut rules = Vec::new();
-        for (index, rule) in build_rules(route).0.into_iter().enumerate() {
+        let built = build_rules(route).0;
+        let acts =
+            built.iter().any(|rule| rule.matches.is_some() && !matches!(rule.outcome, Outcome::Refused));
+        for (index, rule) in built.into_iter().enumerate() {
             rules.extend(self.build_rule(route, index, rule, &mut trace));
         }
         let (id, created) = (route.id(), route.created);
-        let node = (!attachments.is_empty()).then_some(RouteNode { id, created, attachments, rules });
+        let node = (!attachments.is_empty()).then_some(RouteNode { id, created, attachments, rules, acts });
         BuiltRoute { node, parents, trace }
     }
 

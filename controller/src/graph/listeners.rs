@@ -101,7 +101,13 @@ pub(crate) fn build_listeners(
     certificates: Certificates<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Listeners {
-    let mut merger = Merger { certificates, nodes: Vec::new(), owners: Vec::new(), seated: Vec::new() };
+    let mut merger = Merger {
+        certificates,
+        nodes: Vec::new(),
+        owners: Vec::new(),
+        seated: Vec::new(),
+        claims: Vec::new(),
+    };
     let mut shapes = Vec::new();
     for part in parts {
         for (index, listener) in part.object.value.spec.listeners.iter().enumerate() {
@@ -119,6 +125,8 @@ struct Merger<'a> {
     owners: Vec<&'a Part>,
     /// Those that no protocol keeps from their port.
     seated: Vec<(&'a Part, &'a GatewayListeners)>,
+    /// Of these, those that can be read, served or not.
+    claims: Vec<(&'a Part, Sharing, ListenerShape)>,
 }
 
 impl<'a> Merger<'a> {
@@ -148,11 +156,21 @@ impl<'a> Merger<'a> {
             return shape;
         }
         diagnostics.append(&mut said);
+        // What cannot be served for the moment is not another object's either: a Secret comes back.
+        let rival = shape
+            .as_ref()
+            .and_then(|shape| self.rival_of(part, sharing, shape))
+            .map(|(owner, name)| name_for(part, owner, name));
+        self.claims.extend(shape.clone().map(|shape| (part, sharing, shape)));
         let node = shape
             .clone()
             .and_then(|shape| build_listener(object, listener, shape, self.certificates, field, diagnostics));
         let Some(node) = node else { return shape };
         if self.nodes.iter().any(|other| other.name == node.name) {
+            return shape;
+        }
+        if let Some(name) = rival {
+            diagnostics.push(reasons::hostname_conflict(&object.at(&node.field), &name, node.port));
             return shape;
         }
         let same = |other: &ListenerNode| {
@@ -171,6 +189,19 @@ impl<'a> Merger<'a> {
             }
         }
         shape
+    }
+}
+
+impl Merger<'_> {
+    /// Another object's listener with the port and the hostname of this one.
+    fn rival_of(&self, part: &Part, sharing: Sharing, shape: &ListenerShape) -> Option<(&Part, &str)> {
+        let is_udp = |sharing: Sharing| sharing == Sharing::UdpAlone;
+        let rival = self.claims.iter().find(|(owner, other, claim)| {
+            owner.set != part.set
+                && is_udp(*other) == is_udp(sharing)
+                && (claim.port, &claim.hostname) == (shape.port, &shape.hostname)
+        });
+        rival.map(|(owner, _, claim)| (*owner, claim.name.as_str()))
     }
 }
 

@@ -1,4 +1,5 @@
-//! HTTPRoutes and GRPCRoutes that want the same hosts of one listener: the oldest has them, then the first by name.
+//! HTTPRoutes and GRPCRoutes that want the same hosts of one listener: the oldest has them, then the first by name. One of
+//! which no rule acts is not accepted anyway, and takes no host from another.
 //!
 //! Of TCPRoutes and UDPRoutes on one listener, nothing is taken: Gateway API counts them all. Those that get no traffic are
 //! told so.
@@ -25,6 +26,7 @@ type Place<'g> = (&'g Key, usize);
 struct Claim<'r> {
     id: &'r ObjectId,
     created: i64,
+    acts: bool,
     hostnames: &'r [Hostname],
 }
 
@@ -57,7 +59,7 @@ fn find_losers(bound: &Routes) -> BTreeMap<ObjectId, BTreeMap<(Key, usize), Obje
         routes.filter_map(|(id, route)| Some((id, route.node.as_ref()?))).flat_map(|(id, node)| {
             node.attachments.iter().map(move |attachment| {
                 let hostnames = attachment.hostnames.as_slice();
-                (place_of(attachment), Claim { id, created: node.created, hostnames })
+                (place_of(attachment), Claim { id, created: node.created, acts: node.acts, hostnames })
             })
         })
     };
@@ -73,7 +75,8 @@ fn find_losers(bound: &Routes) -> BTreeMap<ObjectId, BTreeMap<(Key, usize), Obje
     let mut lost: BTreeMap<ObjectId, BTreeMap<(Key, usize), ObjectId>> = BTreeMap::new();
     for ((gateway, listener), mut claims) in claims {
         claims.sort_by(|a, b| {
-            (age(a.created), &a.id.key, a.id.kind).cmp(&(age(b.created), &b.id.key, b.id.kind))
+            let rank = |claim: &Claim<'_>| (!claim.acts, age(claim.created));
+            (rank(a), &a.id.key, a.id.kind).cmp(&(rank(b), &b.id.key, b.id.kind))
         });
         let mut winners: Vec<Claim<'_>> = Vec::new();
         for claim in claims {
@@ -172,7 +175,9 @@ fn take_listeners(
         let rival = lost.iter().find(|((gateway, listener), _)| {
             *gateway == parent.gateway && places(gateway, &|index| index == *listener).contains(&first)
         });
-        if let (Some((_, rival)), Some(object)) = (rival, object) {
+        // Of a route that is not accepted anyway its own errors say more.
+        let acts = route.node.as_ref().is_none_or(|node| node.acts);
+        if let (Some((_, rival)), Some(object), true) = (rival, object, acts) {
             let place = object.at(&format!("spec.parentRefs[{}].name", parent.index));
             let refusal = reasons::host_taken(&place, &parent.gateway, &rival.to_string());
             route.trace.diagnostics.push(refusal.clone());

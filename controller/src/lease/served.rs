@@ -42,7 +42,10 @@ pub(crate) struct Generations {
 impl Generations {
     fn of(pass: &Pass) -> Self {
         let gateways = pass.graph.gateways.keys().filter_map(|key| pass.cluster.gateways.get(key));
+        // Anybody may name a Gateway. Of those that it does not take nobody asks what is served, and they would take the
+        // room of those that it does.
         let sets = pass.graph.gateways.values().flat_map(|node| &node.sets);
+        let sets = sets.filter(|set| set.shapes.is_some());
         let sets = sets.filter_map(|set| pass.cluster.listener_sets.get(&set.key));
         Self {
             gateways: gateways.map(|gateway| (gateway.key.clone(), gateway.generation())).collect(),
@@ -127,6 +130,51 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::{Loader, Settling};
+    use crate::{Options, Source};
+
+    #[test]
+    fn listener_sets_that_no_gateway_takes_are_not_named() {
+        let set = |namespace: &str| {
+            format!(
+                "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{name: set, namespace: {namespace}}}
+spec:
+  parentRef: {{name: eg, namespace: a}}
+  listeners: [{{name: http, protocol: HTTP, port: 8080}}]
+"
+            )
+        };
+        let text = format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: ours}}
+spec: {{controllerName: {}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: eg, namespace: a}}
+spec:
+  gatewayClassName: ours
+  allowedListeners: {{namespaces: {{from: Same}}}}
+  listeners: [{{name: http, protocol: HTTP, port: 80}}]
+{}{}",
+            crate::CONTROLLER_NAME,
+            set("a"),
+            set("b")
+        );
+        let mut loader = Loader::default();
+        loader.take_stdin(Ok(text));
+        loader.refresh(&[Source::Stdin], Settling::TakeAll);
+        let loaded = loader.load();
+        let graph = crate::graph::build_graph(&loaded.cluster, &Options::default(), 0, &mut Vec::new());
+        let pass = Pass { cluster: Arc::new(loaded.cluster), graph, diagnostics: Arc::new([]), version: 1 };
+        let sets: Vec<_> = Generations::of(&pass).sets.into_keys().collect();
+        assert_eq!(sets, [Key::new("a", "set")]);
+    }
 
     fn serving(history: &mut History, version: Option<u64>) -> Vec<i64> {
         let acknowledgement = Acknowledgement { serving: version, ..Acknowledgement::default() };

@@ -89,6 +89,9 @@ impl Builder<'_> {
             attachments.any(|one| (&one.gateway, &one.set) == (&parent.gateway, &parent.set))
         });
         if !attached {
+            if let Some(refused) = &rules.refused {
+                return refused.clone();
+            }
             let hostnames: Vec<_> =
                 self.errors().filter(|finding| is_below(finding, "spec.hostnames")).collect();
             return not_accepted("UnsupportedValue", sentences(&hostnames));

@@ -171,3 +171,45 @@ fn every_manifest_gives_its_golden_statuses_and_nothing_is_written_twice() {
         assert_golden(path.as_ref(), &text);
     }
 }
+
+#[test]
+fn of_a_route_that_does_not_act_its_own_error_is_said_and_not_that_another_one_has_its_host() {
+    let route = |kind: &str, name: &str, day: u8, filters: &str| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: {name}, creationTimestamp: \"2026-01-0{day}T00:00:00Z\"}}
+spec:
+  parentRefs: [{{name: eg}}]
+  rules: [{{filters: [{filters}], backendRefs: [{{name: web, port: 80}}]}}]
+"
+        )
+    };
+    let extension = "{type: ExtensionRef, extensionRef: {group: example.com, kind: Thing, name: a}}";
+    let text = [
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: understudy}
+spec: {controllerName: understudy.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: eg}
+spec: {gatewayClassName: understudy, listeners: [{name: http, protocol: HTTP, port: 8080}]}
+",
+        &route("GRPCRoute", "older", 1, extension),
+        &route("HTTPRoute", "younger", 2, ""),
+    ];
+    let scene = Scene::read(&text.concat());
+    let accepted = |kind: Kind, name: &str| {
+        let id = ObjectId { kind, key: Key::new("default", name) };
+        let found = scene.desired().into_iter().find(|desired| desired.id == id).unwrap();
+        let Report::Parents(entries) = found.report else { panic!("{id} is a route") };
+        let condition = entries[0].conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
+        (condition.holds, condition.reason.to_string(), condition.message.contains("ExtensionRef"))
+    };
+    assert_eq!(accepted(Kind::HttpRoute, "younger"), (true, "Accepted".to_owned(), false));
+    assert_eq!(accepted(Kind::GrpcRoute, "older"), (false, "UnsupportedValue".to_owned(), true));
+}

@@ -17,7 +17,8 @@ use crate::watch::Kind;
 
 /// Listeners of a route on which each of its rules has one effect.
 pub(super) struct Group {
-    /// What is appended to names: empty, or `@gateway/NAMESPACE/NAME[/LISTENER]`.
+    /// What is appended to names: empty, `@gateway/NAMESPACE/NAME[/LISTENER]`, or for a listener of a ListenerSet
+    /// `@listenerset/NAMESPACE/NAME/LISTENER`.
     suffix: String,
     attachments: Vec<AttachmentNode>,
     effect: Effect,
@@ -60,7 +61,12 @@ pub(super) fn build_groups(graph: &Graph, route: &RouteNode) -> Vec<Group> {
             continue;
         }
         for (attachment, effect) in attached {
-            let suffix = format!("{suffix}/{}", listener_name(graph, attachment));
+            // A ListenerSet has one Gateway, so its listener's name says all; with both, it could be too long.
+            let listener = listener_name(graph, attachment);
+            let suffix = match attachment.set {
+                Some(_) => format!("@{listener}"),
+                None => format!("{suffix}/{listener}"),
+            };
             groups.push(Group { suffix, attachments: vec![attachment.clone()], effect });
         }
     }
@@ -174,4 +180,62 @@ fn listener_of<'a>(graph: &'a Graph, attachment: &AttachmentNode) -> Option<&'a 
 
 fn listener_name<'a>(graph: &'a Graph, attachment: &AttachmentNode) -> &'a str {
     listener_of(graph, attachment).map_or("", |listener| listener.name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_conf::Attachment;
+
+    use crate::{Options, check_text};
+
+    #[test]
+    fn however_long_the_names_are_a_route_is_served_on_every_listener() {
+        let (namespace, long) = ("n".repeat(63), |letter: &str| letter.repeat(253));
+        let (gateway, set, listener, route) = (long("g"), long("s"), long("l"), long("r"));
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: understudy}}
+spec: {{controllerName: understudy.dev/gateway-controller}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {gateway}, namespace: {namespace}}}
+spec:
+  gatewayClassName: understudy
+  allowedListeners: {{namespaces: {{from: Same}}}}
+  listeners: [{{name: http, protocol: HTTP, port: 8080}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{name: {set}, namespace: {namespace}}}
+spec:
+  parentRef: {{name: {gateway}}}
+  listeners: [{{name: {listener}, protocol: HTTP, port: 8081}}, {{name: other, protocol: HTTP, port: 8082}}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {{name: policy, namespace: {namespace}}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: ListenerSet, name: {set}, sectionName: {listener}}}]
+  retry: {{numRetries: 1}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{name: web, namespace: {namespace}}}
+spec: {{endpoints: [{{ip: {{address: 10.0.0.1, port: 80}}}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {route}, namespace: {namespace}}}
+spec:
+  parentRefs: [{{name: {gateway}}}, {{kind: ListenerSet, name: {set}}}]
+  rules: [{{backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: web}}]}}]
+"
+        );
+        let state = check_text(text, &Options::default()).state;
+        let attachments: Vec<&Attachment> =
+            state.routes.values().flat_map(|route| &route.attachments).collect();
+        assert_eq!((attachments.len(), state.routes.len(), state.pools.len()), (3, 3, 3));
+    }
 }

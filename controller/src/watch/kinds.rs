@@ -106,6 +106,12 @@ impl Kind {
         matches!(self, Self::HttpRoute | Self::GrpcRoute)
     }
 
+    /// Whether everything else is served without it where it may not be listed: a kind that was not read by the first
+    /// versions, whose ClusterRole may still stand. Others say who may do what, or how backends are spoken to.
+    pub(crate) fn is_dispensable(self) -> bool {
+        matches!(self, Self::ListenerSet | Self::ServiceCidr) || self.is_route() && self != Self::HttpRoute
+    }
+
     /// Every kind that is read.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         KINDS.iter().map(|info| info.kind)

@@ -168,6 +168,9 @@ fn collection_answer(request: &Request, collection: Collection, world: &mut Worl
     if world.absent.contains(collection) {
         return Answer::Whole("404 Not Found", json!("404 page not found"));
     }
+    if world.forbidden.contains(collection) {
+        return Answer::Whole("403 Forbidden", failure(403, "Forbidden"));
+    }
     if request.query("watch").is_some() {
         let initial = request.query("sendInitialEvents").is_some();
         if initial && !world.streams {

@@ -60,6 +60,8 @@ struct World {
     /// Changes up to this version are forgotten.
     forgotten: u64,
     absent: BTreeSet<Collection>,
+    /// Collections that may not be listed.
+    forbidden: BTreeSet<Collection>,
     /// Collections whose lists wait.
     held: BTreeSet<Collection>,
     /// Whether lists are sent as streams.
@@ -166,6 +168,18 @@ impl FakeApi {
         self.tell();
     }
 
+    /// Takes the right to list collections, or gives it back.
+    pub(crate) fn set_forbidden(&self, collections: &[Collection], forbidden: bool) {
+        for collection in collections {
+            if forbidden {
+                self.world().forbidden.insert(collection);
+            } else {
+                self.world().forbidden.remove(collection);
+            }
+        }
+        self.tell();
+    }
+
     /// Lets the lists of a collection wait, or go on.
     pub(crate) fn set_held(&self, collection: Collection, held: bool) {
         if held {
@@ -208,6 +222,11 @@ impl FakeApi {
     /// What was asked for, with the media type that was wanted.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.world().requests.clone()
+    }
+
+    /// Told of every change and every request.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Waits until a request was made that fits.

@@ -43,6 +43,8 @@ const QUEUE: usize = 1024;
 pub(crate) enum Event {
     /// The API server does not have the kind.
     Absent(Kind),
+    /// The API server forbids again and again to list the kind.
+    Forbidden(Kind),
     /// The objects of a kind follow, one by one. Until the end of the list some of them are old and some are new.
     Listing(Kind),
     /// All objects of a kind, each of which was sent before. Others that were known are gone.

@@ -29,6 +29,9 @@ const SHORT: Duration = Duration::from_secs(1);
 const RESUMES: u32 = 3;
 /// A failure is said when it is the second one, and again after this many.
 const FIRST_SAID: u32 = 2;
+/// A kind counts as forbidden when a list of it was so many times in a row: roles that have just changed may not be known
+/// to every API server.
+const REFUSALS: u32 = 3;
 const REPEATED: u32 = 20;
 
 /// The annotation of the bookmark that ends a list as a stream.
@@ -221,6 +224,7 @@ impl Follower {
 
     /// Lists until it succeeds; gives the version to go on from, and a stream that goes on already if there is one.
     async fn list(&mut self) -> Result<(String, Option<Lines>), Closed> {
+        let mut refusals = 0;
         loop {
             let listed = if self.streams { self.list_as_stream().await } else { self.list_in_pages().await };
             match listed {
@@ -234,7 +238,13 @@ impl Follower {
                     log::debug!("{}: listed in pages: {reason}", self.reflector.target.kind);
                     self.streams = false;
                 }
-                Err(ListError::Failed(error)) => self.fail(&error).await,
+                Err(ListError::Failed(error)) => {
+                    refusals = if matches!(error, RequestError::Forbidden(_)) { refusals + 1 } else { 0 };
+                    if refusals == REFUSALS {
+                        self.send(Event::Forbidden(self.reflector.target.kind)).await?;
+                    }
+                    self.fail(&error).await;
+                }
             }
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Store {
     reading: BTreeMap<ObjectId, Vec<Diagnostic>>,
     /// The kinds that were not listed yet.
     unlisted: BTreeSet<Kind>,
+    /// Those of them that we may not list, and that nothing waits for.
+    forbidden: BTreeSet<Kind>,
     /// The kinds of which a list has begun and has not ended.
     listing: BTreeSet<Kind>,
     /// The Secrets and ConfigMaps that there are.
@@ -79,6 +81,7 @@ impl Store {
             objects: BTreeMap::new(),
             reading: BTreeMap::new(),
             unlisted: Kind::all().collect(),
+            forbidden: BTreeSet::new(),
             listing: BTreeSet::new(),
             contents: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -103,9 +106,9 @@ impl Store {
         self.switch.diagnostics.iter().chain(self.reading.values().flatten()).cloned().collect()
     }
 
-    /// The kinds that were not listed yet.
+    /// The kinds that were not listed yet, and are waited for.
     pub(crate) fn unlisted(&self) -> impl Iterator<Item = Kind> {
-        self.unlisted.iter().copied()
+        self.unlisted.difference(&self.forbidden).copied()
     }
 
     /// Whether something that is needed was never read, and may come yet.
@@ -142,6 +145,7 @@ impl Store {
                 Change::Nothing
             }
             Event::Absent(kind) => self.take_list(kind, &BTreeSet::new()),
+            Event::Forbidden(kind) => self.go_without(kind),
             Event::Listed(kind, keys) => self.take_list(kind, &keys),
             Event::Applied(kind, object) => match object.key(kind) {
                 Some(key) => self.apply(ObjectId { kind, key }, object),
@@ -192,8 +196,21 @@ impl Store {
         self.wanted.iter().filter(is_refused).cloned().collect()
     }
 
+    /// Stops waiting for a kind that the ClusterRole of an older installation does not name: what that one served must not
+    /// wait for it. What was known of a kind stays.
+    fn go_without(&mut self, kind: Kind) -> Change {
+        if !kind.is_dispensable() || !self.unlisted.contains(&kind) || !self.forbidden.insert(kind) {
+            return Change::Nothing;
+        }
+        log::warn!(
+            "{kind}s do not act, because the API server forbids to list them: install this version's ClusterRole"
+        );
+        Change::Meaning
+    }
+
     fn take_list(&mut self, kind: Kind, listed: &BTreeSet<Key>) -> Change {
         self.listing.remove(&kind);
+        self.forbidden.remove(&kind);
         let mut change = if self.unlisted.remove(&kind) { Change::Meaning } else { Change::Nothing };
         let is_gone = |id: &&ObjectId| id.kind == kind && !listed.contains(&id.key);
         let gone: BTreeSet<_> =

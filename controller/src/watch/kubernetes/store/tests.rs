@@ -53,6 +53,32 @@ fn an_object_is_read_again_only_if_it_means_something_else() {
 }
 
 #[test]
+fn a_kind_that_may_not_be_listed_is_gone_without_unless_it_guards_or_leads_others() {
+    let mut store = Store::new("default");
+    let dispensable = [
+        Kind::ListenerSet,
+        Kind::GrpcRoute,
+        Kind::TlsRoute,
+        Kind::TcpRoute,
+        Kind::UdpRoute,
+        Kind::ServiceCidr,
+    ];
+    for kind in Kind::all() {
+        let expected = if dispensable.contains(&kind) { Change::Meaning } else { Change::Nothing };
+        assert_eq!(store.take(Event::Forbidden(kind)), expected, "{kind}");
+        assert_eq!(store.take(Event::Forbidden(kind)), Change::Nothing);
+        assert_eq!(store.unlisted().any(|unlisted| unlisted == kind), expected == Change::Nothing, "{kind}");
+    }
+    // The right comes later.
+    assert_eq!(store.take(Event::Listed(Kind::TcpRoute, BTreeSet::new())), Change::Meaning);
+    // What was known stays where the right goes.
+    store.take(Event::Listed(Kind::HttpRoute, BTreeSet::new()));
+    store.take(Event::Applied(Kind::HttpRoute, route(1, "a", 1)));
+    assert_eq!(store.take(Event::Forbidden(Kind::HttpRoute)), Change::Nothing);
+    assert_eq!(store.cluster().http_routes.len(), 1);
+}
+
+#[test]
 fn what_a_pass_holds_does_not_change_with_the_next_one() {
     let mut store = listed();
     store.take(Event::Applied(Kind::HttpRoute, route(1, "a", 1)));
