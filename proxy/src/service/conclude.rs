@@ -90,7 +90,8 @@ impl Service {
             flags.insert(Flag::DownstreamEnded);
         }
         let exchange = ctx.exchange.as_ref();
-        let member = exchange.and_then(Exchange::current).map(|(member, _)| member);
+        let (member, choice) = exchange.and_then(Exchange::current).unzip();
+        let table = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref());
         let backend = member.zip(exchange).and_then(|(member, exchange)| {
             exchange.pool().spec().refs.get(member.reference).map(|reference| &*reference.origin)
         });
@@ -113,6 +114,7 @@ impl Service {
             priority: member.map(|member| member.priority),
             backend,
             endpoint: member.map(|member| &member.spec.identity.address),
+            place: table.zip(choice).and_then(|(table, choice)| table.places.get(choice.member)),
             attempts: exchange.map_or(0, Exchange::attempts),
             retries: exchange.map_or(0, Exchange::retries),
             flags,
