@@ -27,12 +27,24 @@ pub(crate) fn push_number(text: &mut Vec<u8>, mut number: u64) {
 /// An address without a port.
 pub(crate) fn push_ip(text: &mut Vec<u8>, ip: IpAddr) {
     let IpAddr::V4(v4) = ip else { return push_shown(text, ip) };
-    for (index, part) in v4.octets().into_iter().enumerate() {
-        if index > 0 {
-            text.push(b'.');
+    // Put together where room needs no check: three digits and a dot for each part.
+    let mut shown = [b'.'; 16];
+    let mut end = 0;
+    for part in v4.octets() {
+        if part >= 100 {
+            shown[end] = b'0' + part / 100;
+            end += 1;
         }
-        push_number(text, part.into());
+        if part >= 10 {
+            shown[end] = b'0' + part / 10 % 10;
+            end += 1;
+        }
+        shown[end] = b'0' + part % 10;
+        end += 1;
+        shown[end] = b'.';
+        end += 1;
     }
+    text.extend_from_slice(&shown[..end - 1]);
 }
 
 /// Anything that can be shown.
@@ -56,7 +68,7 @@ mod tests {
         for value in [0, 7, 9, 10, 99, 100, 4711, u64::MAX] {
             assert_eq!(written(|text| push_number(text, value)), value.to_string());
         }
-        for ip in ["192.0.2.255", "0.0.0.0", "10.0.99.100", "2001:db8::1", "::"] {
+        for ip in ["192.0.2.255", "0.0.0.0", "10.0.99.100", "255.199.200.109", "2001:db8::1", "::"] {
             assert_eq!(written(|text| push_ip(text, ip.parse().unwrap())), ip);
         }
     }

@@ -26,6 +26,10 @@ pub fn host_without_port(host: &str) -> &str {
 /// The name that a `Host` header states: without port and trailing dot, in lower case. `None` if it can match
 /// no hostname; then only what serves every host is left.
 pub(crate) fn normalise_host<'a>(host: &'a str, buffer: &'a mut HostBuffer) -> Option<&'a str> {
+    // Most are what they are compared with already.
+    if is_normal(host) {
+        return Some(host);
+    }
     let host = host_without_port(host);
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.is_empty() || host.len() > MAX_HOST {
@@ -38,6 +42,13 @@ pub(crate) fn normalise_host<'a>(host: &'a str, buffer: &'a mut HostBuffer) -> O
     lower.copy_from_slice(host.as_bytes());
     lower.make_ascii_lowercase();
     std::str::from_utf8(lower).ok()
+}
+
+/// Whether a host is a name in lower case, without port and trailing dot.
+fn is_normal(host: &str) -> bool {
+    let bytes = host.as_bytes();
+    let is_plain = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    bytes.last().is_some_and(|last| *last != b'.') && bytes.len() <= MAX_HOST && bytes.iter().all(is_plain)
 }
 
 /// Values by hostname: exact names, wildcards, and one for every host.

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 use buffer::Buffer;
-pub use record::{Flag, Flags, LogFormat, Record};
+pub use record::{Flag, Flags, LogFormat, PlaceText, Record};
 
 /// How long the end of the process waits for the last lines.
 const END_BOUND: Duration = Duration::from_secs(2);

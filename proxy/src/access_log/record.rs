@@ -1,6 +1,7 @@
 //! One request as a line, JSON or readable. Whatever a client sent, it stays one line and well-formed.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -105,6 +106,10 @@ impl Serialize for Flags {
     }
 }
 
+/// How a readable line names a route and the endpoint that served: put together once, at the first request.
+#[derive(Debug, Default)]
+pub struct PlaceText(OnceLock<Box<[u8]>>);
+
 /// One request. What is `None` is left out.
 #[derive(Debug, Clone, Serialize)]
 pub struct Record<'a> {
@@ -145,6 +150,9 @@ pub struct Record<'a> {
     /// The endpoint that served.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_address")]
     pub endpoint: Option<&'a Address>,
+    /// Keeps the text of the four above, where they are the same for many requests.
+    #[serde(skip)]
+    pub place: Option<&'a PlaceText>,
     /// Attempts at endpoints.
     pub attempts: u32,
     /// Attempts after the first.
@@ -198,16 +206,13 @@ impl Record<'_> {
             line.extend_from_slice(b" client=");
             text::socket(line, client);
         }
-        named(line, " route=", self.route);
-        named(line, " pool=", self.priority.map(pool_name));
-        named(line, " backend=", self.backend);
-        match self.endpoint {
-            Some(Address::Socket(address) | Address::Udp(address)) => {
-                line.extend_from_slice(b" endpoint=");
-                text::socket(line, address);
-            }
-            Some(unix) => named(line, " endpoint=", Some(&unix.to_string())),
-            None => {}
+        match self.place {
+            Some(PlaceText(kept)) => line.extend_from_slice(kept.get_or_init(|| {
+                let mut place = Vec::new();
+                self.write_place(&mut place);
+                place.into()
+            })),
+            None => self.write_place(line),
         }
         line.extend_from_slice(b" attempts=");
         push_number(line, self.attempts.into());
@@ -219,6 +224,20 @@ impl Record<'_> {
         named(line, " cause=", self.cause);
         named(line, " id=", self.request_id);
         named(line, " agent=", self.user_agent);
+    }
+
+    fn write_place(&self, line: &mut Vec<u8>) {
+        named(line, " route=", self.route);
+        named(line, " pool=", self.priority.map(pool_name));
+        named(line, " backend=", self.backend);
+        match self.endpoint {
+            Some(Address::Socket(address) | Address::Udp(address)) => {
+                line.extend_from_slice(b" endpoint=");
+                text::socket(line, address);
+            }
+            Some(unix) => named(line, " endpoint=", Some(&unix.to_string())),
+            None => {}
+        }
     }
 }
 
@@ -309,6 +328,7 @@ pub(super) mod tests {
             priority: Some(1),
             backend: Some("backend/default/passive"),
             endpoint: Some(&ENDPOINT),
+            place: None,
             attempts: 3,
             retries: 2,
             flags,
@@ -382,6 +402,17 @@ pub(super) mod tests {
         assert!(text.contains(" endpoint=\"unix:/run/a b.sock\" "), "{text}");
         let json: serde_json::Value = serde_json::from_slice(&line(&record, LogFormat::Json)).unwrap();
         assert_eq!(json["endpoint"], "unix:/run/a b.sock");
+    }
+
+    #[test]
+    fn a_place_that_is_kept_is_written_as_it_was_the_first_time() {
+        let place = PlaceText::default();
+        for _ in 0..2 {
+            let kept = Record { place: Some(&place), ..record() };
+            for format in [LogFormat::Text, LogFormat::Json] {
+                assert_eq!(line(&kept, format), line(&record(), format));
+            }
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Streams {
             priority: member.map(|member| member.priority),
             backend,
             endpoint: member.map(|member| &member.spec.identity.address),
+            place: None,
             attempts: entry.exchange.map_or(0, Exchange::attempts),
             retries: entry.exchange.map_or(0, Exchange::retries),
             flags,

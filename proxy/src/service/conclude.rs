@@ -10,6 +10,7 @@ use understudy_engine::Exchange;
 use super::Service;
 use super::attempt::has_answer;
 use super::context::Context;
+use super::headers::first_of;
 use super::reply::Reply;
 use super::request::inet;
 use super::request_id::RequestId;
@@ -90,7 +91,8 @@ impl Service {
             flags.insert(Flag::DownstreamEnded);
         }
         let exchange = ctx.exchange.as_ref();
-        let member = exchange.and_then(Exchange::current).map(|(member, _)| member);
+        let (member, choice) = exchange.and_then(Exchange::current).unzip();
+        let table = ctx.rule.as_ref().and_then(|rule| rule.pool.as_ref());
         let backend = member.zip(exchange).and_then(|(member, exchange)| {
             exchange.pool().spec().refs.get(member.reference).map(|reference| &*reference.origin)
         });
@@ -113,6 +115,7 @@ impl Service {
             priority: member.map(|member| member.priority),
             backend,
             endpoint: member.map(|member| &member.spec.identity.address),
+            place: table.zip(choice).and_then(|(table, choice)| table.places.get(choice.member)),
             attempts: exchange.map_or(0, Exchange::attempts),
             retries: exchange.map_or(0, Exchange::retries),
             flags,
@@ -122,7 +125,7 @@ impl Service {
                 .as_ref()
                 .map(RequestId::as_str)
                 .or_else(|| super::request_id::own_request_id(header)),
-            user_agent: header.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()),
+            user_agent: first_of(&header.headers, &USER_AGENT).and_then(|agent| agent.to_str().ok()),
         });
     }
 }

@@ -49,15 +49,15 @@ pub(super) fn build_peer(index: usize, table: &PoolTable, now: Instant) -> Optio
 /// [`crate::upstream_h2`]), and what could be both would be Pingora's.
 fn in_clear_text(address: &Address, protocol: UpstreamProtocol) -> Option<Box<HttpPeer>> {
     let mut peer = match address {
-        Address::Socket(address) => HttpPeer::new(*address, false, String::new()),
-        Address::Unix(path) => HttpPeer::new_uds(path.to_str()?, false, String::new()).ok()?,
+        Address::Socket(address) => Box::new(HttpPeer::new(*address, false, String::new())),
+        Address::Unix(path) => Box::new(HttpPeer::new_uds(path.to_str()?, false, String::new()).ok()?),
         Address::Udp(_) => return None,
     };
     match protocol {
         UpstreamProtocol::Http1 => {}
         UpstreamProtocol::H2c => peer.options.set_http_version(2, 2),
     }
-    Some(Box::new(peer))
+    Some(peer)
 }
 
 /// Whether an endpoint is spoken to in HTTP/2.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::tls::SslDigest;
-use pingora_error::Result;
+use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use understudy_conf::{Action, Protocol};
@@ -14,20 +14,17 @@ use understudy_router::{CompiledCors, RequestParts, RuleMatch, host_without_port
 
 use super::Service;
 use super::context::Context;
-use super::headers::Headers;
+use super::headers::{Headers, first_of, set_own};
 use super::reply::Reply;
 use super::request_id::{RequestId, X_REQUEST_ID, own_request_id};
 use crate::decimal::push_ip;
 use crate::listeners::{proven_demand, server_name};
 use crate::world::{Limits, World};
 
-// As text: Pingora makes a new text of a name that it is given as one.
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
-const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// As text: Pingora makes a new text of a name that it is given as one.
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
-
-/// The same to look for: a name that is not text needs no check.
-static FORWARDED_FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
 
 /// What the first phase found out.
 pub(super) enum Found {
@@ -108,12 +105,19 @@ impl Service {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        forward_headers(session, request)?;
-        if own_request_id(request).is_none() {
+        let id = if own_request_id(request).is_none() {
             // All attempts of a request have the same.
-            let id = ctx.request_id.get_or_insert_with(RequestId::new);
-            request.insert_header(X_REQUEST_ID, id.as_str())?;
-        }
+            Some(ctx.request_id.get_or_insert_with(RequestId::new).to_value()?)
+        } else {
+            None
+        };
+        let proto = HeaderValue::from_static(scheme(tls_of(session).is_some()));
+        let own = [
+            forwarded_for(session, request)?.map(|clients| (&X_FORWARDED_FOR, clients)),
+            Some((&X_FORWARDED_PROTO, proto)),
+            id.map(|id| (&X_REQUEST_ID, id)),
+        ];
+        set_own(request, own)?;
         // An upgraded connection is never used again anyway.
         if ctx.attempt.last_on_connection && !request.headers.contains_key(UPGRADE) {
             request.insert_header(CONNECTION, "close")?;
@@ -161,7 +165,7 @@ pub(super) fn host_of(header: &RequestHeader) -> Option<&str> {
     if let Some(authority) = header.uri.authority() {
         return Some(authority.as_str());
     }
-    match header.headers.get(HOST) {
+    match first_of(&header.headers, &HOST) {
         Some(host) => host.to_str().ok(),
         None => Some(""),
     }
@@ -207,20 +211,20 @@ fn scheme(is_tls: bool) -> &'static str {
     if is_tls { "https" } else { "http" }
 }
 
-/// X-Forwarded-For gains the client, X-Forwarded-Proto says what the client spoke.
-fn forward_headers(session: &Session, request: &mut RequestHeader) -> Result<()> {
-    if let Some(client) = session.client_addr().and_then(inet) {
-        let mut text = Vec::with_capacity(48);
-        for before in request.headers.get_all(&FORWARDED_FOR) {
+/// X-Forwarded-For, which gains the client.
+fn forwarded_for(session: &Session, request: &RequestHeader) -> Result<Option<HeaderValue>> {
+    let Some(client) = session.client_addr().and_then(inet) else { return Ok(None) };
+    let mut text = Vec::with_capacity(48);
+    if first_of(&request.headers, &X_FORWARDED_FOR).is_some() {
+        for before in request.headers.get_all(&X_FORWARDED_FOR) {
             if before.to_str().is_ok() {
                 text.extend_from_slice(before.as_bytes());
                 text.extend_from_slice(b", ");
             }
         }
-        push_ip(&mut text, client.ip());
-        request.insert_header(X_FORWARDED_FOR, text)?;
     }
-    request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(tls_of(session).is_some())))
+    push_ip(&mut text, client.ip());
+    HeaderValue::try_from(text).or_err(ErrorType::InvalidHTTPHeader, "x-forwarded-for").map(Some)
 }
 
 fn rewrite(

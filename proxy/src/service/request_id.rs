@@ -1,12 +1,13 @@
 //! The identifier by which a request is found again, in the logs of all that it passes.
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
+use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
+use super::headers::first_of;
+
 /// The header that carries it.
-pub(super) const X_REQUEST_ID: &str = "x-request-id";
-/// The same to look for: a name that is not text needs no check.
-static NAME: HeaderName = HeaderName::from_static(X_REQUEST_ID);
+pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own identifier is kept up to this length.
 const LONGEST: usize = 128;
 
@@ -33,11 +34,15 @@ impl RequestId {
         // It is made of ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
+
+    pub(super) fn to_value(self) -> Result<HeaderValue> {
+        HeaderValue::from_bytes(&self.0).or_err(ErrorType::InvalidHTTPHeader, "x-request-id")
+    }
 }
 
 /// The identifier that a request brings, if it is usable.
 pub(super) fn own_request_id(request: &RequestHeader) -> Option<&str> {
-    let own = request.headers.get(&NAME)?.to_str().ok()?;
+    let own = first_of(&request.headers, &X_REQUEST_ID)?.to_str().ok()?;
     (!own.is_empty() && own.len() <= LONGEST).then_some(own)
 }
 
@@ -62,12 +67,12 @@ mod tests {
     fn a_clients_own_identifier_is_kept_unless_it_is_unusable() {
         let mut own = RequestHeader::build("GET", b"/", None).unwrap();
         assert_eq!(own_request_id(&own), None);
-        own.insert_header(X_REQUEST_ID, "abc").unwrap();
+        own.insert_header(&X_REQUEST_ID, "abc").unwrap();
         assert_eq!(own_request_id(&own), Some("abc"));
         let odd = HeaderValue::from_bytes(b"a\xffb").unwrap();
         for unusable in [HeaderValue::from_str(&"x".repeat(129)).unwrap(), HeaderValue::from_static(""), odd]
         {
-            own.insert_header(X_REQUEST_ID, unusable).unwrap();
+            own.insert_header(&X_REQUEST_ID, unusable).unwrap();
             assert_eq!(own_request_id(&own), None);
         }
     }

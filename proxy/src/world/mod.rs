@@ -21,6 +21,7 @@ use understudy_conf::{Http2, RefusedTarget, RouteName, State, TcpKeepalive, Time
 use understudy_engine::{Engine, Instant, Pool};
 use understudy_router::{CompiledFilters, CompiledMirror, CompiledRule, Router};
 
+use crate::access_log::PlaceText;
 use crate::metrics::{Metrics, PoolMetrics, RuleMetrics};
 use crate::service::RequestHash;
 use crate::service::connecting::Connectors;
@@ -117,6 +118,8 @@ pub(crate) struct PoolTable {
     pub(crate) buffer_limit: u64,
     pub(crate) metrics: PoolMetrics,
     pub(crate) connectors: Connectors,
+    /// How the log names its members.
+    pub(crate) places: Box<[PlaceText]>,
 }
 
 /// Time limits in force.

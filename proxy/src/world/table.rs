@@ -8,6 +8,7 @@ use understudy_router::{CompiledFilters, CompiledRule};
 
 use super::pool_spec::{self, Refusals, SharedChecks, SpecBuilder};
 use super::{Limits, Making, MirrorTable, Mirrors, PoolTable, RuleTable};
+use crate::access_log::PlaceText;
 use crate::service::RequestHash;
 use crate::service::connecting::Connectors;
 
@@ -83,6 +84,7 @@ impl<'a> TableBuilder<'a> {
         let spec = pool_at_work.spec();
         Some(PoolTable {
             connectors: Connectors::new(pool_at_work.members().len()),
+            places: pool_at_work.members().iter().map(|_| PlaceText::default()).collect(),
             metrics: self.making.metrics.pool(pool.name.as_str()),
             limits: Limits::new(&effective.timeouts, effective.per_try),
             tcp_keepalive: effective.tcp_keepalive,
