@@ -105,7 +105,9 @@ mod tests {
 
     fn request(target: &[u8], names: &[&'static str]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", target, None).unwrap();
-        names.iter().for_each(|name| drop(request.append_header(*name, *name).unwrap()));
+        for name in names {
+            request.append_header(*name, *name).unwrap();
+        }
         request
     }
 
