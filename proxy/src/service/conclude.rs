@@ -10,6 +10,7 @@ use understudy_engine::Exchange;
 use super::Service;
 use super::attempt::has_answer;
 use super::context::Context;
+use super::headers::first_of;
 use super::reply::Reply;
 use super::request::inet;
 use super::request_id::RequestId;
@@ -124,7 +125,7 @@ impl Service {
                 .as_ref()
                 .map(RequestId::as_str)
                 .or_else(|| super::request_id::own_request_id(header)),
-            user_agent: header.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()),
+            user_agent: first_of(&header.headers, &USER_AGENT).and_then(|agent| agent.to_str().ok()),
         });
     }
 }

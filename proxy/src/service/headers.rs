@@ -37,6 +37,11 @@ macro_rules! header_edits {
 
 header_edits!(RequestHeader, ResponseHeader);
 
+/// The first value of a header. Looking through the few that a request has is cheaper than hashing the name.
+pub(super) fn first_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
 /// How Pingora spells names that it has no other spelling of; all others it writes in lower case.
 const SPELLED: [&str; 12] = [
     "Host",
@@ -100,7 +105,9 @@ mod tests {
 
     fn request(target: &[u8], names: &[&'static str]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", target, None).unwrap();
-        names.iter().for_each(|name| drop(request.append_header(*name, *name).unwrap()));
+        for name in names {
+            request.append_header(*name, *name).unwrap();
+        }
         request
     }
 
@@ -128,6 +135,17 @@ mod tests {
         }
         assert_eq!(wire(&found), wire(&expected));
         found.has_case()
+    }
+
+    #[test]
+    fn the_first_value_of_a_header_is_found() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(&OTHER, "1"), (&OWN, "2"), (&OTHER, "3")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        for name in [&OWN, &OTHER, &http::header::HOST] {
+            assert_eq!(first_of(&headers, name), headers.get(name), "{name}");
+        }
     }
 
     #[test]

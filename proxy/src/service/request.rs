@@ -14,7 +14,7 @@ use understudy_router::{CompiledCors, RequestParts, RuleMatch};
 
 use super::Service;
 use super::context::Context;
-use super::headers::{Headers, set_own};
+use super::headers::{Headers, first_of, set_own};
 use super::reply::Reply;
 use super::request_id::{RequestId, X_REQUEST_ID, own_request_id};
 use crate::decimal::push_ip;
@@ -165,7 +165,7 @@ pub(super) fn host_of(header: &RequestHeader) -> Option<&str> {
     if let Some(authority) = header.uri.authority() {
         return Some(authority.as_str());
     }
-    match header.headers.get(HOST) {
+    match first_of(&header.headers, &HOST) {
         Some(host) => host.to_str().ok(),
         None => Some(""),
     }
@@ -216,10 +216,12 @@ fn scheme(is_tls: bool) -> &'static str {
 fn forwarded_for(session: &Session, request: &RequestHeader) -> Result<Option<HeaderValue>> {
     let Some(client) = session.client_addr().and_then(inet) else { return Ok(None) };
     let mut text = Vec::with_capacity(48);
-    for before in request.headers.get_all(&X_FORWARDED_FOR) {
-        if before.to_str().is_ok() {
-            text.extend_from_slice(before.as_bytes());
-            text.extend_from_slice(b", ");
+    if first_of(&request.headers, &X_FORWARDED_FOR).is_some() {
+        for before in request.headers.get_all(&X_FORWARDED_FOR) {
+            if before.to_str().is_ok() {
+                text.extend_from_slice(before.as_bytes());
+                text.extend_from_slice(b", ");
+            }
         }
     }
     push_ip(&mut text, client.ip());

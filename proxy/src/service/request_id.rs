@@ -4,6 +4,8 @@ use http::{HeaderName, HeaderValue};
 use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
+use super::headers::first_of;
+
 /// The header that carries it.
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own identifier is kept up to this length.
@@ -40,7 +42,7 @@ impl RequestId {
 
 /// The identifier that a request brings, if it is usable.
 pub(super) fn own_request_id(request: &RequestHeader) -> Option<&str> {
-    let own = request.headers.get(&X_REQUEST_ID)?.to_str().ok()?;
+    let own = first_of(&request.headers, &X_REQUEST_ID)?.to_str().ok()?;
     (!own.is_empty() && own.len() <= LONGEST).then_some(own)
 }
 
