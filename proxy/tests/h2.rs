@@ -395,6 +395,8 @@ async fn a_limit_that_one_stream_reaches_ends_no_other() {
     let proxy = setup.with_retry(retry(&[RetryTrigger::Reset])).start().await;
     let client = client(&proxy).await;
     assert_eq!(names(&client, 1).await, all("active", 1));
+    // Otherwise that one might pass for the next.
+    assert!(active.wait_for_streams(PATIENCE, 0).await);
     active.next(1, H2Behaviour::Hang);
     let hanging = client.begin(Method::GET, "/test", &[], true).await.unwrap();
     assert!(active.wait_for_streams(PATIENCE, 1).await);
