@@ -95,10 +95,12 @@ fn run_in(lab: &Lab, suite: &Suite, options: &Options) -> Result<bool> {
         wait_for_leftovers(lab)?;
         let began = SystemTime::now();
         let disturbance = options.disturbed.then(|| Disturbance::begin(lab)).transpose()?;
-        let verdict = suite.run(lab, options, round)?;
+        let verdict = suite.run(lab, options, round);
+        // In any case: the API server may stand still just now.
         if let Some(disturbance) = disturbance {
             println!("{}", disturbance.end()?);
         }
+        let verdict = verdict?;
         let took = began.elapsed().unwrap_or_default().as_secs();
         println!("{verdict}");
         println!("round {round} took {}:{:02}", took / 60, took % 60);
